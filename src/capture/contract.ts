@@ -1,0 +1,63 @@
+/**
+ * Where changes come from. An agent drives every capture (`nbd` now; `scan` and `qemu` later) through this contract alone.
+ *
+ * Per disk there are three sets of (block, page mask) (DESIGN §3): *current* (changed since the last swap), *sending* (being
+ * read and sent now), *unacknowledged* (sent, not committed). Rules:
+ *  1. Every change is in one of the three sets before the writer is told, and — through hot regions — durably known before the
+ *     data is issued (C3). Sets are only forgotten by `forget`.
+ *  2. `swap` moves current to sending. It can be done without a cut (pre-copy round: what is read may be newer than the
+ *     swap, and then the block is in current again) or under a cut (`cutAll`): then `readBlock` gives the content as of the
+ *     cut, by copy-before-write of pages, until `endSending` or `giveUp`.
+ *  3. `endSending` moves sending to unacknowledged; `forget` empties unacknowledged (after COMMITTED);
+ *     `giveUp` merges sending and unacknowledged back into current. Nothing else moves sets, failures downstream end in `giveUp`.
+ *  4. A copy-before-write that can not keep an old page (bound hit, scratch error) voids the cut: `cutVoid` tells why, and
+ *     readBlock of a voided cut rejects with Problem `cut-void`. The writer never fails and never waits for it.
+ */
+import type { Geometry } from '../disk/geometry.ts';
+
+/** Why the log can not vouch for what changed; leads to a resync (all blocks marked, compared by checksum). */
+export type LogLoss = 'new' | 'lost' | 'damaged' | 'foreign' | 'changed-behind' | 'grown';
+
+export interface CaptureDisk {
+  readonly name: string;
+  readonly geometry: Geometry;
+  /** Set when every block had to be marked at start, with the reason; null when the log was continued. */
+  readonly logLoss: LogLoss | null;
+  /** Dirty blocks in current. */
+  readonly currentBlocks: number;
+  /** Bytes in current, by page masks. */
+  readonly currentBytes: number;
+  /** Rule 2 without a cut. Sending must be empty. Returns the number of blocks in sending. */
+  swap(): number;
+  /** Blocks of sending in ascending order with their page masks, from block `from`. */
+  sending(from?: number): Iterable<readonly [block: number, mask: number]>;
+  /** Reads a whole block (zero-padded past the end) into `into` (blockSize bytes). In a cut: content as of the cut; call once per block. */
+  readBlock(block: number, into: Uint8Array): Promise<void>;
+  /** Adds blocks to current by order of the target (repair, resync). */
+  mark(block: number, mask: number): void;
+  markAll(): void;
+  endSending(): void;
+  forget(): Promise<void>;
+  giveUp(): void;
+  /** Why the present cut is void, or null. */
+  readonly cutVoid: string | null;
+  /** Write requests accepted so far (writes, zeroes, trims), counted in order of arrival. */
+  readonly writesAccepted: number;
+  /** Drains, persists the sets, marks the log clean. */
+  close(): Promise<void>;
+}
+
+export interface CutReport {
+  /** Wall clock at the instant all disks were still, milliseconds since the Unix epoch. */
+  readonly cutTimeMs: number;
+  /** How long writers were held, milliseconds. */
+  readonly heldMs: number;
+  /** Per disk in the order given: write requests included in the cut (see `writesAccepted`). */
+  readonly writes: readonly number[];
+}
+
+/**
+ * Cuts all disks at one instant: holds new writes on all, waits for those in flight, swaps current to sending on all, releases.
+ * Resolves with `null` when the writes in flight did not drain within `drainMs`: nothing was swapped, all are released.
+ */
+export type CutAll = (disks: readonly CaptureDisk[], drainMs: number) => Promise<CutReport | null>;

@@ -1,0 +1,282 @@
+/**
+ * The only door to the file system. Every durable byte of the product goes through `Files` and `File`, so that a test can put
+ * a simulated disk in their place and lose, drop or refuse each operation.
+ *
+ * Rules kept here:
+ *  1. Reads and writes are whole: `read` fills the buffer unless the file ends, `write` writes everything or throws.
+ *  2. A failed `datasync` is final (C4): the file remembers it and refuses every later write and datasync.
+ *  3. `replaceFile` is the full dance: temporary name, write, fsync, rename, fsync of the directory.
+ */
+import { closeSync, constants, fdatasync, fstatSync, fsync, ftruncate, openSync, read, readSync, write, writev, writeSync } from 'node:fs';
+import * as fs from 'node:fs/promises';
+import * as path from 'node:path';
+import { promisify } from 'node:util';
+import { Problem } from '../kit/problem.ts';
+import { allocateSync, blockDeviceSizeSync, punchHoleSync } from './syscalls.ts';
+
+const fdatasyncAsync = promisify(fdatasync);
+const fsyncAsync = promisify(fsync);
+const ftruncateAsync = promisify(ftruncate);
+
+/** How a file is opened: `read`, `write` (read and write, must exist), `create` (read and write, made if missing), `exclusive` (must not exist). */
+export type OpenMode = 'read' | 'write' | 'create' | 'exclusive';
+
+export interface FileFacts {
+  /** Bytes; of a block device its real capacity. */
+  readonly size: number;
+  readonly mtimeNs: bigint;
+  readonly ctimeNs: bigint;
+  readonly device: bigint;
+  readonly inode: bigint;
+  readonly kind: 'file' | 'directory' | 'block-device' | 'other';
+}
+
+export interface File {
+  readonly path: string;
+  /** Fills `into` from `position`; returns the bytes read, fewer only at the end of the file. The caller owns `into` throughout. */
+  read(into: Uint8Array, position: number): Promise<number>;
+  /** As `read`, on the calling thread. For page-cache-hot data and small reads only. */
+  readSync(into: Uint8Array, position: number): number;
+  /** Writes all parts one after another from `position`. The parts must not change until it resolves. */
+  write(parts: readonly Uint8Array[], position: number): Promise<void>;
+  /** As `write` for one part, on the calling thread. */
+  writeSync(part: Uint8Array, position: number): void;
+  /** Makes data and size durable. After a failure the file is given up: every later write or datasync throws `sync-failed`. */
+  datasync(): Promise<void>;
+  truncate(size: number): Promise<void>;
+  /** Reserves space without changing what is read (fallocate); grows the size unless `keepSize`. Does nothing where unsupported. */
+  allocateSync(position: number, length: number, keepSize: boolean): void;
+  /** Makes the range read as zeros, releasing space where possible; false where the file system can not (write zeros instead). */
+  punchHoleSync(position: number, length: number): boolean;
+  facts(): FileFacts;
+  close(): Promise<void>;
+}
+
+export interface Files {
+  open(path: string, mode: OpenMode, permissions?: number): Promise<File>;
+  readWhole(path: string): Promise<Buffer>;
+  /** Atomically and durably replaces `path` (rule 3). Default permissions 0600. */
+  replaceFile(path: string, bytes: Uint8Array, permissions?: number): Promise<void>;
+  exists(path: string): Promise<boolean>;
+  facts(path: string): Promise<FileFacts>;
+  /** Names in a directory, sorted; empty if it does not exist. */
+  list(directory: string): Promise<string[]>;
+  makeDirectory(path: string): Promise<void>;
+  rename(from: string, to: string): Promise<void>;
+  remove(path: string): Promise<void>;
+  removeTree(path: string): Promise<void>;
+  syncDirectory(path: string): Promise<void>;
+  /** Bytes free for this user on the file system of `path`. */
+  freeBytes(path: string): Promise<number>;
+}
+
+const openFlags: Record<OpenMode, number> = {
+  read: constants.O_RDONLY,
+  write: constants.O_RDWR,
+  create: constants.O_RDWR | constants.O_CREAT,
+  exclusive: constants.O_RDWR | constants.O_CREAT | constants.O_EXCL,
+};
+
+/** One system call never moves more than this (Linux caps a write at 2 GiB − 4 KiB; readv/writev take 1024 parts). */
+const partsPerCallMax = 1024;
+
+class PosixFile implements File {
+  readonly path: string;
+  readonly #fd: number;
+  #syncFailed: Error | undefined;
+  #closed = false;
+
+  constructor(filePath: string, fd: number) {
+    this.path = filePath;
+    this.#fd = fd;
+  }
+
+  async read(into: Uint8Array, position: number): Promise<number> {
+    let done = 0;
+    while (done < into.byteLength) {
+      const got = await new Promise<number>((resolve, reject) => {
+        read(this.#fd, into, done, into.byteLength - done, position + done, (error, bytes) => {
+          if (error) reject(error);
+          else resolve(bytes);
+        });
+      });
+      if (got === 0) break;
+      done += got;
+    }
+    return done;
+  }
+
+  readSync(into: Uint8Array, position: number): number {
+    let done = 0;
+    while (done < into.byteLength) {
+      const got = readSync(this.#fd, into, done, into.byteLength - done, position + done);
+      if (got === 0) break;
+      done += got;
+    }
+    return done;
+  }
+
+  async write(parts: readonly Uint8Array[], position: number): Promise<void> {
+    this.#refuseAfterFailedSync();
+    let at = position;
+    let rest = parts.filter((part) => part.byteLength > 0);
+    while (rest.length > 0) {
+      const now = rest.slice(0, partsPerCallMax);
+      const first = now[0];
+      let wrote = await new Promise<number>((resolve, reject) => {
+        const done = (error: Error | null, bytes: number): void => {
+          if (error) reject(error);
+          else resolve(bytes);
+        };
+        if (now.length === 1 && first) write(this.#fd, first, 0, first.byteLength, at, done);
+        else writev(this.#fd, now, at, done);
+      });
+      at += wrote;
+      // Step over what went out; a short write leaves the rest of one part.
+      let index = 0;
+      for (; index < rest.length; index += 1) {
+        const part = rest[index];
+        if (!part || part.byteLength > wrote) break;
+        wrote -= part.byteLength;
+      }
+      rest = rest.slice(index);
+      const head = rest[0];
+      if (head && wrote > 0) rest[0] = head.subarray(wrote);
+    }
+  }
+
+  writeSync(part: Uint8Array, position: number): void {
+    this.#refuseAfterFailedSync();
+    let done = 0;
+    while (done < part.byteLength) done += writeSync(this.#fd, part, done, part.byteLength - done, position + done);
+  }
+
+  async datasync(): Promise<void> {
+    this.#refuseAfterFailedSync();
+    try {
+      await fdatasyncAsync(this.#fd);
+    } catch (error) {
+      this.#syncFailed ??= error instanceof Error ? error : new Error(String(error));
+      this.#refuseAfterFailedSync();
+    }
+  }
+
+  async truncate(size: number): Promise<void> {
+    this.#refuseAfterFailedSync();
+    await ftruncateAsync(this.#fd, size);
+  }
+
+  allocateSync(position: number, length: number, keepSize: boolean): void {
+    allocateSync(this.#fd, position, length, keepSize);
+  }
+
+  punchHoleSync(position: number, length: number): boolean {
+    return punchHoleSync(this.#fd, position, length);
+  }
+
+  facts(): FileFacts {
+    return factsOf(fstatSync(this.#fd, { bigint: true }), () => blockDeviceSizeSync(this.#fd));
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await Promise.resolve();
+    closeSync(this.#fd);
+  }
+
+  #refuseAfterFailedSync(): void {
+    if (this.#syncFailed) {
+      throw new Problem('sync-failed', `${this.path}: an earlier sync failed, the file is given up`, { cause: this.#syncFailed });
+    }
+  }
+}
+
+interface RawStat {
+  size: bigint;
+  mtimeNs: bigint;
+  ctimeNs: bigint;
+  dev: bigint;
+  ino: bigint;
+  rdev: bigint;
+  isFile(): boolean;
+  isDirectory(): boolean;
+  isBlockDevice(): boolean;
+}
+
+function factsOf(stat: RawStat, deviceSize: () => number): FileFacts {
+  const device = stat.isBlockDevice();
+  return {
+    size: device ? deviceSize() : Number(stat.size),
+    mtimeNs: stat.mtimeNs,
+    ctimeNs: stat.ctimeNs,
+    device: device ? stat.rdev : stat.dev,
+    inode: device ? 0n : stat.ino,
+    kind: stat.isFile() ? 'file' : stat.isDirectory() ? 'directory' : device ? 'block-device' : 'other',
+  };
+}
+
+async function syncDirectory(directory: string): Promise<void> {
+  const fd = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    await fsyncAsync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+export const posixFiles: Files = {
+  open: async (filePath, mode, permissions = 0o600) => {
+    await Promise.resolve();
+    return new PosixFile(filePath, openSync(filePath, openFlags[mode], permissions));
+  },
+  readWhole: (filePath) => fs.readFile(filePath),
+  async replaceFile(filePath, bytes, permissions = 0o600) {
+    const temporary = `${filePath}.new`;
+    await fs.rm(temporary, { force: true });
+    const file = await posixFiles.open(temporary, 'exclusive', permissions);
+    try {
+      await file.write([bytes], 0);
+      await file.datasync();
+    } finally {
+      await file.close();
+    }
+    await fs.rename(temporary, filePath);
+    await syncDirectory(path.dirname(filePath));
+  },
+  exists: (filePath) =>
+    fs.access(filePath).then(
+      () => true,
+      () => false,
+    ),
+  facts: async (filePath) => {
+    const stat = await fs.stat(filePath, { bigint: true });
+    return factsOf(stat, () => {
+      const fd = openSync(filePath, constants.O_RDONLY);
+      try {
+        return blockDeviceSizeSync(fd);
+      } finally {
+        closeSync(fd);
+      }
+    });
+  },
+  list: async (directory) => {
+    try {
+      return (await fs.readdir(directory)).sort();
+    } catch (error) {
+      if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return [];
+      throw error;
+    }
+  },
+  makeDirectory: async (directory) => {
+    await fs.mkdir(directory, { recursive: true, mode: 0o700 });
+  },
+  rename: (from, to) => fs.rename(from, to),
+  remove: (filePath) => fs.rm(filePath, { force: true }),
+  removeTree: (filePath) => fs.rm(filePath, { force: true, recursive: true }),
+  syncDirectory,
+  freeBytes: async (filePath) => {
+    const facts = await fs.statfs(filePath);
+    return facts.bavail * facts.bsize;
+  },
+};

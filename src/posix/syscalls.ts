@@ -1,0 +1,96 @@
+/**
+ * The few libc calls Node lacks, through koffi. Where koffi or libc can not be loaded the fallbacks are: no preallocation,
+ * `punchHoleSync` answers false (callers write zeros), and a block device reports its size by binary search on reads.
+ */
+import { readSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { getSystemErrorName } from 'node:util';
+
+const keepSizeFlag = 0x01;
+const punchHoleFlag = 0x02;
+const seekData = 3;
+const seekEnd = 2;
+
+interface Libc {
+  fallocate(fd: number, mode: number, offset: number, length: number): number;
+  lseek(fd: number, offset: number, whence: number): number;
+  errno(): number;
+}
+
+function loadLibc(): Libc | undefined {
+  try {
+    const koffi = createRequire(import.meta.url)('koffi') as typeof import('koffi');
+    const libc = koffi.load('libc.so.6');
+    const fallocate = libc.func('int fallocate(int, int, int64_t, int64_t)');
+    const lseek = libc.func('int64_t lseek(int, int64_t, int)');
+    return {
+      fallocate: (fd, mode, offset, length) => Number(fallocate(fd, mode, offset, length)),
+      lseek: (fd, offset, whence) => Number(lseek(fd, offset, whence)),
+      errno: () => koffi.errno(),
+    };
+  } catch {
+    return undefined;
+  }
+}
+
+const libc = loadLibc();
+
+/** Whether the real calls are there; exported so that the start-up log can say so. */
+export const nativeSyscalls: boolean = libc !== undefined;
+
+function systemError(libcNow: Libc, what: string): Error {
+  const code = getSystemErrorName(-libcNow.errno());
+  return Object.assign(new Error(`${code}: ${what}`), { code });
+}
+
+const unsupported = new Set(['EOPNOTSUPP', 'ENOSYS', 'ENODEV', 'EINVAL', 'ESPIPE', 'ENOTSUP']);
+
+/** fallocate(2). Silent where unsupported; throws ENOSPC, EIO, …. */
+export function allocateSync(fd: number, position: number, length: number, keepSize: boolean): void {
+  if (!libc) return;
+  if (libc.fallocate(fd, keepSize ? keepSizeFlag : 0, position, length) === 0) return;
+  const error = systemError(libc, 'fallocate');
+  if (!unsupported.has((error as NodeJS.ErrnoException).code ?? '')) throw error;
+}
+
+/** Punches a hole; false where the file system can not. */
+export function punchHoleSync(fd: number, position: number, length: number): boolean {
+  if (!libc || length === 0) return length === 0;
+  if (libc.fallocate(fd, punchHoleFlag | keepSizeFlag, position, length) === 0) return true;
+  const error = systemError(libc, 'fallocate punch hole');
+  if (unsupported.has((error as NodeJS.ErrnoException).code ?? '')) return false;
+  throw error;
+}
+
+/** The first offset ≥ `position` that may hold data, or undefined when only a hole follows. Without support: `position`. */
+export function seekDataSync(fd: number, position: number): number | undefined {
+  if (!libc) return position;
+  const found = libc.lseek(fd, position, seekData);
+  if (found >= 0) return found;
+  return getSystemErrorName(-libc.errno()) === 'ENXIO' ? undefined : position;
+}
+
+/** Capacity of an open block device in bytes. */
+export function blockDeviceSizeSync(fd: number): number {
+  if (libc) {
+    const end = libc.lseek(fd, 0, seekEnd);
+    if (end >= 0) return end;
+  }
+  const probe = Buffer.alloc(512);
+  const readable = (sector: number): boolean => {
+    try {
+      return readSync(fd, probe, 0, 512, sector * 512) === 512;
+    } catch {
+      return false;
+    }
+  };
+  let low = 0;
+  let high = 1;
+  while (readable(high)) high *= 2;
+  while (low + 1 < high) {
+    const middle = Math.floor((low + high) / 2);
+    if (readable(middle)) low = middle;
+    else high = middle;
+  }
+  return readable(0) ? (low + 1) * 512 : 0;
+}
