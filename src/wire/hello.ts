@@ -1,0 +1,23 @@
+/** HELLO (PROTOCOL.md). */
+import { z } from 'zod';
+import { decodeControl, encodeControl, hex, machineName } from './control-body.ts';
+import { frameType, noDisk } from './frame.ts';
+
+const schema = z.object({
+  protocol: z.array(z.number().int()).min(1).max(16),
+  role: z.enum(['agent', 'process-server']),
+  machine: machineName,
+  version: z.string().max(64),
+  features: z.array(z.string().max(64)).max(64),
+  instance: hex(16),
+});
+
+export type Hello = z.infer<typeof schema>;
+
+export function encodeHello(message: Hello): Uint8Array {
+  return encodeControl(frameType.hello, noDisk, message);
+}
+
+export function decodeHello(body: Uint8Array): Hello {
+  return decodeControl('HELLO', schema, body);
+}

@@ -1,0 +1,30 @@
+/** OPENED (PROTOCOL.md). */
+import { z } from 'zod';
+import { limits } from '../limits.ts';
+import { decodeControl, diskIndex, encodeControl, hex, safeInteger, seqField } from './control-body.ts';
+import { frameType } from './frame.ts';
+
+const schema = z.object({
+  disk: diskIndex,
+  diskId: hex(16),
+  epoch: safeInteger.min(1).max(2 ** 21 - 1),
+  nextCounter: safeInteger.min(1).max(2 ** 32 - 1),
+  committed: z
+    .object({ point: safeInteger.min(1), cutTimeMs: z.number(), size: safeInteger, root: hex(32) })
+    .nullable(),
+  layers: z.array(z.object({ seq: seqField, batches: safeInteger })).max(limits.wire.layersPendingMax),
+  leaves: z.enum(['since', 'full']),
+  leafKey: hex(32),
+  diskKey: hex(32).optional(),
+  keyVersion: z.number().int().min(1).max(65535).optional(),
+});
+
+export type Opened = z.infer<typeof schema>;
+
+export function encodeOpened(message: Opened): Uint8Array {
+  return encodeControl(frameType.opened, message.disk, message);
+}
+
+export function decodeOpened(body: Uint8Array): Opened {
+  return decodeControl('OPENED', schema, body);
+}
