@@ -79,6 +79,32 @@ export const limits = {
     reconnectBaseMs: 200,
     reconnectMaxMs: 10_000,
   },
+  control: {
+    bodyBytesMax: 256 * KiB,
+    responseBytesMax: 4 * MiB,
+    requestMs: 10_000,
+    connectionsMax: 1024,
+    registrationKeyTtlSecondsMax: 5 * 24 * 3600,
+    registrationKeyTtlSecondsDefault: 24 * 3600,
+    certificateDays: 365,
+    pageItemsDefault: 100,
+    pageItemsMax: 1000,
+    /** Points of a machine kept for listing; the target keeps the truth. */
+    pointsPerMachineMax: 10_000,
+    pointsPerReportMax: 512,
+    idempotencyEntriesMax: 1024,
+    idempotencySeconds: 3600,
+    /** A role whose last report is older is said to be silent. */
+    reportSilentMs: 60_000,
+    reportersMax: 4096,
+  },
+  observe: {
+    /** The asked-for port and the next ones, when it is taken. */
+    portsTried: 17,
+    requestMs: 10_000,
+    connectionsMax: 64,
+    logLine: { depthMax: 6, itemsMax: 64, textMax: 8 * KiB },
+  },
 } as const;
 
 const { disk, wire, processServer, target } = limits;
@@ -87,6 +113,9 @@ invariant(disk.blockBytesMin / disk.pagesPerBlock >= 256, 'a page holds at least
 invariant(sealedBatchBytesMax + 8 <= wire.frameBytesMax, 'a sealed batch of the largest size fits into a frame');
 invariant(disk.blockBytesMax <= wire.batchPayloadBytesMax, 'one block fits into a batch');
 invariant(processServer.sessionWindowBytesMin >= sealedBatchBytesMax, 'the smallest window lets one batch travel');
-invariant(target.sessionWindowBytes >= processServer.sessionWindowBytes, 'the target takes what one agent may have in flight');
+invariant(
+  target.sessionWindowBytes >= processServer.sessionWindowBytes,
+  'the target takes what one agent may have in flight',
+);
 invariant(wire.pingEveryMs * 3 < wire.idleMs, 'three pings fit into the idle deadline');
 invariant(target.freeBytesStop < target.freeBytesResume, 'stop and resume marks do not meet');
