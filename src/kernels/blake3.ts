@@ -1,0 +1,90 @@
+/**
+ * BLAKE3-256 providers: `@napi-rs/blake-hash` (native, 3–5 GB/s a core), else `blake3-wasm` (portable, about 0.5 GB/s).
+ *
+ * Invariants:
+ *  1. A key has exactly 32 bytes. Checked here: the native module aborts the whole process on any other length.
+ *  2. Results are 32 bytes in memory of their own; nothing returned points into a provider's memory.
+ *  3. Everything is synchronous, so one hasher object per key can be reset and used again.
+ */
+import { createRequire } from 'node:module';
+import { invariant } from '../kit/invariant.ts';
+import { choose, type Candidate } from './choose.ts';
+
+export const hashBytes = 32;
+
+export interface Blake3 {
+  /** BLAKE3-256 over the parts, as if they were one. */
+  hash(parts: readonly Uint8Array[]): Uint8Array;
+  /** A hash function with this 32-byte key. The key is copied. */
+  keyed(key: Uint8Array): (parts: readonly Uint8Array[]) => Uint8Array;
+}
+
+/** BLAKE3-256 of the empty input, from the BLAKE3 reference test vectors. */
+const emptyHash = 'af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262';
+
+const require = createRequire(import.meta.url);
+
+function own(bytes: Uint8Array): Uint8Array {
+  invariant(bytes.byteLength === hashBytes, 'BLAKE3 gives 32 bytes');
+  const copy = new Uint8Array(hashBytes);
+  copy.set(bytes);
+  return copy;
+}
+
+function checkedKey(key: Uint8Array): Buffer {
+  invariant(key.byteLength === hashBytes, `a BLAKE3 key has 32 bytes, not ${key.byteLength}`);
+  return Buffer.from(key);
+}
+
+function selfChecked(blake3: Blake3): Blake3 {
+  invariant(Buffer.from(blake3.hash([])).toString('hex') === emptyHash, 'the known answer for the empty input');
+  return blake3;
+}
+
+function loadNative(): Blake3 {
+  const native = require('@napi-rs/blake-hash') as typeof import('@napi-rs/blake-hash');
+  const plain = new native.Blake3Hasher();
+  return selfChecked({
+    hash(parts) {
+      const [first, ...rest] = parts;
+      if (first !== undefined && rest.length === 0) return own(native.blake3(first));
+      plain.reset();
+      for (const part of parts) plain.update(part);
+      return own(plain.digestBuffer());
+    },
+    keyed(key) {
+      const hasher = native.Blake3Hasher.newKeyed(checkedKey(key));
+      return (parts) => {
+        hasher.reset();
+        for (const part of parts) hasher.update(part);
+        return own(hasher.digestBuffer());
+      };
+    },
+  });
+}
+
+function loadWasm(): Blake3 {
+  const wasm = require('blake3-wasm') as typeof import('blake3-wasm');
+  return selfChecked({
+    hash(parts) {
+      const hasher = wasm.createHash();
+      for (const part of parts) hasher.update(part);
+      return own(hasher.digest());
+    },
+    keyed(key) {
+      const fixed = checkedKey(key);
+      return (parts) => {
+        const hasher = wasm.createKeyed(fixed);
+        for (const part of parts) hasher.update(part);
+        return own(hasher.digest());
+      };
+    },
+  });
+}
+
+export const blake3Candidates: readonly Candidate<Blake3>[] = [
+  { name: '@napi-rs/blake-hash', load: loadNative },
+  { name: 'blake3-wasm', load: loadWasm },
+];
+
+export const blake3Choice = choose('blake3', blake3Candidates);
