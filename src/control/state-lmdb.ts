@@ -1,0 +1,93 @@
+/**
+ * The state port on LMDB, embedded. One database; key `[collection, id]`, value JSON text `{version, value}`; key `['version']`
+ * holds the highest version given. Transactions are flushed before they resolve (`overlappingSync` is off: with it a commit
+ * is visible before it is durable), so contract rule 1 costs one fdatasync, shared by all commits of one turn.
+ */
+import { open } from 'lmdb';
+import { invariant } from '../kit/invariant.ts';
+import type { Change, CommitResult, Json, State, StateRecord } from './state.ts';
+
+const highestVersion = ['version'];
+const idForm = /^[\x21-\x7e]{1,256}$/;
+/** Sorts behind every character an id may have. */
+const behindAll = '\x7f';
+
+interface Stored {
+  readonly version: number;
+  readonly value: Json;
+}
+
+const keyOf = (collection: string, id: string): string[] => {
+  invariant(idForm.test(id), `a record's id is printable ASCII: ${JSON.stringify(id)}`);
+  return [collection, id];
+};
+
+/** @param directory made if missing; one process at a time is the caller's to ensure. */
+export function openLmdbState(directory: string): State {
+  const database = open<string, string[]>({
+    path: directory,
+    encoding: 'string',
+    overlappingSync: false,
+    noSubdir: false,
+  });
+  const decode = (text: string): Stored => JSON.parse(text) as Stored;
+  const stored = (collection: string, id: string): Stored | undefined => {
+    const text = database.get(keyOf(collection, id));
+    return text === undefined ? undefined : decode(text);
+  };
+
+  const apply = (changes: readonly Change[]): CommitResult => {
+    for (const [index, { collection, id, expected }] of changes.entries()) {
+      if (expected !== undefined && (stored(collection, id)?.version ?? 0) !== expected)
+        return { ok: false, conflict: index };
+    }
+    let highest = Number(database.get(highestVersion) ?? '0');
+    const versions = changes.map(({ collection, id, value }) => {
+      if (value === undefined) {
+        database.removeSync(keyOf(collection, id));
+        return 0;
+      }
+      highest += 1;
+      database.putSync(keyOf(collection, id), JSON.stringify({ version: highest, value } satisfies Stored));
+      return highest;
+    });
+    database.putSync(highestVersion, String(highest));
+    return { ok: true, versions };
+  };
+
+  let closing: Promise<void> | undefined;
+  return {
+    async get(collection, id) {
+      await Promise.resolve();
+      const found = stored(collection, id);
+      return found && { id, ...found };
+    },
+    async list(collection, { prefix = '', after, backwards = false, limit }) {
+      await Promise.resolve();
+      const low = [collection, !backwards && after !== undefined && after > prefix ? after : prefix];
+      const high = [
+        collection,
+        backwards && after !== undefined && after < prefix + behindAll ? after : prefix + behindAll,
+      ];
+      const [start, end] = backwards ? [high, low] : [low, high];
+      const records: StateRecord[] = [];
+      for (const { key, value } of database.getRange({
+        start,
+        end,
+        reverse: backwards,
+        inclusiveEnd: true,
+        limit: limit + 1,
+      })) {
+        const id = key[1];
+        if (id === undefined || id === after || !id.startsWith(prefix) || records.length === limit) continue;
+        records.push({ id, ...decode(value) });
+      }
+      return records;
+    },
+    commit: async (changes) => {
+      for (const { collection, id } of changes) keyOf(collection, id);
+      return await database.transaction(() => apply(changes));
+    },
+    close: () => (closing ??= database.close()),
+  };
+}
