@@ -31,6 +31,11 @@ export interface CaptureDisk {
   swap(): number;
   /** Blocks of sending in ascending order with their page masks, from block `from`. */
   sending(from?: number): Iterable<readonly [block: number, mask: number]>;
+  /**
+   * Pages of `block` in current. After a `readBlock` outside a cut the sender adds them to the mask it sends: a write that landed during
+   * the read was marked at its issue, so mask and leaf then speak of the same content.
+   */
+  currentMask(block: number): number;
   /** Reads a whole block (zero-padded past the end) into `into` (blockSize bytes). In a cut: content as of the cut; call once per block. */
   readBlock(block: number, into: Uint8Array): Promise<void>;
   /** Adds blocks to current by order of the target (repair, resync). */

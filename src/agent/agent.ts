@@ -1,0 +1,234 @@
+/**
+ * The agent: keeps a session to a process server while it runs, and makes a recovery point every interval or on demand.
+ *
+ * Its life is one loop: connect (jittered back-off) → open disks → cycles until the session ends → put the sets back → again. Capture
+ * never depends on it: writes go on, marked, whatever happens here.
+ */
+import { Backoff } from '../kit/backoff.ts';
+import type { CutAll } from '../capture/contract.ts';
+import type { Clock } from '../kit/clock.ts';
+import { isProblem, messageOf, Problem } from '../kit/problem.ts';
+import type { Random } from '../kit/random.ts';
+import { limits } from '../limits.ts';
+import type { Logger } from '../observe/logger.ts';
+import type { Connection } from '../transport/connection.ts';
+import type { OpenDisk } from '../wire/open-disk.ts';
+import { FlightLog, newCounters, type AgentCounters } from './counters.ts';
+import { runCycle, type CycleOutcome } from './cycle.ts';
+import type { ReplicaDisk } from './replica-disk.ts';
+import { Session } from './session.ts';
+
+export interface AgentOptions {
+  readonly machine: string;
+  readonly version: string;
+  readonly disks: readonly ReplicaDisk[];
+  readonly cutAll: CutAll;
+  readonly connect: (signal: AbortSignal) => Promise<Connection>;
+  /** Time from the end of a cycle's commit to the next cut, milliseconds. */
+  readonly intervalMs: () => number;
+  readonly compression: () => OpenDisk['compression'];
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly logger: Logger;
+}
+
+export interface DiskReport {
+  readonly disk: string;
+  readonly size: number;
+  /** Changed and not committed, by page masks. */
+  readonly lagBytes: number;
+  readonly newestPoint: number | null;
+}
+
+export interface AgentReport {
+  readonly machine: string;
+  readonly state: 'connecting' | 'opening' | 'idle' | 'cycling' | 'stopped' | 'critical';
+  /** Why it is critical, or why the last attempt failed. */
+  readonly reason: string;
+  readonly lastPoint: { readonly point: number; readonly cutTimeMs: number; readonly writes: readonly number[] } | null;
+  readonly disks: readonly DiskReport[];
+  readonly counters: AgentCounters;
+}
+
+export class Agent {
+  readonly #options: AgentOptions;
+  readonly #counters = newCounters();
+  readonly #flight = new FlightLog(this.#counters);
+  readonly #stop = new AbortController();
+  readonly #instance: string;
+  #state: AgentReport['state'] = 'connecting';
+  #reason = '';
+  #lastPoint: AgentReport['lastPoint'] = null;
+  #session: Session | null = null;
+  #wake: (() => void) | null = null;
+
+  constructor(options: AgentOptions) {
+    this.#options = options;
+    this.#instance = options.random.bytes(16).toString('hex');
+  }
+
+  /** Runs until `stop`. A final refusal (authentication, another replica's geometry, …) leaves it `critical`, still capturing. */
+  async run(): Promise<void> {
+    const { clock, random, logger } = this.#options;
+    const backoff = new Backoff({ baseMs: limits.agent.reconnectBaseMs, maxMs: limits.agent.reconnectMaxMs, random });
+    while (!this.#stop.signal.aborted) {
+      const ended = await this.#runSession(backoff);
+      if (this.#stopped()) break;
+      this.#reason = `${ended.code}: ${ended.message}`;
+      if (!ended.retryable) {
+        this.#state = 'critical';
+        logger.error({ code: ended.code, remedy: ended.remedy }, `replication stopped: ${ended.message}`);
+        await this.#untilStopped();
+        break;
+      }
+      this.#state = 'connecting';
+      const delayMs = backoff.nextMs();
+      logger.warn({ code: ended.code, delayMs: Math.round(delayMs) }, `session ended: ${ended.message}`);
+      await clock.sleep(delayMs, this.#stop.signal).catch(() => undefined);
+    }
+    this.#state = 'stopped';
+  }
+
+  /** Makes the next point now. */
+  requestCycle(): void {
+    this.#wake?.();
+  }
+
+  /** Ends the session and the loop; `run` resolves. Idempotent. */
+  stop(): void {
+    if (this.#stop.signal.aborted) return;
+    this.#stop.abort();
+    this.#session?.end(new Problem('shutting-down', 'the agent is stopping', { retryable: true }));
+    this.#wake?.();
+  }
+
+  report(): AgentReport {
+    return {
+      machine: this.#options.machine,
+      state: this.#state,
+      reason: this.#reason,
+      lastPoint: this.#lastPoint,
+      disks: this.#options.disks.map((disk) => ({
+        disk: disk.name,
+        size: disk.capture.geometry.size,
+        lagBytes: disk.capture.currentBytes + this.#flight.payloadBytes,
+        newestPoint: disk.committedPoint,
+      })),
+      counters: this.#counters,
+    };
+  }
+
+  #stopped(): boolean {
+    return this.#stop.signal.aborted;
+  }
+
+  async #untilStopped(): Promise<void> {
+    await new Promise<void>((resolve) => {
+      this.#stop.signal.addEventListener('abort', () => {
+        resolve();
+      });
+    });
+  }
+
+  /** One session from connect to its end; resolves with why it ended. */
+  async #runSession(backoff: Backoff): Promise<Problem> {
+    const { clock, connect, disks, machine, version, compression, logger } = this.#options;
+    try {
+      const connection = await connect(this.#stop.signal);
+      this.#state = 'opening';
+      const session = await Session.open({
+        connection,
+        machine,
+        version,
+        instance: this.#instance,
+        disks,
+        compression: compression(),
+        clock,
+        events: {
+          durable: (disk, message) => {
+            this.#flight.durable(disk, message);
+          },
+          surprise: (disk, reason) => {
+            logger.error({ disk }, `${reason}; every block is compared with the replica`);
+          },
+        },
+      });
+      this.#session = session;
+      this.#counters.sessions += 1;
+      backoff.reset();
+      logger.info({ epoch: session.epoch, disks: disks.map((disk) => disk.name) }, 'session open');
+      return await this.#cycles(session);
+    } catch (error) {
+      if (isProblem(error)) return error;
+      logger.error({ error: error instanceof Error ? error.stack : String(error) }, 'a cycle failed unexpectedly');
+      return new Problem('internal', messageOf(error), { retryable: true, cause: error });
+    } finally {
+      this.#session?.end(new Problem('shutting-down', 'the session is over', { retryable: true }));
+      this.#session = null;
+      this.#flight.sessionEnded();
+      for (const disk of disks) disk.sessionEnded();
+    }
+  }
+
+  async #cycles(session: Session): Promise<Problem> {
+    const { disks, cutAll, clock } = this.#options;
+    while (!session.isOver) {
+      this.#state = 'cycling';
+      const outcome = await runCycle({ session, disks, cutAll, counters: this.#counters, flight: this.#flight, clock });
+      const end = this.#note(outcome);
+      if (end) return end;
+      if (session.wantsRecycling)
+        return new Problem('closed', 'the connection carried its share and is opened anew', { retryable: true });
+      this.#state = 'idle';
+      await this.#pause(session);
+    }
+    return session.ended;
+  }
+
+  /** Logs the outcome; a Problem when the session has to end. */
+  #note(outcome: CycleOutcome): Problem | null {
+    const { logger } = this.#options;
+    switch (outcome.kind) {
+      case 'committed':
+        this.#reason = '';
+        this.#lastPoint = { point: outcome.point, cutTimeMs: outcome.cut.cutTimeMs, writes: outcome.cut.writes };
+        logger.info(
+          {
+            point: outcome.point,
+            cutTimeMs: outcome.cut.cutTimeMs,
+            writes: outcome.cut.writes,
+            heldMs: outcome.cut.heldMs,
+            payloadBytes: outcome.payloadBytes,
+          },
+          'point committed',
+        );
+        return null;
+      case 'given-up':
+        logger.warn({ reason: outcome.reason }, 'cut given up');
+        this.#reason = outcome.reason;
+        return null;
+      case 'rejected':
+        return new Problem(
+          outcome.retryable ? 'store-failed' : outcome.reason,
+          `point rejected (${outcome.reason}, disk ${outcome.disk}): ${outcome.detail}`,
+          {
+            retryable: outcome.retryable,
+          },
+        );
+    }
+  }
+
+  async #pause(session: Session): Promise<void> {
+    const { clock, intervalMs } = this.#options;
+    const woken = Promise.withResolvers<undefined>();
+    this.#wake = () => {
+      woken.resolve(undefined);
+    };
+    const timer = clock.after(intervalMs(), () => {
+      woken.resolve(undefined);
+    });
+    await Promise.race([woken.promise, session.ended]);
+    timer.cancel();
+    this.#wake = null;
+  }
+}

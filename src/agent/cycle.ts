@@ -1,0 +1,140 @@
+/**
+ * One cycle: pre-copy rounds, a cut, the last round under it, POINT and its answer. Plan (`plan.ts`), drive (here), report
+ * (the returned outcome).
+ *
+ * What ends a cycle early never loses a set: the caller calls `sessionEnded` (session gone) or this file gives the cut up
+ * (void cut, writes that did not drain, rejection), and everything returns to *current* (DESIGN §3).
+ */
+import type { CutAll, CutReport } from '../capture/contract.ts';
+import type { Clock } from '../kit/clock.ts';
+import { limits } from '../limits.ts';
+import type { PointMessage } from '../wire/point.ts';
+import type { AgentCounters, FlightLog } from './counters.ts';
+import { nextStep } from './plan.ts';
+import type { ReplicaDisk } from './replica-disk.ts';
+import { LayerSender, type LayerResult } from './sender.ts';
+import type { Session } from './session.ts';
+
+export type CycleOutcome =
+  | { readonly kind: 'committed'; readonly point: number; readonly cut: CutReport; readonly payloadBytes: number }
+  | {
+      readonly kind: 'rejected';
+      readonly reason: string;
+      readonly disk: string;
+      readonly detail: string;
+      readonly retryable: boolean;
+    }
+  | { readonly kind: 'given-up'; readonly reason: string };
+
+export interface CycleContext {
+  readonly session: Session;
+  readonly disks: readonly ReplicaDisk[];
+  readonly cutAll: CutAll;
+  readonly counters: AgentCounters;
+  readonly flight: FlightLog;
+  readonly clock: Clock;
+}
+
+interface Sums {
+  records: number;
+  payloadBytes: number;
+}
+
+/** Rejects only when the session ended; everything else is an outcome. */
+export async function runCycle(context: CycleContext): Promise<CycleOutcome> {
+  const sums: Sums[] = context.disks.map(() => ({ records: 0, payloadBytes: 0 }));
+  await preCopy(context, sums);
+  const cut = await context.cutAll(
+    context.disks.map((disk) => disk.capture),
+    limits.capture.cutDrainMs,
+  );
+  if (!cut) {
+    context.counters.cutsGivenUp += 1;
+    return { kind: 'given-up', reason: `writes in flight did not end within ${limits.capture.cutDrainMs} ms` };
+  }
+  context.counters.writersHeldMsMax = Math.max(context.counters.writersHeldMsMax, cut.heldMs);
+  for (const [index, disk] of context.disks.entries()) {
+    try {
+      add(sums[index], await sendLayer(context, index, disk, true));
+    } catch (error) {
+      if (context.session.isOver || disk.capture.cutVoid === null) throw error;
+    }
+    const reason = disk.capture.cutVoid;
+    if (reason !== null) {
+      for (const each of context.disks) each.capture.giveUp();
+      context.counters.cutsGivenUp += 1;
+      return { kind: 'given-up', reason };
+    }
+    disk.capture.endSending();
+  }
+  return commit(context, cut, sums);
+}
+
+async function preCopy(context: CycleContext, sums: Sums[]): Promise<void> {
+  let previousBytes: number | null = null;
+  for (let round = 0; ; round += 1) {
+    const bytes = context.disks.reduce((sum, disk) => sum + disk.capture.currentBytes, 0);
+    if (nextStep({ round, bytes, previousBytes }) === 'cut') return;
+    previousBytes = bytes;
+    for (const [index, disk] of context.disks.entries()) {
+      if (disk.capture.swap() > 0) add(sums[index], await sendLayer(context, index, disk, false));
+      disk.capture.endSending();
+    }
+  }
+}
+
+async function sendLayer(
+  context: CycleContext,
+  index: number,
+  disk: ReplicaDisk,
+  underCut: boolean,
+): Promise<LayerResult> {
+  const { session, counters, flight, clock } = context;
+  const begin = async (): Promise<number> => {
+    const seq = await session.beginLayer(index, { kind: disk.kind, base: disk.committedPoint });
+    disk.layers.push(seq);
+    return seq;
+  };
+  return new LayerSender({ session, disk, index, begin, underCut, counters, flight, clock }).send();
+}
+
+async function commit(context: CycleContext, cut: CutReport, sums: readonly Sums[]): Promise<CycleOutcome> {
+  const disks: PointMessage['disks'] = context.disks.map((disk, index) => ({
+    disk: index,
+    size: disk.capture.geometry.size,
+    root: Buffer.from(disk.leaves.workingRoot()).toString('hex'),
+    layers: disk.layers,
+    kind: disk.kind,
+    records: sums[index]?.records ?? 0,
+    payloadBytes: sums[index]?.payloadBytes ?? 0,
+    writes: cut.writes[index] ?? 0,
+  }));
+  const answer = await context.session.commit({ cutTimeMs: cut.cutTimeMs, consistency: 'crash', disks });
+  if (answer.kind === 'committed') {
+    for (const disk of context.disks) await disk.committed(answer.message.point);
+    context.counters.pointsCommitted += 1;
+    return {
+      kind: 'committed',
+      point: answer.message.point,
+      cut,
+      payloadBytes: sums.reduce((sum, each) => sum + each.payloadBytes, 0),
+    };
+  }
+  context.counters.pointsRejected += 1;
+  const refused = context.disks[answer.message.disk];
+  for (const disk of context.disks) disk.capture.giveUp();
+  if (answer.message.reason === 'root-mismatch') refused?.distrustLeaves();
+  return {
+    kind: 'rejected',
+    reason: answer.message.reason,
+    disk: refused?.name ?? String(answer.message.disk),
+    detail: answer.message.detail,
+    retryable: answer.message.retryable,
+  };
+}
+
+function add(sums: Sums | undefined, result: LayerResult): void {
+  if (!sums) return;
+  sums.records += result.records;
+  sums.payloadBytes += result.payloadBytes;
+}

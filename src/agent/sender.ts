@@ -1,0 +1,139 @@
+/**
+ * Sends one layer: reads the blocks of the sending set, hashes them, drops what the target already has, packs the rest into batches.
+ *
+ * Invariants:
+ *  1. A block whose leaf equals the working leaf is not sent: that one rule gives resume, cheap crash recovery and resync.
+ *  2. Mask and leaf speak of the same content: outside a cut the pages that were written during the read are added to the mask
+ *     (`currentMask`), because the write behind them was marked when it was issued.
+ *  3. A leaf is laid over the working leaves when its batch goes out, never before: what was packed and not sent is not at the target.
+ *  4. Reads run ahead of hashing by at most `readAhead` blocks; memory is bounded by that and by one batch.
+ */
+import type { Clock } from '../kit/clock.ts';
+import { fullMask, gatherPages, pageCount } from '../disk/page-mask.ts';
+import { zeroLeaf } from '../disk/merkle.ts';
+import { leafOf } from '../kernels/hash.ts';
+import { BatchBuilder } from '../wire/batch.ts';
+import type { ReplicaDisk } from './replica-disk.ts';
+import type { Session } from './session.ts';
+import type { AgentCounters, FlightLog } from './counters.ts';
+
+const readAhead = 16;
+
+export interface LayerResult {
+  readonly records: number;
+  readonly payloadBytes: number;
+}
+
+interface ReadBlock {
+  readonly block: number;
+  readonly mask: number;
+  readonly bytes: Buffer;
+  readonly done: Promise<void>;
+}
+
+export interface SenderContext {
+  readonly session: Session;
+  readonly disk: ReplicaDisk;
+  readonly index: number;
+  /** Begins the layer and returns its seq; called once, before the first batch, so a layer without batches never exists. */
+  readonly begin: () => Promise<number>;
+  /** Whether a cut holds the content still. */
+  readonly underCut: boolean;
+  readonly counters: AgentCounters;
+  readonly flight: FlightLog;
+  readonly clock: Clock;
+}
+
+export class LayerSender {
+  readonly #context: SenderContext;
+  readonly #builder = new BatchBuilder();
+  #packed: (readonly [block: number, leaf: Uint8Array, payloadBytes: number])[] = [];
+  #seq: number | null = null;
+  #batch = 0;
+  #records = 0;
+  #payloadBytes = 0;
+
+  constructor(context: SenderContext) {
+    this.#context = context;
+  }
+
+  /** Sends everything in the disk's sending set. Rejects when the session ends or the cut is void. */
+  async send(): Promise<LayerResult> {
+    const { disk, session, clock } = this.#context;
+    const { geometry } = disk.capture;
+    const spare: Buffer[] = [];
+    const ahead: ReadBlock[] = [];
+    let hashedSinceTurn = 0;
+    const finishOldest = async (): Promise<void> => {
+      const oldest = ahead.shift();
+      if (!oldest) return;
+      await oldest.done;
+      await this.#take(oldest);
+      spare.push(oldest.bytes);
+      hashedSinceTurn += geometry.blockSize;
+      // Hashing is synchronous: let writers of the protected machine in between.
+      if (hashedSinceTurn >= 1024 * 1024) {
+        hashedSinceTurn = 0;
+        await clock.turn();
+      }
+    };
+    try {
+      for (const [block, mask] of disk.capture.sending()) {
+        if (session.isOver) throw await session.ended;
+        const bytes = spare.pop() ?? Buffer.allocUnsafeSlow(geometry.blockSize);
+        const done = disk.capture.readBlock(block, bytes);
+        done.catch(() => undefined);
+        ahead.push({ block, mask, bytes, done });
+        if (ahead.length >= readAhead) await finishOldest();
+      }
+      while (ahead.length > 0) await finishOldest();
+      await this.#flush();
+    } finally {
+      // Reads still under way write into buffers nobody uses any more; they end by themselves.
+      await Promise.allSettled(ahead.map((read) => read.done));
+    }
+    return { records: this.#records, payloadBytes: this.#payloadBytes };
+  }
+
+  async #take(read: ReadBlock): Promise<void> {
+    const { disk, underCut, counters } = this.#context;
+    const { geometry } = disk.capture;
+    const { block, bytes } = read;
+    const leaf = leafOf(disk.leafKey, bytes);
+    counters.blocksHashed += 1;
+    const asked = disk.repair.has(block);
+    if (!asked && Buffer.compare(leaf, disk.leaves.get(block)) === 0) {
+      counters.blocksUnchanged += 1;
+      return;
+    }
+    const zero = Buffer.compare(leaf, zeroLeaf) === 0;
+    const mask = zero || asked ? fullMask : read.mask | (underCut ? 0 : disk.capture.currentMask(block));
+    const length = zero ? 0 : pageCount(mask) * geometry.pageSize;
+    if (!this.#builder.fits(length)) await this.#flush();
+    this.#builder.add(block, mask, leaf, length, (into, at) => gatherPages(bytes, mask, geometry.pageSize, into, at));
+    this.#packed.push([block, leaf, length]);
+    this.#records += 1;
+    this.#payloadBytes += length;
+  }
+
+  async #flush(): Promise<void> {
+    if (this.#builder.count === 0) return;
+    const { session, disk, index, counters, flight } = this.#context;
+    this.#seq ??= await this.#context.begin();
+    const seq = this.#seq;
+    const payloadBytes = this.#builder.payloadBytes;
+    const frame = this.#builder.finish(index, seq, this.#batch);
+    for (const [block, leaf, bytes] of this.#packed) {
+      disk.leaves.set(block, leaf);
+      disk.repair.delete(block);
+      flight.sending(index, block, bytes);
+    }
+    flight.sent({ disk: index, seq, batch: this.#batch, blocks: this.#packed.map(([block]) => block), payloadBytes });
+    this.#packed = [];
+    this.#batch += 1;
+    await session.sendBatch(frame);
+    counters.batchesSent += 1;
+    counters.payloadBytesSent += payloadBytes;
+    counters.frameBytesSent += frame.byteLength;
+  }
+}

@@ -1,0 +1,349 @@
+/**
+ * One connection to a process server, from HELLO to its end. It knows the protocol, not what is replicated.
+ *
+ * Invariants:
+ *  1. One state value; `#end` is the one way out and is idempotent. Everyone who waits is told the reason.
+ *  2. A batch is sent only against credit (C5); nothing is queued here beyond the one batch that waits.
+ *  3. At most one POINT waits for its answer.
+ */
+import type { Clock } from '../kit/clock.ts';
+import { Credit } from '../kit/credit.ts';
+import { invariant } from '../kit/invariant.ts';
+import { isProblem, messageOf, Problem } from '../kit/problem.ts';
+import { limits } from '../limits.ts';
+import type { Connection } from '../transport/connection.ts';
+import { protocolError, wireCodeOf, wireCodes } from '../wire/codes.ts';
+import { decodeCommitted, type Committed } from '../wire/committed.ts';
+import { decodeCredit } from '../wire/credit.ts';
+import { encodeCycle, type Cycle } from '../wire/cycle.ts';
+import { decodeDurable, type Durable } from '../wire/durable.ts';
+import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
+import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
+import { encodeHello } from '../wire/hello.ts';
+import { decodeLeaves } from '../wire/leaves.ts';
+import { encodeOpenDisk, type OpenDisk } from '../wire/open-disk.ts';
+import { decodeOpened, type Opened } from '../wire/opened.ts';
+import { decodePing, encodePing } from '../wire/ping.ts';
+import { encodePointMessage, type PointMessage } from '../wire/point.ts';
+import { decodeRejected, type Rejected } from '../wire/rejected.ts';
+import { decodeRepair } from '../wire/repair.ts';
+import { decodeWelcome } from '../wire/welcome.ts';
+import type { ReplicaDisk } from './replica-disk.ts';
+
+export type PointAnswer =
+  | { readonly kind: 'committed'; readonly message: Committed }
+  | { readonly kind: 'rejected'; readonly message: Rejected };
+
+type Waiting<T> = PromiseWithResolvers<T>;
+
+type State =
+  | { readonly kind: 'greeting'; readonly welcomed: Waiting<void> }
+  | {
+      readonly kind: 'opening';
+      readonly disk: ReplicaDisk;
+      readonly index: number;
+      opened: Opened | null;
+      readonly done: Waiting<Opened>;
+    }
+  | { readonly kind: 'ready'; answer: Waiting<PointAnswer> | null }
+  | { readonly kind: 'ended'; readonly reason: Problem };
+
+export interface SessionEvents {
+  durable(disk: number, message: Durable): void;
+  /** The target is not where this agent was told it is; every block is compared. */
+  surprise(disk: string, reason: string): void;
+}
+
+export class Session {
+  readonly credit = new Credit(0);
+  /** Resolves with the reason when the session is over. */
+  readonly ended: Promise<Problem>;
+  epoch = 0;
+  #nextCounter = 1;
+  #state: State;
+  readonly #ended = Promise.withResolvers<Problem>();
+  readonly #connection: Connection;
+  readonly #disks: readonly ReplicaDisk[];
+  readonly #events: SessionEvents;
+  readonly #clock: Clock;
+  readonly #ping: { cancel(): void };
+  #lastHeardMs: number;
+  #pingToken = 0;
+
+  private constructor(options: {
+    connection: Connection;
+    disks: readonly ReplicaDisk[];
+    events: SessionEvents;
+    clock: Clock;
+  }) {
+    this.#connection = options.connection;
+    this.#disks = options.disks;
+    this.#events = options.events;
+    this.#clock = options.clock;
+    this.ended = this.#ended.promise;
+    this.#state = { kind: 'greeting', welcomed: Promise.withResolvers<void>() };
+    this.#lastHeardMs = this.#clock.monotonicMs();
+    this.#ping = this.#clock.every(limits.wire.pingEveryMs, () => {
+      this.#heartbeat();
+    });
+    this.#connection.onFrame((message) => {
+      this.#receive(message);
+    });
+    void this.#connection.closed.then((closed) => {
+      this.#end(
+        new Problem('closed', `the process server closed the connection: ${closed.reason || closed.by}`, {
+          retryable: true,
+        }),
+      );
+    });
+  }
+
+  /** HELLO, then OPEN_DISK for each disk. Rejects with the Problem that ended it. */
+  static async open(options: {
+    connection: Connection;
+    machine: string;
+    version: string;
+    instance: string;
+    disks: readonly ReplicaDisk[];
+    compression: OpenDisk['compression'];
+    events: SessionEvents;
+    clock: Clock;
+  }): Promise<Session> {
+    const session = new Session(options);
+    try {
+      await session.#greet(options.machine, options.version, options.instance);
+      for (const [index, disk] of options.disks.entries()) await session.#openDisk(index, disk, options.compression);
+      return session;
+    } catch (error) {
+      session.end(
+        isProblem(error) ? error : new Problem('internal', messageOf(error), { retryable: true, cause: error }),
+      );
+      throw await session.ended;
+    }
+  }
+
+  get isOver(): boolean {
+    return this.#state.kind === 'ended';
+  }
+
+  /** Whether the connection has carried so much that it should be opened anew between cycles (key usage bound). */
+  get wantsRecycling(): boolean {
+    const carried = Math.max(this.#connection.bytesIn, this.#connection.bytesOut);
+    return carried >= limits.wire.connectionBytesMax * 0.9;
+  }
+
+  /** Begins the disk's next layer and returns its seq. */
+  async beginLayer(index: number, cycle: Pick<Cycle, 'kind' | 'base'>): Promise<number> {
+    this.#assertReady();
+    const seq = this.epoch * 2 ** 32 + this.#nextCounter;
+    this.#nextCounter += 1;
+    await this.#send(encodeCycle({ disk: index, seq, kind: cycle.kind, base: cycle.base }));
+    return seq;
+  }
+
+  /** Sends a BATCH frame against credit; resolves when the socket took it. */
+  async sendBatch(frame: Uint8Array): Promise<void> {
+    await this.credit.take(frame.byteLength - frameHeaderBytes);
+    await this.#send(frame);
+  }
+
+  /** Sends POINT and waits for its answer. */
+  async commit(message: PointMessage): Promise<PointAnswer> {
+    const state = this.#assertReady();
+    invariant(state.answer === null, 'one POINT at a time');
+    const answer = Promise.withResolvers<PointAnswer>();
+    state.answer = answer;
+    await this.#send(encodePointMessage(message));
+    return answer.promise;
+  }
+
+  /** Ends the session from this side, telling the peer why. Idempotent. */
+  end(reason: Problem): void {
+    if (this.#state.kind !== 'ended' && reason.code !== 'closed') {
+      const code = wireCodeOf(reason);
+      const frame = encodeErrorMessage({ code, message: reason.message.slice(0, 1024), retryable: reason.retryable });
+      this.#connection.send(frame).catch(() => undefined);
+      this.#connection.close(wireCodes[code].close, code);
+    }
+    this.#end(reason);
+  }
+
+  #assertReady(): State & { kind: 'ready' } {
+    if (this.#state.kind === 'ended') throw this.#state.reason;
+    invariant(this.#state.kind === 'ready', `ready, not ${this.#state.kind}`);
+    return this.#state;
+  }
+
+  async #send(frame: Uint8Array): Promise<void> {
+    if (this.#state.kind === 'ended') throw this.#state.reason;
+    try {
+      await this.#connection.send(frame);
+    } catch (error) {
+      this.#end(new Problem('closed', `sending failed: ${messageOf(error)}`, { retryable: true, cause: error }));
+      throw await this.ended;
+    }
+  }
+
+  async #greet(machine: string, version: string, instance: string): Promise<void> {
+    invariant(this.#state.kind === 'greeting', 'greeting comes first');
+    const { welcomed } = this.#state;
+    const late = this.#clock.after(limits.wire.authenticationMs, () => {
+      welcomed.reject(new Problem('timeout', 'the process server sent no WELCOME', { retryable: true }));
+    });
+    try {
+      await this.#send(encodeHello({ protocol: [1], role: 'agent', machine, version, features: [], instance }));
+      await welcomed.promise;
+    } finally {
+      late.cancel();
+    }
+  }
+
+  async #openDisk(index: number, disk: ReplicaDisk, compression: OpenDisk['compression']): Promise<void> {
+    if (this.#state.kind === 'ended') throw this.#state.reason;
+    const done = Promise.withResolvers<Opened>();
+    this.#state = { kind: 'opening', disk, index, opened: null, done };
+    await this.#send(
+      encodeOpenDisk({
+        disk: index,
+        name: disk.name,
+        size: disk.capture.geometry.size,
+        blockSize: disk.capture.geometry.blockSize,
+        compression,
+        knownPoint: disk.knownPoint,
+      }),
+    );
+    const opened = await done.promise;
+    this.epoch = opened.epoch;
+    this.#nextCounter = Math.max(this.#nextCounter, opened.nextCounter);
+    this.#state = { kind: 'ready', answer: null };
+  }
+
+  #heartbeat(): void {
+    if (this.#clock.monotonicMs() - this.#lastHeardMs > limits.wire.idleMs) {
+      this.end(
+        new Problem('timeout', `nothing heard from the process server for ${limits.wire.idleMs} ms`, {
+          retryable: true,
+        }),
+      );
+      return;
+    }
+    this.#pingToken += 1;
+    this.#connection.send(encodePing('ping', this.#pingToken)).catch(() => undefined);
+  }
+
+  #receive(message: Uint8Array): void {
+    if (this.#state.kind === 'ended') return;
+    this.#lastHeardMs = this.#clock.monotonicMs();
+    try {
+      this.#dispatch(decodeFrame(message));
+    } catch (error) {
+      this.end(isProblem(error) ? error : new Problem('internal', messageOf(error), { retryable: true, cause: error }));
+    }
+  }
+
+  #dispatch(frame: Frame): void {
+    switch (frame.type) {
+      case frameType.ping:
+        this.#connection.send(encodePing('pong', decodePing(frame.body))).catch(() => undefined);
+        return;
+      case frameType.pong:
+        return;
+      case frameType.credit:
+        this.credit.give(decodeCredit(frame.body));
+        return;
+      case frameType.durable:
+        this.#events.durable(frame.disk, decodeDurable(frame.body));
+        return;
+      case frameType.welcome:
+        if (this.#state.kind !== 'greeting') throw protocolError('WELCOME twice');
+        decodeWelcome(frame.body);
+        this.#state.welcomed.resolve();
+        return;
+      case frameType.opened:
+      case frameType.leaves:
+        this.#receiveOpening(frame);
+        return;
+      case frameType.repair:
+        this.#diskOf(frame).requestRepair(decodeRepair(frame.body, this.#diskOf(frame).capture.geometry.blockCount));
+        return;
+      case frameType.committed:
+        this.#answer({ kind: 'committed', message: decodeCommitted(frame.body) });
+        return;
+      case frameType.rejected:
+        this.#answer({ kind: 'rejected', message: decodeRejected(frame.body) });
+        return;
+      case frameType.error: {
+        const told = decodeErrorMessage(frame.body);
+        this.#end(
+          new Problem(told.code, told.message, {
+            retryable: told.retryable,
+            remedy: 'the process server or target refused; its log says more',
+          }),
+        );
+        this.#connection.close(1000, 'told of an error');
+        return;
+      }
+      case frameType.hello:
+      case frameType.openDisk:
+      case frameType.cycle:
+      case frameType.batch:
+      case frameType.sealed:
+      case frameType.point:
+      case frameType.nodes:
+        throw protocolError(`frame type ${frame.type} is not for an agent`);
+    }
+  }
+
+  #receiveOpening(frame: Frame): void {
+    const state = this.#state;
+    if (state.kind !== 'opening' || frame.disk !== state.index) throw protocolError('OPENED or LEAVES out of turn');
+    if (frame.type === frameType.opened) {
+      if (state.opened) throw protocolError('OPENED twice');
+      state.opened = decodeOpened(frame.body);
+      const surprise = state.disk.opened(state.opened);
+      if (surprise !== null) this.#events.surprise(state.disk.name, surprise);
+      return;
+    }
+    if (!state.opened) throw protocolError('LEAVES before OPENED');
+    const leaves = decodeLeaves(frame.body, state.disk.capture.geometry.blockCount);
+    state.disk.lay(leaves);
+    if (leaves.last) state.done.resolve(state.opened);
+  }
+
+  #diskOf(frame: Frame): ReplicaDisk {
+    const disk = this.#disks[frame.disk];
+    if (!disk) throw protocolError(`disk ${frame.disk} is not open`);
+    return disk;
+  }
+
+  #answer(answer: PointAnswer): void {
+    if (this.#state.kind !== 'ready' || !this.#state.answer) throw protocolError('an answer without a POINT');
+    const waiting = this.#state.answer;
+    this.#state.answer = null;
+    waiting.resolve(answer);
+  }
+
+  #end(reason: Problem): void {
+    const state = this.#state;
+    if (state.kind === 'ended') return;
+    this.#state = { kind: 'ended', reason };
+    this.#ping.cancel();
+    this.credit.end(reason);
+    this.#connection.close(1000, reason.code);
+    switch (state.kind) {
+      case 'greeting':
+        state.welcomed.reject(reason);
+        state.welcomed.promise.catch(() => undefined);
+        break;
+      case 'opening':
+        state.done.reject(reason);
+        state.done.promise.catch(() => undefined);
+        break;
+      case 'ready':
+        state.answer?.reject(reason);
+        state.answer?.promise.catch(() => undefined);
+        break;
+    }
+    this.#ended.resolve(reason);
+  }
+}

@@ -1,0 +1,327 @@
+/**
+ * One session of a process server, in the name of one machine, from HELLO to its end. It checks, hands to the machine's store, and
+ * answers; all truth is in the store.
+ *
+ * Invariants:
+ *  1. One state value, one idempotent `end`. A session that ended answers nothing more.
+ *  2. Frames are handled in the order they came. Batches are pipelined: the next is taken before the last is durable; everything else
+ *     waits for what came before it.
+ *  3. DURABLE for a batch goes out only after its bytes were synced and indexed (C1). COMMITTED only after the point's record is durable.
+ *  4. The peer never has more sealed bytes outstanding than it was granted (C5); one that sends more is closed.
+ */
+import type { Clock } from '../kit/clock.ts';
+import { isProblem, messageOf, Problem } from '../kit/problem.ts';
+import { Serial } from '../kit/serial.ts';
+import { limits } from '../limits.ts';
+import type { Logger } from '../observe/logger.ts';
+import type { DiskStore } from '../store/disk-store.ts';
+import type { MachineStore } from '../store/machine-store.ts';
+import type { Connection } from '../transport/connection.ts';
+import { protocolError, wireCodeOf, wireCodes } from '../wire/codes.ts';
+import { encodeCommitted } from '../wire/committed.ts';
+import { encodeCredit } from '../wire/credit.ts';
+import { decodeCycle } from '../wire/cycle.ts';
+import { encodeDurable } from '../wire/durable.ts';
+import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
+import { decodeFrame, frameType, type Frame } from '../wire/frame.ts';
+import { decodeHello, type Hello } from '../wire/hello.ts';
+import { encodeLeaves, type LeafPair } from '../wire/leaves.ts';
+import { decodeOpenDisk, type OpenDisk } from '../wire/open-disk.ts';
+import { encodeOpened } from '../wire/opened.ts';
+import { decodePing, encodePing } from '../wire/ping.ts';
+import { decodePointMessage, type PointMessage } from '../wire/point.ts';
+import { encodeRejected } from '../wire/rejected.ts';
+import { encodeRepair } from '../wire/repair.ts';
+import { encodeWelcome } from '../wire/welcome.ts';
+import type { TargetCounters } from './counters.ts';
+
+export interface SessionHost {
+  readonly version: string;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly counters: TargetCounters;
+  /** The machine's store, with every older session of the machine ended first. */
+  admit(machine: string, session: TargetSession): Promise<MachineStore>;
+  /** A point was committed: prove it. */
+  committed(store: MachineStore): void;
+  ended(session: TargetSession): void;
+}
+
+type State =
+  | { readonly kind: 'greeting' }
+  | {
+      readonly kind: 'open';
+      readonly store: MachineStore;
+      readonly hello: Hello;
+      readonly epoch: number;
+      readonly disks: (DiskStore | undefined)[];
+    }
+  | { readonly kind: 'ended'; readonly reason: Problem };
+
+type OpenState = State & { kind: 'open' };
+
+export class TargetSession {
+  readonly connection: Connection;
+  #state: State = { kind: 'greeting' };
+  readonly #host: SessionHost;
+  readonly #inOrder = new Serial();
+  readonly #firstFrame: { cancel(): void };
+  readonly #ping: { cancel(): void };
+  #lastHeardMs: number;
+  #granted = 0;
+  #token = 0;
+
+  constructor(connection: Connection, host: SessionHost) {
+    this.connection = connection;
+    this.#host = host;
+    this.#lastHeardMs = host.clock.monotonicMs();
+    this.#firstFrame = host.clock.after(limits.wire.firstFrameMs, () => {
+      if (this.#state.kind === 'greeting') this.end(new Problem('timeout', 'no HELLO in time', { retryable: true }));
+    });
+    this.#ping = host.clock.every(limits.wire.pingEveryMs, () => {
+      this.#heartbeat();
+    });
+    connection.onFrame((message) => {
+      this.#receive(message);
+    });
+    void connection.closed.then((closed) => {
+      this.end(new Problem('closed', `connection closed: ${closed.reason || closed.by}`, { retryable: true }));
+    });
+  }
+
+  /** The machine this session speaks for, once it said so. */
+  get machine(): string | null {
+    return this.#state.kind === 'open' ? this.#state.hello.machine : null;
+  }
+
+  /** Blocks of `disk` whose stored bytes failed a check: asks the source for them. */
+  requestRepair(store: DiskStore, blocks: readonly number[]): void {
+    if (this.#state.kind !== 'open') return;
+    const index = this.#state.disks.indexOf(store);
+    if (index >= 0) this.#answer(encodeRepair(index, blocks));
+  }
+
+  /** Ends the session and tells the peer why. Idempotent. */
+  end(reason: Problem): void {
+    if (this.#state.kind === 'ended') return;
+    this.#state = { kind: 'ended', reason };
+    this.#firstFrame.cancel();
+    this.#ping.cancel();
+    if (reason.code === 'closed') {
+      this.connection.close(1000, 'closed');
+    } else {
+      const code = wireCodeOf(reason);
+      if (code === 'protocol-error' || code === 'not-authorised') this.#host.counters.refused += 1;
+      const told = encodeErrorMessage({
+        code,
+        message: reason.message.slice(0, 1024),
+        retryable: wireCodes[code].retryable,
+      });
+      this.connection.send(told).catch(() => undefined);
+      this.connection.close(wireCodes[code].close, code);
+    }
+    this.#host.ended(this);
+  }
+
+  #answer(frame: Uint8Array): void {
+    if (this.#state.kind === 'ended') return;
+    this.connection.send(frame).catch((error: unknown) => {
+      this.end(new Problem('closed', messageOf(error), { retryable: true }));
+    });
+  }
+
+  #fail(error: unknown): void {
+    if (this.#state.kind === 'ended') return;
+    if (!isProblem(error)) this.#host.logger.error({ error }, 'a session failed unexpectedly');
+    this.end(isProblem(error) ? error : new Problem('internal', messageOf(error), { retryable: true, cause: error }));
+  }
+
+  #heartbeat(): void {
+    if (!this.connection.paused && this.#host.clock.monotonicMs() - this.#lastHeardMs > limits.wire.idleMs) {
+      this.end(new Problem('timeout', `nothing heard for ${limits.wire.idleMs} ms`, { retryable: true }));
+      return;
+    }
+    this.#token += 1;
+    this.#answer(encodePing('ping', this.#token));
+  }
+
+  #receive(message: Uint8Array): void {
+    if (this.#state.kind === 'ended') return;
+    this.#lastHeardMs = this.#host.clock.monotonicMs();
+    try {
+      const frame = decodeFrame(message);
+      if (frame.type === frameType.ping) this.#answer(encodePing('pong', decodePing(frame.body)));
+      else if (frame.type !== frameType.pong) this.#queue(frame);
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  /** Invariant 2. Credit is checked on arrival, so what waits in the queue is bounded by what was granted. */
+  #queue(frame: Frame): void {
+    if (frame.type === frameType.sealed) {
+      this.#granted -= frame.body.byteLength;
+      if (this.#granted < 0) throw protocolError('more sealed bytes than were granted');
+    } else if (frame.body.byteLength > limits.wire.controlBytesMax) {
+      throw protocolError(`a control frame of ${frame.body.byteLength} bytes`);
+    }
+    this.#inOrder
+      .run(async () => {
+        if (this.#state.kind !== 'ended') await this.#dispatch(frame);
+      })
+      .catch((error: unknown) => {
+        this.#fail(error);
+      });
+  }
+
+  async #dispatch(frame: Frame): Promise<void> {
+    if (this.#state.kind === 'greeting') {
+      if (frame.type !== frameType.hello) throw protocolError('the first frame is not HELLO');
+      await this.#hello(decodeHello(frame.body));
+      return;
+    }
+    const state = this.#open();
+    switch (frame.type) {
+      case frameType.openDisk:
+        await this.#openDisk(state, decodeOpenDisk(frame.body));
+        return;
+      case frameType.cycle: {
+        const cycle = decodeCycle(frame.body);
+        const { salt, keyVersion } = cycle;
+        if (salt === undefined || keyVersion === undefined) throw protocolError('a CYCLE without salt and key version');
+        await this.#disk(state, cycle.disk).beginLayer({
+          ...cycle,
+          salt: Buffer.from(salt, 'hex'),
+          keyVersion,
+          epoch: state.epoch,
+        });
+        return;
+      }
+      case frameType.sealed:
+        this.#sealed(this.#disk(state, frame.disk), frame);
+        return;
+      case frameType.point:
+        await this.#point(state, decodePointMessage(frame.body));
+        return;
+      case frameType.error: {
+        const told = decodeErrorMessage(frame.body);
+        this.end(new Problem('closed', `the process server said ${told.code}: ${told.message}`, { retryable: true }));
+        return;
+      }
+      default:
+        throw protocolError(`frame type ${frame.type} is not for a target`);
+    }
+  }
+
+  #open(): OpenState {
+    if (this.#state.kind !== 'open') throw protocolError('not open');
+    return this.#state;
+  }
+
+  #disk(state: OpenState, index: number): DiskStore {
+    const disk = state.disks[index];
+    if (!disk) throw protocolError(`disk ${index} is not open`);
+    return disk;
+  }
+
+  async #hello(hello: Hello): Promise<void> {
+    if (!hello.protocol.includes(1))
+      throw new Problem('version', 'no common protocol version', { remedy: 'upgrade the older side' });
+    if (hello.role !== 'process-server') throw new Problem('not-authorised', `${hello.role} may not speak to a target`);
+    const store = await this.#host.admit(hello.machine, this);
+    const epoch = await store.acquireEpoch(hello.instance);
+    if (this.#state.kind === 'ended') return;
+    this.#state = { kind: 'open', store, hello, epoch, disks: [] };
+    this.#firstFrame.cancel();
+    this.#answer(
+      encodeWelcome({ protocol: 1, version: this.#host.version, features: [], session: `${hello.machine}/${epoch}` }),
+    );
+  }
+
+  async #openDisk(state: OpenState, message: OpenDisk): Promise<void> {
+    if (state.disks[message.disk]) throw protocolError(`disk ${message.disk} is open already`);
+    const disk = await state.store.openDisk({ name: message.name, size: message.size, blockSize: message.blockSize });
+    if (state.disks.includes(disk)) throw protocolError(`disk ${message.name} is open already`);
+    state.disks[message.disk] = disk;
+    const since = message.knownPoint === null ? null : state.store.maxSeqAt(disk.no, message.knownPoint);
+    this.#answer(
+      encodeOpened({
+        disk: message.disk,
+        diskId: disk.id,
+        epoch: state.epoch,
+        nextCounter: state.store.nextCounter(state.epoch),
+        committed: disk.committed,
+        layers: disk.pendingLayers(),
+        leaves: since === null ? 'full' : 'since',
+        leafKey: Buffer.from(disk.keys.leafKey).toString('hex'),
+        diskKey: Buffer.from(disk.keys.diskKey).toString('hex'),
+        keyVersion: disk.keys.version,
+      }),
+    );
+    await this.#sendLeaves(message.disk, since === null ? disk.allLeaves() : disk.leavesSince(since));
+    const broken = disk.blocksToRepair();
+    for (let from = 0; from < broken.length; from += limits.wire.repairsPerFrameMax) {
+      this.#answer(encodeRepair(message.disk, broken.slice(from, from + limits.wire.repairsPerFrameMax)));
+    }
+    const firstDisk = state.disks.filter((each) => each !== undefined).length === 1;
+    if (firstDisk) this.#grant(limits.target.sessionWindowBytes);
+  }
+
+  async #sendLeaves(index: number, leaves: AsyncIterable<LeafPair>): Promise<void> {
+    let pairs: LeafPair[] = [];
+    for await (const pair of leaves) {
+      pairs.push(pair);
+      if (pairs.length < limits.wire.leavesPerFrameMax) continue;
+      await this.connection.send(encodeLeaves(index, { last: false, pairs }));
+      pairs = [];
+    }
+    await this.connection.send(encodeLeaves(index, { last: true, pairs }));
+  }
+
+  #grant(bytes: number): void {
+    this.#granted += bytes;
+    this.#answer(encodeCredit(bytes));
+  }
+
+  #sealed(disk: DiskStore, frame: Frame): void {
+    const { counters } = this.#host;
+    const accepted = disk.appendBatch(frame.body);
+    counters.sealedBytesIn += frame.body.byteLength;
+    counters.recordsIn += accepted.records;
+    counters.plainBytesIn += accepted.plainBytes;
+    accepted.durable.then(
+      () => {
+        counters.batchesDurable += 1;
+        this.#answer(encodeDurable(frame.disk, { seq: accepted.seq, batches: accepted.batch + 1 }));
+        if (this.#state.kind !== 'ended') this.#grant(frame.body.byteLength);
+      },
+      (error: unknown) => {
+        this.#fail(error);
+      },
+    );
+  }
+
+  async #point(state: OpenState, message: PointMessage): Promise<void> {
+    const disks = message.disks.map((each) => ({ ...each, store: this.#disk(state, each.disk) }));
+    const outcome = await state.store.commit({ ...message, epoch: state.epoch, disks });
+    if (outcome.kind === 'rejected') {
+      this.#host.counters.pointsRejected += 1;
+      this.#host.logger.error({ machine: state.hello.machine, ...outcome }, 'point rejected');
+      const index = message.disks.find((_, at) => disks[at]?.store === outcome.disk)?.disk ?? 0;
+      this.#answer(
+        encodeRejected({ reason: outcome.reason, disk: index, detail: outcome.detail, retryable: outcome.retryable }),
+      );
+      return;
+    }
+    this.#host.counters.pointsCommitted += 1;
+    this.#host.logger.info({ machine: state.hello.machine, point: outcome.point }, 'point committed');
+    this.#answer(
+      encodeCommitted({
+        point: outcome.point,
+        cutTimeMs: message.cutTimeMs,
+        disks: message.disks.map(({ disk, root }) => ({ disk, root })),
+      }),
+    );
+    this.#host.committed(state.store);
+  }
+}

@@ -1,0 +1,139 @@
+/**
+ * The master target: one store per machine, at most one session per machine, a prover beside each store.
+ *
+ * A newer session of a machine supersedes the older one; between process servers the epoch decides (C9), and the store keeps it.
+ */
+import type { Clock } from '../kit/clock.ts';
+import { Problem } from '../kit/problem.ts';
+import type { Logger } from '../observe/logger.ts';
+import type { MachineStore } from '../store/machine-store.ts';
+import type { Connection } from '../transport/connection.ts';
+import { newTargetCounters, type TargetCounters } from './counters.ts';
+import { Prover } from './prover.ts';
+import { TargetSession, type SessionHost } from './session.ts';
+
+export interface TargetOptions {
+  readonly version: string;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  /** Opens (or creates) a machine's store. Called once per machine. */
+  readonly openMachine: (machine: string) => Promise<MachineStore>;
+  /** Machines that exist already. */
+  readonly machines: () => Promise<readonly string[]>;
+}
+
+interface Machine {
+  readonly store: MachineStore;
+  readonly prover: Prover;
+}
+
+export class Target {
+  readonly counters: TargetCounters = newTargetCounters();
+  readonly #options: TargetOptions;
+  readonly #machines = new Map<string, Promise<Machine>>();
+  readonly #stores = new Map<string, MachineStore>();
+  readonly #sessions = new Map<string, TargetSession>();
+  readonly #all = new Set<TargetSession>();
+  readonly #host: SessionHost;
+  #closing = false;
+
+  constructor(options: TargetOptions) {
+    this.#options = options;
+    this.#host = {
+      version: options.version,
+      clock: options.clock,
+      logger: options.logger,
+      counters: this.counters,
+      admit: (machine, session) => this.#admit(machine, session),
+      committed: (store) => {
+        this.#prove(store);
+      },
+      ended: (session) => {
+        this.#all.delete(session);
+        for (const [machine, present] of this.#sessions) if (present === session) this.#sessions.delete(machine);
+      },
+    };
+  }
+
+  /** Opens every machine there is and goes on proving what a stop left unproven. */
+  async start(): Promise<void> {
+    for (const machine of await this.#options.machines()) {
+      try {
+        this.#prove((await this.#machine(machine)).store);
+      } catch (error) {
+        // One machine's damaged store must not take the others down; its sessions are refused with the same problem.
+        this.#options.logger.error({ machine, error }, 'the store of this machine can not be opened');
+        this.#machines.delete(machine);
+      }
+    }
+  }
+
+  /** Takes over an authenticated connection of a process server. */
+  accept(connection: Connection): void {
+    const session = new TargetSession(connection, this.#host);
+    this.#all.add(session);
+    if (this.#closing) session.end(new Problem('shutting-down', 'the target is stopping', { retryable: true }));
+  }
+
+  /** Stores that are open, by machine. */
+  stores(): ReadonlyMap<string, MachineStore> {
+    return this.#stores;
+  }
+
+  sessions(): number {
+    return this.#sessions.size;
+  }
+
+  /** Ends sessions and provers, closes the stores cleanly. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    for (const session of [...this.#all])
+      session.end(new Problem('shutting-down', 'the target is stopping', { retryable: true }));
+    for (const opening of this.#machines.values()) {
+      const machine = await opening.catch(() => null);
+      await machine?.prover.stop();
+      await machine?.store.close();
+    }
+  }
+
+  #machine(name: string): Promise<Machine> {
+    let machine = this.#machines.get(name);
+    if (!machine) {
+      machine = this.#openMachine(name);
+      this.#machines.set(name, machine);
+      machine.catch(() => {
+        this.#machines.delete(name);
+      });
+    }
+    return machine;
+  }
+
+  async #openMachine(name: string): Promise<Machine> {
+    const { clock, logger, openMachine } = this.#options;
+    const store = await openMachine(name);
+    this.#stores.set(name, store);
+    const prover = new Prover({
+      store,
+      clock,
+      logger,
+      counters: this.counters,
+      damaged: (disk, blocks) => this.#sessions.get(name)?.requestRepair(disk, blocks),
+    });
+    return { store, prover };
+  }
+
+  async #admit(name: string, session: TargetSession): Promise<MachineStore> {
+    const machine = await this.#machine(name);
+    const older = this.#sessions.get(name);
+    this.#sessions.set(name, session);
+    older?.end(new Problem('superseded', `a newer session of ${name} took over`, { retryable: true }));
+    await machine.store.settle();
+    return machine.store;
+  }
+
+  #prove(store: MachineStore): void {
+    void this.#machines.get(store.machine)?.then((machine) => {
+      machine.prover.wake();
+    });
+  }
+}
