@@ -75,9 +75,7 @@ describe.each(Object.entries(messages))('%s', (_name, [encode, decode, example])
 
   it('is refused when a field is missing, and at every split point', () => {
     for (const field of Object.keys(example)) {
-      const without: Record<string, unknown> = { ...example };
-      // eslint-disable-next-line @typescript-eslint/no-dynamic-delete -- the test takes fields away one by one
-      delete without[field];
+      const without = Object.fromEntries(Object.entries(example).filter(([name]) => name !== field));
       expect(
         refused(() => decode(Buffer.from(JSON.stringify(without)))),
         field,
