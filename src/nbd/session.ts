@@ -1,0 +1,309 @@
+/**
+ * One client's connection to the NBD server: the socket, the state, the bounds.
+ *
+ *   handshake ──agreed──► transmission ──DISC, end of stream, server closes──► draining ──all answered──► ended
+ *        └────────────────────┴────── garbage, deadline, socket gone ───────────────┴────────────────────► ended
+ *
+ * Invariants:
+ *  1. At most `inFlightRequestsMax` requests and `inFlightBytesMax` bytes of their data are in flight. A request is in flight from
+ *     its header until its reply has left this process, so neither a slow disk nor a client that does not read can pile
+ *     anything up: the socket is not read any further (C5).
+ *  2. No room is made for data before the request was measured against the disk and the bounds (C7).
+ *  3. A buffer goes back to the pool once, after the backend and the socket have both done with it.
+ *  4. Every request taken on is answered, in whatever order the backend finishes, unless the socket is gone.
+ *  5. `#end` is the only way to `ended`, and idempotent.
+ */
+import type { Socket } from 'node:net';
+import type { Clock, Timer } from '../kit/clock.ts';
+import { invariant } from '../kit/invariant.ts';
+import { limits } from '../limits.ts';
+import type { BufferPool } from './buffer-pool.ts';
+import { command } from './constants.ts';
+import { encodeGreeting, Negotiation, type Agreement, type Exports } from './negotiation.ts';
+import { HandshakeReader, type HandshakeEvent } from './options.ts';
+import { refusalOf, RequestReader, type Refusal, type Request, type RequestBounds } from './requests.ts';
+import { carryOut, encodeResult, type Result } from './serving.ts';
+
+/** Where the server says what happened; fits the product's logger. */
+export interface NbdLogger {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+}
+
+export interface SessionOptions {
+  readonly socket: Socket;
+  readonly exports: Exports;
+  readonly clock: Clock;
+  readonly pool: BufferPool;
+  readonly logger?: NbdLogger;
+  /** Called once, when the connection is over and its last request has ended. */
+  readonly onEnded: () => void;
+}
+
+/** A WRITE whose payload is arriving: into a buffer of the pool, or nowhere, because it was refused. */
+type Incoming =
+  | { readonly kind: 'payload'; readonly request: Request; readonly buffer: Buffer }
+  | { readonly kind: 'refused'; readonly request: Request; readonly refusal: Refusal };
+
+interface Transmission {
+  readonly kind: 'transmission';
+  readonly reader: RequestReader;
+  readonly agreement: Agreement;
+  readonly bounds: RequestBounds;
+  incoming: Incoming | undefined;
+  /** A request that waits for room (invariant 1), and the bytes behind it. */
+  held: { readonly request: Request; readonly chunk: Buffer; readonly at: number } | undefined;
+}
+
+type State =
+  | {
+      readonly kind: 'handshake';
+      readonly reader: HandshakeReader;
+      readonly negotiation: Negotiation;
+      readonly deadline: Timer;
+    }
+  | Transmission
+  | { readonly kind: 'draining' }
+  | { readonly kind: 'ended' };
+
+/** A chunk of at least this many bytes is released at once, instead of by the next garbage collection. */
+const releaseBytesMin = 16 * 1024;
+
+export class Session {
+  readonly #options: SessionOptions;
+  readonly #socket: Socket;
+  #state: State;
+  #requestsInFlight = 0;
+  #bytesInFlight = 0;
+  #corked = false;
+  #reported = false;
+
+  constructor(options: SessionOptions) {
+    this.#options = options;
+    this.#socket = options.socket;
+    const deadline = options.clock.after(limits.nbd.handshakeMs, () => this.#end('no handshake in time'));
+    const negotiation = new Negotiation(options.exports);
+    this.#state = { kind: 'handshake', reader: new HandshakeReader(), negotiation, deadline };
+    this.#socket.on('data', (chunk: Buffer) => this.#consume(chunk, 0));
+    this.#socket.on('end', () => this.drain('the client closed'));
+    this.#socket.on('error', (error) => this.#end(error.message));
+    this.#socket.on('close', () => this.#end('the connection is gone'));
+    this.#socket.write(encodeGreeting());
+  }
+
+  /** Takes no further requests, answers those in flight, then ends. */
+  drain(reason: string): void {
+    const state = this.#state;
+    if (state.kind === 'handshake') {
+      this.#end(reason);
+      return;
+    }
+    if (state.kind !== 'transmission') return;
+    this.#leaveTransmission(state);
+    this.#state = { kind: 'draining' };
+    this.#socket.pause();
+    this.#endIfDrained();
+  }
+
+  /** Ends at once; requests in flight run to their end, unanswered, and what the client did not take is lost. */
+  destroy(reason: string): void {
+    this.#end(reason);
+    this.#socket.destroy();
+  }
+
+  #consume(chunk: Buffer, from: number): void {
+    let at = from;
+    for (;;) {
+      const state = this.#state;
+      if (state.kind === 'handshake') {
+        const step = state.reader.next(chunk, at);
+        at = step.at;
+        if (!step.event) break;
+        this.#handshake(state.negotiation, state.deadline, step.event);
+      } else if (state.kind === 'transmission') {
+        const step = state.reader.next(chunk, at);
+        at = step.at;
+        if (!step.event) break;
+        if (step.event.kind === 'malformed') {
+          this.#end(step.event.reason);
+          return;
+        }
+        if (step.event.kind === 'payload') this.#payloadComplete(state);
+        else if (!this.#admit(state, step.event.request)) {
+          state.held = { request: step.event.request, chunk, at };
+          this.#socket.pause();
+          return;
+        }
+      } else return;
+    }
+    release(chunk);
+  }
+
+  #handshake(negotiation: Negotiation, deadline: Timer, event: HandshakeEvent): void {
+    const outcome = negotiation.answer(event);
+    if (outcome.replies.length > 0) this.#socket.write(Buffer.concat(outcome.replies));
+    if (outcome.kind === 'end') {
+      this.#end(outcome.reason);
+      return;
+    }
+    if (outcome.kind === 'go-on') return;
+    deadline.cancel();
+    const { agreement } = outcome;
+    this.#state = {
+      kind: 'transmission',
+      reader: new RequestReader(),
+      agreement,
+      bounds: { ...agreement, size: agreement.backend.size, readOnly: agreement.backend.readOnly },
+      incoming: undefined,
+      held: undefined,
+    };
+    this.#options.logger?.info({ export: agreement.exportName }, 'NBD client connected');
+  }
+
+  /** Measures a request and takes it on; false when there is no room for it now (invariants 1 and 2). */
+  #admit(state: Transmission, request: Request): boolean {
+    const { agreement, reader } = state;
+    if (request.command === command.disconnect) {
+      this.drain('the client said good-bye');
+      return true;
+    }
+    const refusal = refusalOf(request, state.bounds);
+    const carriesData = request.command === command.read || request.command === command.write;
+    const bytes = carriesData && !refusal ? request.length : 0;
+    if (this.#requestsInFlight >= limits.nbd.inFlightRequestsMax) return false;
+    if (this.#bytesInFlight + bytes > limits.nbd.inFlightBytesMax) return false;
+    this.#requestsInFlight += 1;
+    this.#bytesInFlight += bytes;
+    if (request.command === command.write) {
+      if (refusal) {
+        reader.discardPayload();
+        state.incoming = { kind: 'refused', request, refusal };
+      } else {
+        const buffer = this.#options.pool.take(bytes);
+        reader.payloadInto(buffer);
+        state.incoming = { kind: 'payload', request, buffer };
+      }
+    } else if (refusal) {
+      this.#answer(agreement, request, undefined, { kind: 'failed', refusal, internal: false });
+    } else {
+      this.#start(agreement, request, bytes > 0 ? this.#options.pool.take(bytes) : undefined);
+    }
+    return true;
+  }
+
+  #payloadComplete(state: Transmission): void {
+    const { incoming, agreement } = state;
+    invariant(incoming, 'a payload belongs to a write');
+    state.incoming = undefined;
+    if (incoming.kind === 'payload') this.#start(agreement, incoming.request, incoming.buffer);
+    else {
+      const { request, refusal } = incoming;
+      this.#answer(agreement, request, undefined, { kind: 'failed', refusal, internal: false });
+    }
+  }
+
+  #start(agreement: Agreement, request: Request, buffer: Buffer | undefined): void {
+    void carryOut(agreement.backend, request, buffer).then((result) =>
+      this.#answer(agreement, request, buffer, result),
+    );
+  }
+
+  #answer(agreement: Agreement, request: Request, buffer: Buffer | undefined, result: Result): void {
+    if (result.kind === 'failed' && result.internal) {
+      const { message } = result.refusal;
+      this.#options.logger?.warn(
+        { export: agreement.exportName, command: request.command, message },
+        'NBD backend failed',
+      );
+    }
+    const bytes = buffer?.byteLength ?? 0;
+    if (this.#state.kind === 'ended') {
+      this.#settle(buffer, bytes);
+      return;
+    }
+    const parts = encodeResult(agreement, request, result);
+    // A write's payload is free as soon as the backend is done; a read's must reach the socket first.
+    if (buffer && result.kind !== 'data') this.#options.pool.give(buffer);
+    this.#send(parts, () => this.#settle(result.kind === 'data' ? buffer : undefined, bytes));
+  }
+
+  /** All replies of one turn of the event loop leave in one system call. */
+  #send(parts: readonly Buffer[], onSent: () => void): void {
+    if (!this.#corked) {
+      this.#corked = true;
+      this.#socket.cork();
+      void this.#options.clock.turn().then(() => {
+        this.#corked = false;
+        this.#socket.uncork();
+      });
+    }
+    parts.forEach((part, index) => {
+      if (index < parts.length - 1) this.#socket.write(part);
+      else this.#socket.write(part, onSent);
+    });
+  }
+
+  /** A request is over: its reply has left, or nobody wants it any more. */
+  #settle(buffer: Buffer | undefined, bytes: number): void {
+    if (buffer) this.#options.pool.give(buffer);
+    this.#requestsInFlight -= 1;
+    this.#bytesInFlight -= bytes;
+    const state = this.#state;
+    if (state.kind === 'draining') this.#endIfDrained();
+    else if (state.kind === 'ended') this.#reportEnded();
+    else if (state.kind === 'transmission' && state.held) this.#goOn(state, state.held);
+  }
+
+  #goOn(state: Transmission, held: NonNullable<Transmission['held']>): void {
+    if (!this.#admit(state, held.request)) return;
+    state.held = undefined;
+    this.#consume(held.chunk, held.at);
+    if (this.#state.kind === 'transmission' && !this.#state.held) this.#socket.resume();
+  }
+
+  #leaveTransmission(state: Transmission): void {
+    const { incoming } = state;
+    state.held = undefined;
+    state.incoming = undefined;
+    if (!incoming) return;
+    // Half a payload is no write (nothing of it reaches the disk).
+    const buffer = incoming.kind === 'payload' ? incoming.buffer : undefined;
+    if (buffer) this.#options.pool.give(buffer);
+    this.#requestsInFlight -= 1;
+    this.#bytesInFlight -= buffer?.byteLength ?? 0;
+  }
+
+  #endIfDrained(): void {
+    if (this.#requestsInFlight === 0) this.#end('done');
+  }
+
+  /** Invariant 5. What was written before still goes out, if the peer takes it in time. */
+  #end(reason: string): void {
+    const state = this.#state;
+    if (state.kind === 'ended') return;
+    if (state.kind === 'handshake') state.deadline.cancel();
+    if (state.kind === 'transmission') this.#leaveTransmission(state);
+    this.#state = { kind: 'ended' };
+    this.#options.logger?.info({ reason, during: state.kind }, 'NBD connection ended');
+    this.#socket.destroySoon();
+    if (!this.#socket.destroyed) {
+      const deadline = this.#options.clock.after(limits.nbd.closeMs, () => this.#socket.destroy());
+      this.#socket.once('close', () => deadline.cancel());
+    }
+    this.#reportEnded();
+  }
+
+  #reportEnded(): void {
+    if (this.#reported || this.#requestsInFlight > 0) return;
+    this.#reported = true;
+    this.#options.onEnded();
+  }
+}
+
+/** Everything of a chunk was copied on: its memory goes back now (a page fault later costs more than this call). */
+function release(chunk: Buffer): void {
+  const memory = chunk.buffer;
+  if (memory instanceof ArrayBuffer && memory.byteLength === chunk.byteLength && chunk.byteLength >= releaseBytesMin) {
+    memory.transfer(0);
+  }
+}
