@@ -37,7 +37,25 @@ export const limits = {
     /** AES-GCM is specified for about 362 GiB per key and direction. */
     connectionBytesMax: 256 * GiB,
     connectionsMax: 4096,
+    /** Above this rate of refusals new connections are dropped before TLS, so that those at work keep the processor. */
     refusedPerSecondMax: 1000,
+    /** Connections accepted and not yet upgraded. */
+    handshakesMax: 512,
+    /** A further connection of the same agent supersedes its oldest one. */
+    connectionsPerAgentMax: 8,
+    /** Reads that may lie unparsed for one connection; an honest 4 MiB frame comes in about 300. */
+    chunksMax: 8192,
+    httpHeaderBytesMax: 8 * KiB,
+    /** Server: from accept to the end of the TLS handshake, and from there to the upgrade. */
+    handshakeMs: 10_000,
+    upgradeMs: 5_000,
+    /** Client: name look-up, TCP, TLS and upgrade together. */
+    connectMs: 15_000,
+    /** How long a refused peer gets to read why. */
+    refusalLingerMs: 1_000,
+    /** How long a close waits for the peer's close frame before the socket is destroyed. */
+    closeMs: 2_000,
+    keepAliveMs: 10_000,
   },
   processServer: {
     /** Plain bytes granted to one agent and not yet durable at the target. */
@@ -55,10 +73,43 @@ export const limits = {
     /** Below this much free space new batches wait; above `freeBytesResume` they go on. */
     freeBytesStop: 64 * MiB,
     freeBytesResume: 96 * MiB,
+    /** Entries of one machine written and synced together at most. */
+    groupBytesMax: 8 * MiB,
+    /** The proof lets ingest go first after so many bytes. */
+    proofSliceBytes: 256 * KiB,
+  },
+  store: {
+    /** Uncommitted leaves of one disk kept in memory; what is beyond goes to the overlay file beside the leaf file. */
+    leafOverlayMemoryBytes: 8 * MiB,
+    /** Records applied to an index and not yet in a transaction of its own; `room` waits above. */
+    indexBacklogRecordsMax: 65_536,
+    /** Address space reserved per index, not memory. */
+    indexMapBytes: 64 * GiB,
+    /** Entries an iteration over the index takes per step. */
+    indexStepEntries: 1024,
+    /** Derived layer keys one reader keeps. */
+    layerKeysMax: 1024,
+    /** Payload buffers one reader keeps for the next read. */
+    readerBuffersMax: 16,
+    /** Free space is looked at after so many bytes written, and so often while there is too little. */
+    freeCheckBytes: 4 * MiB,
+    freeCheckMs: 1_000,
+    /** How much a replay reads at a time. */
+    replayReadBytes: 1 * MiB,
+    pointsRecordBytesMax: 16 * MiB,
+    /** Blocks one DAMAGED record names at most. */
+    damagedBlocksMax: 1_000,
+  },
+  posix: {
+    /** How long the holder of a lock has to say who it is, and how much it may say. */
+    lockAnswerMs: 1_000,
+    lockAnswerBytesMax: 4 * KiB,
   },
   capture: {
     regionBytes: 4 * MiB,
     hotRegionsMax: 512,
+    /** Cold regions whose chunks are rewritten behind one activity write. */
+    rewriteRegionsMax: 4096,
     /** How long a cut waits for the writes in flight before it is given up. */
     cutDrainMs: 2_000,
     copyBeforeWriteMemoryBytes: 64 * MiB,
@@ -69,7 +120,17 @@ export const limits = {
     inFlightBytesMax: 64 * MiB,
     inFlightRequestsMax: 128,
     optionBytesMax: 64 * KiB,
+    /** Options one client may send before transmission; bounds what the replies to them can pile up. */
+    optionsMax: 128,
     handshakeMs: 10_000,
+    connectionsMax: 256,
+    /** Free request buffers kept for the next request, all connections of a server together. */
+    poolBytesMax: 32 * MiB,
+    extentsPerReplyMax: 4096,
+    /** Bodies of replies (other than data) that the client accepts. */
+    replyBodyBytesMax: 1 * MiB,
+    /** How long a server that closes waits for requests in flight and for clients to take their replies. */
+    closeMs: 5_000,
   },
   agent: {
     /** A round smaller than this is made the last one, under a cut. */
@@ -81,12 +142,14 @@ export const limits = {
   },
   control: {
     bodyBytesMax: 256 * KiB,
-    responseBytesMax: 4 * MiB,
+    responseBytesMax: 16 * MiB,
     requestMs: 10_000,
     connectionsMax: 1024,
     registrationKeyTtlSecondsMax: 5 * 24 * 3600,
     registrationKeyTtlSecondsDefault: 24 * 3600,
     certificateDays: 365,
+    /** Timers hold at most 2³¹ − 1 ms, 24.8 days. */
+    serverCertificateRenewMs: 20 * 24 * 3600 * 1000,
     pageItemsDefault: 100,
     pageItemsMax: 1000,
     /** Points of a machine kept for listing; the target keeps the truth. */
@@ -97,6 +160,12 @@ export const limits = {
     /** A role whose last report is older is said to be silent. */
     reportSilentMs: 60_000,
     reportersMax: 4096,
+    /** Age of the newest point, in intervals above the grace, from which health is not `ok`. */
+    rpoWarningIntervals: 3,
+    rpoCriticalIntervals: 12,
+    rpoGraceMs: 30_000,
+    /** Proofs run in the background, so they may lag this much behind commits. */
+    proofGraceMs: 300_000,
   },
   observe: {
     /** The asked-for port and the next ones, when it is taken. */
@@ -107,7 +176,7 @@ export const limits = {
   },
 } as const;
 
-const { disk, wire, processServer, target } = limits;
+const { disk, wire, processServer, target, nbd } = limits;
 const sealedBatchBytesMax = wire.batchPayloadBytesMax + wire.batchRecordsMax * 72 + 64;
 invariant(disk.blockBytesMin / disk.pagesPerBlock >= 256, 'a page holds at least 256 bytes');
 invariant(sealedBatchBytesMax + 8 <= wire.frameBytesMax, 'a sealed batch of the largest size fits into a frame');
@@ -118,4 +187,6 @@ invariant(
   'the target takes what one agent may have in flight',
 );
 invariant(wire.pingEveryMs * 3 < wire.idleMs, 'three pings fit into the idle deadline');
+invariant(target.groupBytesMax >= sealedBatchBytesMax, 'a batch of the largest size fits into one group commit');
 invariant(target.freeBytesStop < target.freeBytesResume, 'stop and resume marks do not meet');
+invariant(nbd.requestBytesMax <= nbd.inFlightBytesMax, 'one NBD request of the largest size may be in flight');

@@ -68,6 +68,7 @@ export interface Connection {
 /** Close codes of RFC 6455 §7.4.1 that this room uses; all others come from `wire/codes.ts`. */
 export const closeCodes = {
   normal: 1000,
+  protocol: 1002,
   binaryOnly: 1003,
   /** Never sent: the connection broke without a close frame. */
   broken: 1006,
