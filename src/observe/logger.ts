@@ -35,7 +35,7 @@ export interface LogSink {
 const redacted = '[redacted]';
 const secretName = /(?:key|keys|token|secret|password|passphrase|authorization|cookie|pem)$/i;
 const secretText = [
-  /tmk1\.[\w-]+(?:\.[0-9a-f]*)?/gi,
+  /tm[ko]1\.[\w-]+(?:\.[0-9a-f]*)?/gi,
   /Bearer\s+[\w.~+/=-]+/gi,
   /-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)/g,
 ];

@@ -1,0 +1,125 @@
+/**
+ * The control API as one table: what the server serves, the client calls and the OpenAPI document says. A handler gets what
+ * its row's schemas made of the request; what it returns passes the row's reply schema.
+ */
+import type { z } from 'zod';
+import * as schemas from './schemas.ts';
+
+/** Who may call: the operator by bearer token, a role by its certificate, anyone (who must then show a registration key). */
+export type Caller = 'operator' | 'anyone' | schemas.EnrolledRole;
+
+export interface Route {
+  readonly method: 'GET' | 'PUT' | 'POST' | 'DELETE';
+  /** OpenAPI form; `{name}` is the only parameter there is. */
+  readonly path: string;
+  readonly summary: string;
+  readonly callers: readonly Caller[];
+  readonly query?: z.ZodType;
+  readonly body?: z.ZodType;
+  /** Absent: 204, nothing. */
+  readonly reply?: z.ZodType;
+  /** One record with an ETag; PUT makes it (201) or, with If-Match, updates it (200). */
+  readonly versioned?: true;
+}
+
+const operator = ['operator'] as const;
+
+export const routes = {
+  createRegistrationKey: {
+    method: 'POST',
+    path: '/v1/registration-keys',
+    summary: 'Make a single-use key with which one role can enrol',
+    callers: operator,
+    body: schemas.registrationKeyRequest,
+    reply: schemas.registrationKeyReply,
+  },
+  enroll: {
+    method: 'POST',
+    path: '/v1/enroll',
+    summary: 'Turn a registration key and a certificate request into a certificate',
+    callers: ['anyone'],
+    body: schemas.enrollRequest,
+    reply: schemas.enrollReply,
+  },
+  getMachine: {
+    method: 'GET',
+    path: '/v1/machines/{name}',
+    summary: 'What is protected of a machine',
+    callers: operator,
+    reply: schemas.machineReply,
+    versioned: true,
+  },
+  putMachine: {
+    method: 'PUT',
+    path: '/v1/machines/{name}',
+    summary: 'Protect a machine, or change what is protected',
+    callers: operator,
+    body: schemas.machineSchema,
+    reply: schemas.machineReply,
+    versioned: true,
+  },
+  deleteMachine: {
+    method: 'DELETE',
+    path: '/v1/machines/{name}',
+    summary: 'Disable protection; the replica stays with its target',
+    callers: operator,
+    versioned: true,
+  },
+  listPoints: {
+    method: 'GET',
+    path: '/v1/machines/{name}/points',
+    summary: 'Recovery points of a machine, newest first',
+    callers: operator,
+    query: schemas.pointsQuery,
+    reply: schemas.pointsReply,
+  },
+  getPolicy: {
+    method: 'GET',
+    path: '/v1/policies/{name}',
+    summary: 'A replication policy',
+    callers: operator,
+    reply: schemas.policyReply,
+    versioned: true,
+  },
+  putPolicy: {
+    method: 'PUT',
+    path: '/v1/policies/{name}',
+    summary: 'Make or change a replication policy',
+    callers: operator,
+    body: schemas.policySchema,
+    reply: schemas.policyReply,
+    versioned: true,
+  },
+  getAgentConfig: {
+    method: 'GET',
+    path: '/v1/agent/config',
+    summary: 'What the calling agent is to protect, and how',
+    callers: ['agent'],
+    reply: schemas.agentConfigReply,
+  },
+  report: {
+    method: 'POST',
+    path: '/v1/reports',
+    summary: 'A role says how it is; the newest report of each is kept',
+    callers: ['agent', 'process-server', 'target'],
+    body: schemas.reportRequest,
+    reply: schemas.reportReply,
+  },
+  getStatus: {
+    method: 'GET',
+    path: '/v1/status',
+    summary: 'Am I protected, how far behind, and why',
+    callers: operator,
+    reply: schemas.statusReply,
+  },
+} as const satisfies Record<string, Route>;
+
+export type Routes = typeof routes;
+export type RouteName = keyof Routes;
+
+type Part<R, P extends string, F extends 'input' | 'output'> =
+  R extends Record<P, infer S extends z.ZodType> ? (F extends 'input' ? z.input<S> : z.output<S>) : undefined;
+/** As the server sees it (defaults filled in) and as a client writes it. */
+export type QueryOf<K extends RouteName, F extends 'input' | 'output' = 'output'> = Part<Routes[K], 'query', F>;
+export type BodyOf<K extends RouteName, F extends 'input' | 'output' = 'output'> = Part<Routes[K], 'body', F>;
+export type ReplyOf<K extends RouteName, F extends 'input' | 'output' = 'output'> = Part<Routes[K], 'reply', F>;

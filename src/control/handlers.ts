@@ -1,0 +1,242 @@
+/**
+ * What the routes do, over the state port. Every handler is one read, one decision, one commit; a commit that conflicts is the
+ * caller's to repeat (ETag) or a refusal (registration key), never retried with a decision made on what was read before.
+ */
+import { createHash } from 'node:crypto';
+import type { Clock } from '../kit/clock.ts';
+import { invariant } from '../kit/invariant.ts';
+import { Problem } from '../kit/problem.ts';
+import type { Random } from '../kit/random.ts';
+import { limits } from '../limits.ts';
+import type { Authority } from '../transport/authority.ts';
+import type { Call, Handlers } from './http.ts';
+import * as schemas from './schemas.ts';
+import type { Change, Collection, Json, State, StateRecord } from './state.ts';
+import { judge } from './status.ts';
+
+const { certificateDays, pageItemsMax, pointsPerMachineMax } = limits.control;
+const secretBytes = 32;
+/** `<machine>/<point>`: `/` is in no name, so machines do not mix; padded, so that byte order is number order. */
+const pointPrefix = (machine: string): string => `${machine}/`;
+const pointId = (machine: string, point: number): string => `${pointPrefix(machine)}${String(point).padStart(16, '0')}`;
+const hashOf = (secret: string): string => createHash('sha256').update(secret).digest('hex');
+const conflict = (what: string): Problem =>
+  new Problem('version-conflict', `${what} was changed meanwhile`, { remedy: 'read it again and repeat the change' });
+const notFound = (what: string, remedy: string): Problem =>
+  new Problem('not-found', `${what} does not exist`, { remedy });
+const badKey = (why: string): Problem =>
+  new Problem('bad-registration-key', `the registration key is not accepted: ${why}`, {
+    remedy: 'make a new one with `tidemark token`',
+  });
+
+interface Parts {
+  readonly state: State;
+  readonly authority: Authority;
+  readonly clock: Clock;
+  readonly random: Random;
+}
+
+async function listAll(state: State, collection: Collection, prefix = ''): Promise<StateRecord[]> {
+  const all: StateRecord[] = [];
+  for (let page = await state.list(collection, { prefix, limit: pageItemsMax }); page.length > 0;) {
+    all.push(...page);
+    const last = page.at(-1);
+    if (page.length < pageItemsMax || !last) break;
+    page = await state.list(collection, { prefix, after: last.id, limit: pageItemsMax });
+  }
+  return all;
+}
+
+/** PUT of a versioned record: made if missing; replaced only by someone who shows the version that is replaced. */
+async function put(
+  state: State,
+  collection: Collection,
+  call: { name: string; ifMatch: Call<'putMachine'>['ifMatch'] },
+  value: Json,
+) {
+  const { name, ifMatch } = call;
+  const now = (await state.get(collection, name))?.version ?? 0;
+  if (now !== 0 && ifMatch === undefined) {
+    throw new Problem('precondition-required', `${name} exists already`, {
+      remedy: 'read it and send its ETag as If-Match',
+    });
+  }
+  if (ifMatch !== undefined && (now === 0 || (ifMatch !== 'any' && ifMatch !== now))) throw conflict(name);
+  const result = await state.commit([{ collection, id: name, value, expected: now }]);
+  if (!result.ok) throw conflict(name);
+  const [version] = result.versions;
+  invariant(version !== undefined, 'a commit gives a version per change');
+  return { version, made: now === 0 };
+}
+
+function enrolment({ state, authority, clock, random }: Parts): Pick<Handlers, 'createRegistrationKey' | 'enroll'> {
+  return {
+    async createRegistrationKey({ body: { role, name, ttlSeconds } }) {
+      const secret = random.bytes(secretBytes).toString('base64url');
+      const expiresMs = clock.wallMs() + ttlSeconds * 1000;
+      const bound = { role, ...(name === undefined ? {} : { name }), expiresMs };
+      const stored = { ...bound, usedMs: null, usedBy: null } satisfies schemas.StoredRegistrationKey;
+      const result = await state.commit([
+        { collection: 'registration-keys', id: hashOf(secret), value: stored, expected: 0 },
+      ]);
+      invariant(result.ok, 'a fresh secret is new');
+      return { value: { registrationKey: `tmk1.${secret}.${authority.fingerprint}`, ...bound } };
+    },
+
+    /** The certificate is made first and handed out only to the one whose commit marks the key as used. */
+    async enroll({ body: { registrationKey, role, name, csrPem } }) {
+      const [, secret] = /^tmk1\.([\w-]{43})\.[0-9a-f]{64}$/.exec(registrationKey) ?? [];
+      if (secret === undefined) throw badKey('it is not complete');
+      const id = hashOf(secret);
+      const record = await state.get('registration-keys', id);
+      if (!record) throw badKey('it is not known here');
+      const key = schemas.storedRegistrationKey.parse(record.value);
+      const nowMs = clock.wallMs();
+      if (key.usedMs !== null) throw badKey('it was used before');
+      if (nowMs >= key.expiresMs) throw badKey('it has expired');
+      if (key.role !== role || (key.name ?? name) !== name) throw badKey('it was made for another role or name');
+      const issued = await authority.issue({ csrPem, role, name, days: certificateDays });
+      const used = { ...key, usedMs: nowMs, usedBy: name };
+      const result = await state.commit([
+        { collection: 'registration-keys', id, value: used, expected: record.version },
+      ]);
+      if (!result.ok) throw badKey('it was used before');
+      return { value: { ...issued, role, name } };
+    },
+  };
+}
+
+type MachineHandlers = Pick<
+  Handlers,
+  'getMachine' | 'putMachine' | 'deleteMachine' | 'listPoints' | 'getPolicy' | 'putPolicy' | 'getAgentConfig'
+>;
+
+function protection({ state }: Parts): MachineHandlers {
+  const machineOf = async (name: string) => {
+    const record = await state.get('machines', name);
+    if (!record) throw notFound(`machine ${name}`, 'protect it with `tidemark protect`');
+    return { ...schemas.machineSchema.parse(record.value), version: record.version };
+  };
+  const policyOf = async (name: string) => {
+    const record = await state.get('policies', name);
+    if (!record) throw notFound(`policy ${name}`, 'make it first, or use `default`');
+    return { policy: schemas.policySchema.parse(record.value), version: record.version };
+  };
+  return {
+    async getMachine({ name }) {
+      const { version, ...machine } = await machineOf(name);
+      return { value: { name, ...machine }, version };
+    },
+    async putMachine(call) {
+      await policyOf(call.body.policy);
+      return { value: { name: call.name, ...call.body }, ...(await put(state, 'machines', call, call.body)) };
+    },
+    async deleteMachine({ name, ifMatch }) {
+      const { version } = await machineOf(name);
+      if (typeof ifMatch === 'number' && ifMatch !== version) throw conflict(name);
+      const points = await listAll(state, 'points', pointPrefix(name));
+      const listed = points.map(({ id }): Change => ({ collection: 'points', id, value: undefined }));
+      const machine = { collection: 'machines', id: name, value: undefined, expected: version } as const;
+      const report = { collection: 'reports', id: `agent/${name}`, value: undefined } as const;
+      if (!(await state.commit([machine, report, ...listed])).ok) throw conflict(name);
+      return { value: undefined };
+    },
+    async listPoints({ name, query: { cursor, limit } }) {
+      await machineOf(name);
+      const after = cursor === undefined ? {} : { after: pointId(name, Number(cursor)) };
+      const records = await state.list('points', {
+        prefix: pointPrefix(name),
+        backwards: true,
+        limit: limit + 1,
+        ...after,
+      });
+      const points = records.slice(0, limit).map(({ value }) => schemas.pointReport.parse(value));
+      return { value: { points, next: records.length > limit ? String(points.at(-1)?.point) : null } };
+    },
+    async getPolicy({ name }) {
+      const { policy, version } = await policyOf(name);
+      return { value: { name, ...policy }, version };
+    },
+    putPolicy: async (call) => ({
+      value: { name: call.name, ...call.body },
+      ...(await put(state, 'policies', call, call.body)),
+    }),
+    async getAgentConfig({ identity }) {
+      invariant('name' in identity, 'an agent has a name');
+      const machine = await machineOf(identity.name);
+      const { policy } = await policyOf(machine.policy);
+      return { value: { machine: identity.name, disks: machine.disks, policyName: machine.policy, policy } };
+    },
+  };
+}
+
+/** What a target's word about one machine changes: its points, and those it no longer keeps. */
+async function pointChanges(state: State, reported: schemas.TargetReport['machines'][number]): Promise<Change[]> {
+  const { name, oldestPoint, points } = reported;
+  const prefix = pointPrefix(name);
+  const [last] = await state.list('points', { prefix, backwards: true, limit: 1 });
+  const newest = Math.max(
+    0,
+    ...points.map(({ point }) => point),
+    ...(last ? [Number(last.id.slice(prefix.length))] : []),
+  );
+  const oldest = pointId(name, Math.max(oldestPoint ?? 0, newest - pointsPerMachineMax + 1));
+  const known = await state.list('points', { prefix, limit: pageItemsMax });
+  const gone = known
+    .filter(({ id }) => id < oldest)
+    .map(({ id }): Change => ({ collection: 'points', id, value: undefined }));
+  const come = points.map((point): Change => ({ collection: 'points', id: pointId(name, point.point), value: point }));
+  return [...gone, ...come.filter(({ id }) => id >= oldest)];
+}
+
+function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatus'> {
+  return {
+    async report({ identity, body }) {
+      invariant('name' in identity, 'a role has a name');
+      if (identity.role !== body.role) {
+        throw new Problem('not-authorised', `a ${identity.role} can not report as ${body.role}`, {
+          remedy: 'report as the role in the certificate',
+        });
+      }
+      const { name } = identity;
+      const changes: Change[] = [];
+      const protectedHere: string[] = [];
+      let report: schemas.Report = body;
+      if (body.role === 'target') {
+        for (const machine of body.machines) {
+          if (!(await state.get('machines', machine.name))) continue;
+          protectedHere.push(machine.name);
+          changes.push(...(await pointChanges(state, machine)));
+        }
+        report = { ...body, machines: body.machines.map((machine) => ({ ...machine, points: [] })) };
+      }
+      const value = { name, receivedMs: clock.wallMs(), report } satisfies schemas.StoredReport;
+      const result = await state.commit([...changes, { collection: 'reports', id: `${body.role}/${name}`, value }]);
+      invariant(result.ok, 'a commit without conditions is made');
+      const machines = [];
+      for (const machine of protectedHere) {
+        const prefix = pointPrefix(machine);
+        const [newest] = await state.list('points', { prefix, backwards: true, limit: 1 });
+        machines.push({ name: machine, newestPoint: newest ? Number(newest.id.slice(prefix.length)) : null });
+      }
+      return { value: { machines } };
+    },
+
+    async getStatus() {
+      const machines = await listAll(state, 'machines');
+      const policies = await listAll(state, 'policies');
+      const reports = await listAll(state, 'reports');
+      const value = judge({
+        nowMs: clock.wallMs(),
+        machines: machines.map(({ id, value: machine }) => ({ name: id, ...schemas.machineSchema.parse(machine) })),
+        policies: new Map(policies.map(({ id, value: policy }) => [id, schemas.policySchema.parse(policy)])),
+        reports: reports.map(({ value: report }) => schemas.storedReport.parse(report)),
+      });
+      return { value };
+    },
+  };
+}
+
+export function createHandlers(parts: Parts): Handlers {
+  return { ...enrolment(parts), ...protection(parts), ...reporting(parts) };
+}

@@ -1,0 +1,248 @@
+/**
+ * Everything that passes the control API, as zod schemas: requests are parsed by them, replies pass through them (what a schema
+ * does not name never leaves), and the OpenAPI document is made from them. What operators send is strict, so a typing
+ * error is named; what roles send may carry more than this version knows.
+ *
+ * Times are milliseconds since the Unix epoch, sizes bytes; `null` means not known, never 0.
+ */
+import { z } from 'zod';
+import { limits } from '../limits.ts';
+
+const { control, disk } = limits;
+
+export const nameSchema = z
+  .string()
+  .regex(/^[a-z0-9][a-z0-9._-]{0,62}$/, 'lower-case letters, digits, ".", "_", "-"; at most 63');
+const diskName = nameSchema;
+const count = z.int().min(0);
+const bytes = count.describe('Bytes.');
+const timeMs = count.describe('Milliseconds since the Unix epoch.');
+const text = z.string().max(1024);
+const pem = z.string().max(16 * 1024);
+const hash = z.string().regex(/^[0-9a-f]{64}$/, '64 lower-case hex digits');
+
+// ---------------------------------------------------------------- enrolment
+
+/** Roles that can hold a certificate made by enrolment; `control` gets its own at start. */
+export const enrolledRole = z.enum(['agent', 'process-server', 'target']);
+export type EnrolledRole = z.infer<typeof enrolledRole>;
+
+export const registrationKeyRequest = z.strictObject({
+  role: enrolledRole,
+  name: nameSchema.optional().describe('Only this name may enrol with the key; any name of the role if left out.'),
+  ttlSeconds: z
+    .int()
+    .min(1)
+    .max(control.registrationKeyTtlSecondsMax)
+    .default(control.registrationKeyTtlSecondsDefault),
+});
+export const registrationKeyReply = z.object({
+  registrationKey: z
+    .string()
+    .describe('tmk1.<secret>.<SHA-256 of the CA certificate>. Shown once; only its hash is kept.'),
+  role: enrolledRole,
+  name: nameSchema.optional(),
+  expiresMs: timeMs,
+});
+/** What is stored of a registration key, under the hash of its secret. */
+export const storedRegistrationKey = z.object({
+  role: enrolledRole,
+  name: nameSchema.optional(),
+  expiresMs: timeMs,
+  usedMs: timeMs.nullable(),
+  usedBy: nameSchema.nullable(),
+});
+
+export type StoredRegistrationKey = z.infer<typeof storedRegistrationKey>;
+
+export const enrollRequest = z.strictObject({
+  registrationKey: z.string().max(256),
+  role: enrolledRole,
+  name: nameSchema,
+  csrPem: pem.describe('PKCS #10 request. The private key never leaves its owner.'),
+});
+export const enrollReply = z.object({ certPem: pem, caPem: pem, role: enrolledRole, name: nameSchema });
+
+// ---------------------------------------------------------------- machines and policies
+
+const powerOfTwo = (value: number): boolean => Number.isInteger(Math.log2(value));
+
+export const policySchema = z.strictObject({
+  compression: z.enum(['lz4', 'zstd', 'off']).default('lz4'),
+  intervalSeconds: z.int().min(1).max(86_400).default(5).describe('Seconds from one cut to the next.'),
+  blockSize: z
+    .int()
+    .min(disk.blockBytesMin)
+    .max(disk.blockBytesMax)
+    .refine(powerOfTwo, 'a power of two')
+    .default(disk.blockBytesDefault),
+  retentionHours: z
+    .int()
+    .min(1)
+    .max(24 * 366)
+    .default(24)
+    .describe('Stored; enforced once the target folds.'),
+});
+export type Policy = z.infer<typeof policySchema>;
+export const policyReply = z.object({ name: nameSchema, ...policySchema.shape });
+
+const uniqueNames = (disks: readonly { name: string }[]): boolean =>
+  new Set(disks.map(({ name }) => name)).size === disks.length;
+
+export const machineSchema = z.strictObject({
+  disks: z
+    .array(z.strictObject({ name: diskName }))
+    .min(1)
+    .max(disk.perMachineMax)
+    .refine(uniqueNames, 'disk names differ'),
+  policy: nameSchema.default('default'),
+});
+export type Machine = z.infer<typeof machineSchema>;
+export const machineReply = z.object({ name: nameSchema, ...machineSchema.shape });
+
+export const agentConfigReply = z.object({
+  machine: nameSchema,
+  disks: z.array(z.object({ name: diskName })),
+  policyName: nameSchema,
+  policy: z.object(policySchema.shape),
+});
+
+// ---------------------------------------------------------------- reports
+
+/** Something a role ran into. Not retryable means that it stopped: health turns critical. */
+export const problemReport = z.object({
+  code: z.string().max(64),
+  message: text,
+  remedy: text.default(''),
+  retryable: z.boolean(),
+  machine: nameSchema.optional(),
+  disk: diskName.optional(),
+});
+const common = { atMs: timeMs, version: z.string().max(64), problems: z.array(problemReport).max(64).default([]) };
+
+export const pointReport = z.object({
+  point: z.int().min(1),
+  cutTimeMs: timeMs,
+  committedMs: timeMs,
+  provenMs: timeMs.nullable(),
+  consistency: z.enum(['crash', 'app']),
+  damaged: z.boolean().default(false),
+  disks: z.array(z.object({ name: diskName, size: bytes, root: hash })).max(disk.perMachineMax),
+});
+export type PointReport = z.infer<typeof pointReport>;
+
+const pointMark = z.object({ point: z.int().min(1), cutTimeMs: timeMs });
+
+export const agentReport = z.object({
+  role: z.literal('agent'),
+  ...common,
+  connected: z.boolean().describe('Has a session with a process server.'),
+  disks: z
+    .array(z.object({ name: diskName, size: bytes, lagBytes: bytes.nullable(), phase: z.string().max(32) }))
+    .max(disk.perMachineMax),
+});
+export const processServerReport = z.object({
+  role: z.literal('process-server'),
+  ...common,
+  sessions: count,
+  inFlightBytes: bytes,
+});
+export const targetReport = z.object({
+  role: z.literal('target'),
+  ...common,
+  recoveryFileWritten: z.boolean(),
+  freeBytes: bytes.nullable(),
+  machines: z
+    .array(
+      z.object({
+        name: nameSchema,
+        oldestPoint: z.int().min(1).nullable().describe('Points below it are no longer kept.'),
+        damagedBlocks: count,
+        disks: z
+          .array(
+            z.object({ name: diskName, size: bytes, committed: pointMark.nullable(), proven: pointMark.nullable() }),
+          )
+          .max(disk.perMachineMax),
+        points: z
+          .array(pointReport)
+          .max(control.pointsPerReportMax)
+          .default([])
+          .describe('New or changed points; everything after `newestPoint` of the last reply.'),
+      }),
+    )
+    .max(1024),
+});
+export const reportRequest = z.discriminatedUnion('role', [agentReport, processServerReport, targetReport]);
+export type Report = z.infer<typeof reportRequest>;
+export type TargetReport = z.infer<typeof targetReport>;
+export type AgentReport = z.infer<typeof agentReport>;
+export const reportReply = z.object({
+  machines: z
+    .array(z.object({ name: nameSchema, newestPoint: z.int().nullable() }))
+    .describe('To a target: the newest point known here of each machine it named and that is protected here.'),
+});
+/** A report as it is stored: who sent it is the certificate's word. */
+export const storedReport = z.object({ name: nameSchema, receivedMs: timeMs, report: reportRequest });
+export type StoredReport = z.infer<typeof storedReport>;
+
+// ---------------------------------------------------------------- status and points
+
+export const healthSchema = z.enum(['ok', 'warning', 'critical']);
+export type Health = z.infer<typeof healthSchema>;
+const reason = z.object({
+  severity: z.enum(['warning', 'critical']),
+  code: z.string(),
+  message: z.string(),
+  remedy: z.string(),
+});
+export type Reason = z.infer<typeof reason>;
+
+const judged = { health: healthSchema, reasons: z.array(reason) };
+const progress = {
+  newestCommittedMs: timeMs.nullable().describe('Cut time of the newest committed point.'),
+  newestProvenMs: timeMs.nullable().describe('Cut time of the newest proven point.'),
+  lagBytes: bytes.nullable(),
+  rpoActualSeconds: z.number().nullable().describe('Age of the newest committed cut.'),
+};
+export const statusReply = z.object({
+  atMs: timeMs,
+  ...judged,
+  machines: z.array(
+    z.object({
+      name: nameSchema,
+      policy: nameSchema,
+      rpoIntervalSeconds: z.number().nullable(),
+      ...judged,
+      ...progress,
+      disks: z.array(
+        z.object({ name: diskName, size: bytes.nullable(), phase: z.string().nullable(), ...judged, ...progress }),
+      ),
+    }),
+  ),
+  roles: z.array(
+    z.object({ role: enrolledRole, name: nameSchema, version: z.string(), receivedMs: timeMs, silent: z.boolean() }),
+  ),
+});
+export type StatusReport = z.infer<typeof statusReply>;
+
+export const pointsQuery = z.strictObject({
+  cursor: z
+    .string()
+    .regex(/^[0-9]{1,16}$/, 'a cursor of an earlier page')
+    .optional(),
+  limit: z.coerce.number().int().min(1).max(control.pageItemsMax).default(control.pageItemsDefault),
+});
+export const pointsReply = z.object({
+  points: z.array(pointReport).describe('Newest first.'),
+  next: z.string().nullable().describe('Cursor of the next page; null: this was the last.'),
+});
+
+export const problemReply = z.object({
+  type: z.string(),
+  title: z.string(),
+  status: z.int(),
+  detail: z.string(),
+  code: z.string(),
+  remedy: z.string(),
+  retryable: z.boolean(),
+});

@@ -1,0 +1,171 @@
+/**
+ * The control plane of a site as one function: state, authority, HTTPS. Thin on purpose: no bulk data passes it, and data keeps
+ * flowing while it is down. Its directory:
+ *
+ *   control.json    {"format": 1}; another number is refused
+ *   operator.token  the operator's bearer token, 0600: tmo1.<secret>.<SHA-256 of the CA certificate>
+ *   authority/      the site's CA (transport/authority.ts)
+ *   server/         the server's own key and certificate; the certificate is made anew at each start
+ *   state/          LMDB (state-lmdb.ts)
+ */
+import { createHash, timingSafeEqual } from 'node:crypto';
+import * as path from 'node:path';
+import { type SecureContextOptions, TLSSocket } from 'node:tls';
+import { fastify, type FastifyRequest } from 'fastify';
+import type { Clock } from '../kit/clock.ts';
+import { messageOf, Problem } from '../kit/problem.ts';
+import type { Random } from '../kit/random.ts';
+import { limits } from '../limits.ts';
+import type { Logger } from '../observe/logger.ts';
+import type { Files } from '../posix/files.ts';
+import { type Authority, openAuthority } from '../transport/authority.ts';
+import { makeRequest, storeCertificate } from '../transport/credentials.ts';
+import { identityOf } from '../transport/identity.ts';
+import { tlsOptions } from '../transport/tls-options.ts';
+import { createHandlers } from './handlers.ts';
+import { type Identity, registerRoutes } from './http.ts';
+import { policySchema } from './schemas.ts';
+import { openLmdbState } from './state-lmdb.ts';
+
+const { bodyBytesMax, requestMs, connectionsMax, certificateDays, serverCertificateRenewMs } = limits.control;
+const format = 1;
+
+export interface ControlOptions {
+  /** Made if missing. One process at a time is the caller's to ensure. */
+  readonly dataDir: string;
+  readonly host?: string;
+  /** 0 takes any. */
+  readonly port?: number;
+  readonly files: Files;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly logger: Logger;
+}
+
+export interface Control {
+  readonly port: number;
+  readonly url: string;
+  readonly tokenFile: string;
+  /** SHA-256 of the CA certificate, lower-case hex. */
+  readonly caFingerprint: string;
+  close(): Promise<void>;
+}
+
+async function checkFormat(files: Files, dataDir: string): Promise<void> {
+  await files.makeDirectory(dataDir);
+  const file = path.join(dataDir, 'control.json');
+  if (!(await files.exists(file))) await files.replaceFile(file, Buffer.from(`${JSON.stringify({ format })}\n`));
+  const text = (await files.readWhole(file)).toString();
+  if (!new RegExp(`^\\s*\\{\\s*"format"\\s*:\\s*${format}\\s*\\}\\s*$`).test(text)) {
+    throw new Problem('wrong-version', `${file} is not of format ${format}`, {
+      remedy: 'use the version of tidemark that made it',
+    });
+  }
+}
+
+async function operatorToken(options: ControlOptions, file: string, authority: Authority): Promise<string> {
+  const { files, random } = options;
+  if (!(await files.exists(file))) {
+    await files.replaceFile(
+      file,
+      Buffer.from(`tmo1.${random.bytes(32).toString('base64url')}.${authority.fingerprint}\n`),
+      0o600,
+    );
+  }
+  const token = (await files.readWhole(file)).toString().trim();
+  if (/^tmo1\.[\w-]{43}\.[0-9a-f]{64}$/.test(token)) return token;
+  throw new Problem('bad-config', `${file} does not hold an operator token`, {
+    remedy: 'remove the file: a new token is made at the next start',
+  });
+}
+
+/** Who sent a request: a bearer token if there is one, else the client certificate, verified by TLS against the site's CA. */
+function identifier(token: string, clock: Clock): (request: FastifyRequest) => Identity {
+  const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
+  const expected = digest(token);
+  const refuse = (message: string): Problem =>
+    new Problem('not-authenticated', message, {
+      remedy: 'send the operator token, or a client certificate of this site',
+    });
+  return (request) => {
+    const { authorization } = request.headers;
+    if (authorization !== undefined) {
+      const [, shown] = /^Bearer +(\S+)$/i.exec(authorization) ?? [];
+      // Digests have one length, so the comparison takes one time.
+      if (shown === undefined || !timingSafeEqual(digest(shown), expected))
+        throw refuse('the operator token is not right');
+      return { role: 'operator' };
+    }
+    const { socket } = request.raw;
+    const certificate = socket instanceof TLSSocket ? socket.getPeerX509Certificate() : undefined;
+    if (!(socket instanceof TLSSocket) || !certificate) throw refuse('no token and no client certificate was shown');
+    if (!socket.authorized)
+      throw refuse(`the client certificate is not good here: ${messageOf(socket.authorizationError)}`);
+    return identityOf(certificate, clock.wallMs());
+  };
+}
+
+/** A certificate for the server itself; the CA goes along, so that a client can pin it by its fingerprint. */
+async function contextOf(
+  { dataDir, host, files, clock }: ControlOptions,
+  authority: Authority,
+): Promise<SecureContextOptions> {
+  const directory = path.join(dataDir, 'server');
+  const csrPem = await makeRequest(files, directory, 'control');
+  const hosts = host === undefined || /[:0]{2}|^0/.test(host) ? [] : [host.toLowerCase()];
+  const issued = await authority.issue({ csrPem, role: 'control', name: 'control', days: certificateDays, hosts });
+  const credentials = await storeCertificate(files, directory, issued, clock.wallMs());
+  return { ...tlsOptions(credentials), cert: credentials.certPem + credentials.caPem };
+}
+
+export async function startControl(options: ControlOptions): Promise<Control> {
+  const { dataDir, host = '127.0.0.1', port = 8443, files, clock, random, logger } = options;
+  await checkFormat(files, dataDir);
+  const authority = await openAuthority(files, path.join(dataDir, 'authority'), clock);
+  const tokenFile = path.join(dataDir, 'operator.token');
+  const token = await operatorToken(options, tokenFile, authority);
+  const serverContext = () => contextOf(options, authority);
+  const app = fastify({
+    https: { ...(await serverContext()), requestCert: true, rejectUnauthorized: false },
+    bodyLimit: bodyBytesMax,
+    requestTimeout: requestMs,
+    connectionTimeout: requestMs,
+    forceCloseConnections: true,
+    logger: false,
+  });
+  app.server.maxConnections = connectionsMax;
+  const state = openLmdbState(path.join(dataDir, 'state'));
+  const renewal = clock.every(serverCertificateRenewMs, () => {
+    serverContext().then(
+      (context) => app.server.setSecureContext(context),
+      (error: unknown) => logger.error({ error }, 'the server certificate was not renewed'),
+    );
+  });
+  let closing: Promise<void> | undefined;
+  const close = async (): Promise<void> => {
+    renewal.cancel();
+    await app.close();
+    await state.close();
+  };
+  try {
+    await state.commit([{ collection: 'policies', id: 'default', value: policySchema.parse({}), expected: 0 }]);
+    registerRoutes(app, {
+      clock,
+      logger,
+      handlers: createHandlers({ state, authority, clock, random }),
+      identify: identifier(token, clock),
+    });
+    await app.listen({ host, port });
+  } catch (cause) {
+    await close();
+    throw new Problem('bad-config', `control can not listen on ${host}:${port}: ${messageOf(cause)}`, {
+      remedy: 'choose another address or port',
+      cause,
+    });
+  }
+  const address = app.server.address();
+  const bound = typeof address === 'object' && address !== null ? address.port : port;
+  const url = `https://${host.includes(':') ? `[${host}]` : host}:${bound}`;
+  logger.info({ url, caFingerprint: authority.fingerprint }, 'control is listening');
+  return { port: bound, url, tokenFile, caFingerprint: authority.fingerprint, close: () => (closing ??= close()) };
+}
