@@ -21,6 +21,7 @@ import type { BufferPool } from './buffer-pool.ts';
 import { command } from './constants.ts';
 import { encodeGreeting, Negotiation, type Agreement, type Exports } from './negotiation.ts';
 import { HandshakeReader, type HandshakeEvent } from './options.ts';
+import { Outbox } from './outbox.ts';
 import { refusalOf, RequestReader, type Refusal, type Request, type RequestBounds } from './requests.ts';
 import { carryOut, encodeResult, type Result } from './serving.ts';
 
@@ -72,15 +73,16 @@ const releaseBytesMin = 16 * 1024;
 export class Session {
   readonly #options: SessionOptions;
   readonly #socket: Socket;
+  readonly #outbox: Outbox;
   #state: State;
   #requestsInFlight = 0;
   #bytesInFlight = 0;
-  #corked = false;
   #reported = false;
 
   constructor(options: SessionOptions) {
     this.#options = options;
     this.#socket = options.socket;
+    this.#outbox = new Outbox(options.socket, options.clock, options.pool);
     const deadline = options.clock.after(limits.nbd.handshakeMs, () => this.#end('no handshake in time'));
     const negotiation = new Negotiation(options.exports);
     this.#state = { kind: 'handshake', reader: new HandshakeReader(), negotiation, deadline };
@@ -224,23 +226,7 @@ export class Session {
     const parts = encodeResult(agreement, request, result);
     // A write's payload is free as soon as the backend is done; a read's must reach the socket first.
     if (buffer && result.kind !== 'data') this.#options.pool.give(buffer);
-    this.#send(parts, () => this.#settle(result.kind === 'data' ? buffer : undefined, bytes));
-  }
-
-  /** All replies of one turn of the event loop leave in one system call. */
-  #send(parts: readonly Buffer[], onSent: () => void): void {
-    if (!this.#corked) {
-      this.#corked = true;
-      this.#socket.cork();
-      void this.#options.clock.turn().then(() => {
-        this.#corked = false;
-        this.#socket.uncork();
-      });
-    }
-    parts.forEach((part, index) => {
-      if (index < parts.length - 1) this.#socket.write(part);
-      else this.#socket.write(part, onSent);
-    });
+    this.#outbox.add(parts, () => this.#settle(result.kind === 'data' ? buffer : undefined, bytes));
   }
 
   /** A request is over: its reply has left, or nobody wants it any more. */
@@ -285,6 +271,7 @@ export class Session {
     if (state.kind === 'transmission') this.#leaveTransmission(state);
     this.#state = { kind: 'ended' };
     this.#options.logger?.info({ reason, during: state.kind }, 'NBD connection ended');
+    this.#outbox.flush();
     this.#socket.destroySoon();
     if (!this.#socket.destroyed) {
       const deadline = this.#options.clock.after(limits.nbd.closeMs, () => this.#socket.destroy());
