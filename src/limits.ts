@@ -65,6 +65,14 @@ export const limits = {
     /** Everything in flight in the process, all sessions together. */
     inFlightBytesMax: 512 * MiB,
     poolQueueTasksMax: 256,
+    /** Batches of one session with the pool at a time, so that none crowds out the others. */
+    sessionTasksMax: 8,
+    /** Control frames of one session waiting for the target; above it nothing more is read from the agent. */
+    controlQueueBytesMax: 1 * MiB,
+    /** Frames waiting for one agent; above it nothing more is read from the target. */
+    returnQueueBytesMax: 8 * MiB,
+    /** Machines whose counters are kept after their session ended. */
+    machinesRememberedMax: 4096,
   },
   target: {
     /** Sealed bytes of one session received and not yet durable. */
@@ -132,6 +140,10 @@ export const limits = {
     /** How long a server that closes waits for requests in flight and for clients to take their replies. */
     closeMs: 5_000,
   },
+  recovery: {
+    /** Rebuilt blocks an NBD export keeps. */
+    exportCacheBytes: 16 * MiB,
+  },
   agent: {
     /** A round smaller than this is made the last one, under a cut. */
     lastRoundBytes: 32 * MiB,
@@ -173,6 +185,12 @@ export const limits = {
     requestMs: 10_000,
     connectionsMax: 64,
     logLine: { depthMax: 6, itemsMax: 64, textMax: 8 * KiB },
+  },
+  cli: {
+    /** How long a role may take to end after a signal. */
+    closeMs: 10_000,
+    /** A configuration file, or a file with a registration key. */
+    textFileBytesMax: 1 * MiB,
   },
 } as const;
 
