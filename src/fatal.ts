@@ -16,7 +16,10 @@ export const exitCodes = {
   full: { code: 10, meaning: 'no space left where it is needed' },
   interrupted: { code: 11, meaning: 'ended by a signal before it was done' },
   internal: { code: 70, meaning: 'a bug in this program' },
-  'points-log-sync-failed': { code: 71, meaning: 'points.log could not be made durable; the process stops at once (C4)' },
+  'points-log-sync-failed': {
+    code: 71,
+    meaning: 'points.log could not be made durable; the process stops at once (C4)',
+  },
 } as const satisfies Record<string, { code: number; meaning: string }>;
 
 export type ExitName = keyof typeof exitCodes;
@@ -27,12 +30,17 @@ const exitOfProblem: Readonly<Record<string, ExitName>> = {
   'bad-config': 'usage',
   'bad-image': 'usage',
   'bad-geometry': 'usage',
-  'shrunk': 'usage',
+  shrunk: 'usage',
   'bad-recovery-file': 'no-key',
   'bad-certificate': 'refused',
   'bad-registration-key': 'refused',
   superseded: 'refused',
   'not-authorised': 'refused',
+  'not-authenticated': 'refused',
+  'version-conflict': 'refused',
+  'precondition-required': 'usage',
+  'idempotency-mismatch': 'usage',
+  'too-large': 'usage',
   'protocol-error': 'refused',
   timeout: 'unreachable',
   closed: 'unreachable',

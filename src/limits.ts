@@ -156,6 +156,7 @@ export const limits = {
     bodyBytesMax: 256 * KiB,
     responseBytesMax: 16 * MiB,
     requestMs: 10_000,
+    keepAliveMs: 60_000,
     connectionsMax: 1024,
     registrationKeyTtlSecondsMax: 5 * 24 * 3600,
     registrationKeyTtlSecondsDefault: 24 * 3600,

@@ -9,10 +9,10 @@
  *  3. It fails with a Problem: the server's own, or `unreachable`, `timeout`, `bad-certificate`. It never repeats a call by
  *     itself, except to enrol, where Idempotency-Key makes the repetition harmless.
  */
-import { createHash, X509Certificate } from 'node:crypto';
+import { X509Certificate } from 'node:crypto';
 import { Agent, request as httpsRequest } from 'node:https';
 import { isIP } from 'node:net';
-import { connect as tlsConnect, type DetailedPeerCertificate } from 'node:tls';
+import { connect as tlsConnect } from 'node:tls';
 import { z } from 'zod';
 import type { Clock } from '../kit/clock.ts';
 import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
@@ -20,7 +20,7 @@ import type { Random } from '../kit/random.ts';
 import { limits } from '../limits.ts';
 import type { Files } from '../posix/files.ts';
 import { type Credentials, makeRequest, storeCertificate } from '../transport/credentials.ts';
-import { badCertificate, identityOf } from '../transport/identity.ts';
+import { badCertificate, fingerprintOf, identityOf } from '../transport/identity.ts';
 import { tlsOptions } from '../transport/tls-options.ts';
 import { type BodyOf, type QueryOf, type ReplyOf, type Route, type RouteName, routes } from './api.ts';
 import { type EnrolledRole, problemReply } from './schemas.ts';
@@ -38,7 +38,6 @@ export interface ControlClientOptions {
   readonly url: string;
   readonly access: Access;
   readonly clock: Clock;
-  readonly random: Random;
   /** For one call, all in all. */
   readonly deadlineMs?: number;
 }
@@ -49,6 +48,7 @@ export interface CallOptions<K extends RouteName> {
   readonly body?: BodyOf<K, 'input'>;
   /** The version that is to be replaced; without it PUT only makes. */
   readonly ifMatch?: number;
+  /** For POST: the same key and body are done once, and answered alike. */
   readonly idempotencyKey?: string;
 }
 
@@ -102,17 +102,21 @@ export class ControlClient {
   async call<K extends RouteName>(key: K, options: CallOptions<K> = {}): Promise<CallResult<K>> {
     const route: Route = routes[key];
     const url = new URL(route.path.replace('{name}', encodeURIComponent(options.name ?? '')), this.#url);
-    for (const [name, value] of Object.entries(options.query ?? {}))
+    const query: Readonly<Record<string, string | number | undefined>> = options.query ?? {};
+    for (const [name, value] of Object.entries(query))
       if (value !== undefined) url.searchParams.set(name, String(value));
+    const { access } = this.#options;
+    const { idempotencyKey, ifMatch } = options;
     const body = options.body === undefined ? undefined : JSON.stringify(options.body);
-    const headers: Record<string, string> = { accept: 'application/json' };
-    if (this.#options.access.kind === 'operator') headers['authorization'] = `Bearer ${this.#options.access.token}`;
-    if (body !== undefined) headers['content-type'] = 'application/json';
-    if (options.ifMatch !== undefined) headers['if-match'] = `"${options.ifMatch}"`;
-    if (route.method === 'POST')
-      headers['idempotency-key'] = options.idempotencyKey ?? this.#options.random.bytes(16).toString('hex');
-
-    const { status, etag, text } = await this.#withDeadline((end) => this.#send(route.method, url, headers, body, end));
+    const headers = {
+      ...(access.kind === 'operator' ? { authorization: `Bearer ${access.token}` } : {}),
+      ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+      ...(ifMatch === undefined ? {} : { 'if-match': `"${ifMatch}"` }),
+      ...(idempotencyKey === undefined ? {} : { 'idempotency-key': idempotencyKey }),
+    };
+    const { status, etag, text } = await this.#withDeadline((signal) =>
+      this.#send(url, { method: route.method, headers, signal }, body),
+    );
     if (status >= 300) throw problemIn(status, text, this.#url.host);
     const value = (route.reply ?? z.undefined()).safeParse(route.reply ? jsonIn(text) : undefined);
     if (!value.success) throw this.#protocolError();
@@ -125,103 +129,82 @@ export class ControlClient {
     this.#agent.destroy();
   }
 
-  /** Invariant 2. `run` gets a function to which it gives what ends its socket. */
-  async #withDeadline<T>(run: (end: (how: (error: Error) => void) => void) => Promise<T>): Promise<T> {
+  /** Invariant 2. */
+  async #withDeadline<T>(run: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const { clock, deadlineMs = requestMs } = this.#options;
-    let endSocket: ((error: Error) => void) | undefined;
-    let late: Problem | undefined;
-    const timer = clock.after(deadlineMs, () => {
-      late = new Problem('timeout', `control at ${this.#url.host} did not answer within ${deadlineMs} ms`, {
+    const end = new AbortController();
+    const timer = clock.after(deadlineMs, () => end.abort());
+    try {
+      return await run(end.signal);
+    } catch (error) {
+      if (!end.signal.aborted) throw this.#problemOf(error);
+      const message = `control at ${this.#url.host} did not answer within ${deadlineMs} ms`;
+      throw new Problem('timeout', message, {
         remedy: 'see whether control runs and is not overloaded',
         retryable: true,
       });
-      endSocket?.(late);
-    });
-    try {
-      return await run((how) => {
-        endSocket = how;
-        if (late) how(late);
-      });
-    } catch (error) {
-      throw late ?? this.#problemOf(error);
     } finally {
       timer.cancel();
     }
   }
 
   async #send(
-    method: string,
     url: URL,
-    headers: Record<string, string>,
+    options: { method: string; headers: Record<string, string>; signal: AbortSignal },
     body: string | undefined,
-    end: (how: (error: Error) => void) => void,
   ) {
-    const caPem = (this.#caPem ??= await this.#fetchAuthority(end));
-    const { access, clock } = this.#options;
-    const identity =
-      access.kind === 'role' ? tlsOptions(access.credentials) : { ca: caPem, minVersion: 'TLSv1.3' as const };
-    const checkServerIdentity = (_host: string, { raw }: { raw: Buffer }): Error | undefined => {
-      try {
-        const { role } = identityOf(new X509Certificate(raw), clock.wallMs());
-        return role === 'control' ? undefined : badCertificate(`${url.host} is a ${role}, not control`);
-      } catch (error) {
-        return isProblem(error) ? error : badCertificate(messageOf(error), error);
-      }
-    };
+    const { access } = this.#options;
+    const ca = (this.#caPem ??= await this.#fetchAuthority(options.signal));
+    const tls = access.kind === 'role' ? tlsOptions(access.credentials) : ({ ca, minVersion: 'TLSv1.3' } as const);
+    const checkServerIdentity = (_host: string, { raw }: { raw: Buffer }) => this.#checkServer(raw);
     return await new Promise<Response>((resolve, reject) => {
-      const request = httpsRequest(
-        url,
-        { method, headers, agent: this.#agent, ...identity, checkServerIdentity },
-        (response) => {
-          const chunks: Buffer[] = [];
-          let bytes = 0;
-          response.on('data', (chunk: Buffer) => {
-            chunks.push(chunk);
-            bytes += chunk.length;
-            if (bytes > responseBytesMax) request.destroy(this.#protocolError());
+      const request = httpsRequest(url, { ...options, ...tls, agent: this.#agent, checkServerIdentity }, (response) => {
+        const chunks: Buffer[] = [];
+        let bytes = 0;
+        response.on('data', (chunk: Buffer) => {
+          chunks.push(chunk);
+          bytes += chunk.length;
+          if (bytes > responseBytesMax) request.destroy(this.#protocolError());
+        });
+        response.on('error', reject);
+        response.on('end', () => {
+          resolve({
+            status: response.statusCode ?? 0,
+            etag: response.headers.etag,
+            text: Buffer.concat(chunks).toString(),
           });
-          response.on('error', reject);
-          response.on('end', () =>
-            resolve({
-              status: response.statusCode ?? 0,
-              etag: response.headers.etag,
-              text: Buffer.concat(chunks).toString(),
-            }),
-          );
-        },
-      );
+        });
+      });
       request.on('error', reject);
-      end((error) => request.destroy(error));
       request.end(body);
     });
   }
 
-  /** Invariant 1: the CA certificate the server sends along, if it is the one whose fingerprint we were given. */
-  #fetchAuthority(end: (how: (error: Error) => void) => void): Promise<string> {
+  /** Invariant 1; TLS has checked that the authority signed it. */
+  #checkServer(raw: Buffer): Error | undefined {
+    try {
+      const { role } = identityOf(new X509Certificate(raw), this.#options.clock.wallMs());
+      return role === 'control' ? undefined : badCertificate(`${this.#url.host} is a ${role}, not control`);
+    } catch (error) {
+      return isProblem(error) ? error : badCertificate(messageOf(error), error);
+    }
+  }
+
+  /** Invariant 1: the CA certificate the server sends behind its own, if it is the one whose fingerprint we were given. */
+  #fetchAuthority(signal: AbortSignal): Promise<string> {
     const host = this.#url.hostname.replace(/^\[|\]$/g, '');
+    const servername = isIP(host) === 0 ? { servername: host } : {};
+    const port = Number(this.#url.port || 443);
     return new Promise((resolve, reject) => {
-      const socket = tlsConnect(
-        {
-          host,
-          port: Number(this.#url.port || 443),
-          rejectUnauthorized: false,
-          minVersion: 'TLSv1.3',
-          ...(isIP(host) === 0 ? { servername: host } : {}),
-        },
-        () => {
-          const chain = new Map<string, Buffer>();
-          let next: DetailedPeerCertificate | undefined = socket.getPeerCertificate(true);
-          for (; next?.raw && !chain.has(next.fingerprint256); next = next.issuerCertificate)
-            chain.set(next.fingerprint256, next.raw);
-          socket.destroy();
-          const raw = [...chain.values()].find((der) => createHash('sha256').update(der).digest('hex') === this.#pin);
-          if (raw) resolve(new X509Certificate(raw).toString());
-          else reject(badCertificate(`control at ${this.#url.host} is not of the site this token or key was made for`));
-        },
-      );
+      const socket = tlsConnect({ host, port, ...servername, rejectUnauthorized: false, minVersion: 'TLSv1.3' }, () => {
+        const authority = socket.getPeerX509Certificate()?.issuerCertificate;
+        socket.destroy();
+        if (authority && fingerprintOf(authority) === this.#pin) resolve(authority.toString());
+        else reject(badCertificate(`control at ${this.#url.host} is not of the site this token or key was made for`));
+      });
       socket.on('error', reject);
       socket.on('close', () => reject(new Error('the connection was closed during the handshake')));
-      end((error) => socket.destroy(error));
+      signal.addEventListener('abort', () => socket.destroy(), { once: true });
     });
   }
 
@@ -270,6 +253,7 @@ const enrolPauseMs = 500;
  */
 export async function enroll(
   options: Omit<ControlClientOptions, 'access'> & {
+    random: Random;
     registrationKey: string;
     role: EnrolledRole;
     name: string;

@@ -76,8 +76,13 @@ function enrolment({ state, authority, clock, random }: Parts): Pick<Handlers, '
       const expiresMs = clock.wallMs() + ttlSeconds * 1000;
       const bound = { role, ...(name === undefined ? {} : { name }), expiresMs };
       const stored = { ...bound, usedMs: null, usedBy: null } satisfies schemas.StoredRegistrationKey;
+      // What has expired is refused with or without its record.
+      const ended = (await listAll(state, 'registration-keys')).filter(
+        ({ value }) => schemas.storedRegistrationKey.parse(value).expiresMs <= clock.wallMs(),
+      );
       const result = await state.commit([
         { collection: 'registration-keys', id: hashOf(secret), value: stored, expected: 0 },
+        ...ended.map(({ id }): Change => ({ collection: 'registration-keys', id, value: undefined })),
       ]);
       invariant(result.ok, 'a fresh secret is new');
       return { value: { registrationKey: `tmk1.${secret}.${authority.fingerprint}`, ...bound } };
@@ -181,7 +186,8 @@ async function pointChanges(state: State, reported: schemas.TargetReport['machin
     ...(last ? [Number(last.id.slice(prefix.length))] : []),
   );
   const oldest = pointId(name, Math.max(oldestPoint ?? 0, newest - pointsPerMachineMax + 1));
-  const known = await state.list('points', { prefix, limit: pageItemsMax });
+  const [first] = await state.list('points', { prefix, limit: 1 });
+  const known = first && first.id < oldest ? await state.list('points', { prefix, limit: pageItemsMax }) : [];
   const gone = known
     .filter(({ id }) => id < oldest)
     .map(({ id }): Change => ({ collection: 'points', id, value: undefined }));

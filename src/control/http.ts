@@ -3,14 +3,14 @@
  * nothing of HTTP.
  *
  * Invariants:
- *  1. Nothing of a request is parsed by a handler before its caller was authenticated and allowed; a route without `callers` can not be.
+ *  1. Nothing of a request is parsed by a handler before its caller was authenticated and allowed; no route is without `callers`.
  *  2. A problem that was not made on purpose leaves as `internal`, without its text; the log has it.
  *  3. Requests are logged by route, status, time and caller: never headers, bodies or raw paths.
  *  4. Idempotent replies live in bounded memory only: one of them holds a registration key in clear, which is never stored.
  */
 import { createHash } from 'node:crypto';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { z } from 'zod';
+import type { z } from 'zod';
 import type { Clock } from '../kit/clock.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
@@ -144,8 +144,12 @@ function admit(route: Route, request: FastifyRequest, identify: HttpOptions['ide
   });
 }
 
-function register<K extends RouteName>(app: FastifyInstance, key: K, options: HttpOptions, replies: Replies): void {
+/** What the table promises of a row's types holds row by row; here a row is any row. */
+type AnyHandler = (call: Call<RouteName>) => Promise<Answer<RouteName>>;
+
+function register(app: FastifyInstance, key: RouteName, options: HttpOptions, replies: Replies): void {
   const route: Route = routes[key];
+  const handler: AnyHandler = options.handlers[key];
   const callers = new WeakMap<FastifyRequest, Identity>();
   app.route({
     method: route.method,
@@ -172,9 +176,9 @@ function register<K extends RouteName>(app: FastifyInstance, key: K, options: Ht
         query: route.query && parsed(route.query, request.query, 'query'),
         body: route.body && parsed(route.body, request.body, 'body'),
         ifMatch: versionOf(headerOf(request, 'if-match')),
-      } as Call<K>;
+      } as Call<RouteName>;
       const idempotencyKey = headerOf(request, 'idempotency-key')?.slice(0, 128);
-      const run = (): Promise<Answer<K>> => options.handlers[key](call);
+      const run = (): ReturnType<AnyHandler> => handler(call);
       const once = `${JSON.stringify([identity.role, 'name' in identity ? identity.name : '', key])} ${idempotencyKey}`;
       const useOnce = route.method === 'POST' && idempotencyKey !== undefined;
       const answer = await (useOnce ? replies.once(once, call.body, run) : run());

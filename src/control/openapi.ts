@@ -6,8 +6,9 @@ import { problemReply } from './schemas.ts';
 type Json = Record<string, unknown>;
 
 function schemaOf(schema: z.ZodType, io: 'input' | 'output'): Json {
-  const { $schema: _dialect, ...rest } = z.toJSONSchema(schema, { io }) as Json;
-  return rest;
+  const made: Json = { ...z.toJSONSchema(schema, { io }) };
+  delete made['$schema'];
+  return made;
 }
 
 const stringParameter = (name: string, where: 'path' | 'header', required: boolean, description: string): Json => ({

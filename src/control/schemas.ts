@@ -230,7 +230,7 @@ export const pointsQuery = z.strictObject({
     .string()
     .regex(/^[0-9]{1,16}$/, 'a cursor of an earlier page')
     .optional(),
-  limit: z.coerce.number().int().min(1).max(control.pageItemsMax).default(control.pageItemsDefault),
+  limit: z.coerce.number<number>().int().min(1).max(control.pageItemsMax).default(control.pageItemsDefault),
 });
 export const pointsReply = z.object({
   points: z.array(pointReport).describe('Newest first.'),

@@ -27,7 +27,8 @@ import { type Identity, registerRoutes } from './http.ts';
 import { policySchema } from './schemas.ts';
 import { openLmdbState } from './state-lmdb.ts';
 
-const { bodyBytesMax, requestMs, connectionsMax, certificateDays, serverCertificateRenewMs } = limits.control;
+const { bodyBytesMax, requestMs, keepAliveMs, connectionsMax, certificateDays, serverCertificateRenewMs } =
+  limits.control;
 const format = 1;
 
 export interface ControlOptions {
@@ -126,14 +127,15 @@ export async function startControl(options: ControlOptions): Promise<Control> {
   const token = await operatorToken(options, tokenFile, authority);
   const serverContext = () => contextOf(options, authority);
   const app = fastify({
-    https: { ...(await serverContext()), requestCert: true, rejectUnauthorized: false },
+    https: { ...(await serverContext()), requestCert: true, rejectUnauthorized: false, handshakeTimeout: requestMs },
     bodyLimit: bodyBytesMax,
     requestTimeout: requestMs,
-    connectionTimeout: requestMs,
+    keepAliveTimeout: keepAliveMs,
     forceCloseConnections: true,
     logger: false,
   });
   app.server.maxConnections = connectionsMax;
+  app.server.headersTimeout = requestMs;
   const state = openLmdbState(path.join(dataDir, 'state'));
   const renewal = clock.every(serverCertificateRenewMs, () => {
     serverContext().then(

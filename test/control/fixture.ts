@@ -71,7 +71,6 @@ export class Site {
       url: this.control.url,
       access,
       clock: this.clock,
-      random: systemRandom,
       deadlineMs,
     });
     this.#clients.push(client);
