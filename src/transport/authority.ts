@@ -12,7 +12,8 @@
 import './class-metadata.ts';
 import { isIP } from 'node:net';
 import * as path from 'node:path';
-import { webcrypto, X509Certificate } from 'node:crypto';
+import { createPrivateKey, X509Certificate } from 'node:crypto';
+import type { webcrypto } from 'node:crypto';
 import * as x509 from '@peculiar/x509';
 import type { Clock } from '../kit/clock.ts';
 import { messageOf, Problem } from '../kit/problem.ts';
@@ -21,7 +22,7 @@ import type { Files } from '../posix/files.ts';
 import type { Role } from './connection.ts';
 import { checkCredentials, importKeyPair, keyAlgorithm, makeKeyPem } from './credentials.ts';
 import type { Credentials, IssuedCertificate } from './credentials.ts';
-import { identityUri, isName } from './identity.ts';
+import { badCertificate, fingerprintOf, identityUri, isName, parseCertificate } from './identity.ts';
 
 const dayMs = 24 * 3600 * 1000;
 const authorityDays = 3650;
@@ -70,7 +71,12 @@ export async function openAuthority(files: Files, directory: string, clock: Cloc
     const made = await makeAuthorityCertificate(keys, clock.wallMs());
     await files.replaceFile(caPath, Buffer.from(`${made.toString('pem')}\n`), 0o644);
   }
-  return new SiteAuthority((await files.readWhole(caPath)).toString(), keys, clock);
+  const keyPem = (await files.readWhole(keyPath)).toString();
+  const caPem = (await files.readWhole(caPath)).toString();
+  if (!parseCertificate(caPem, caPath).checkPrivateKey(createPrivateKey(keyPem))) {
+    throw badCertificate(`${caPath} does not belong to ${keyPath}`);
+  }
+  return new SiteAuthority(caPem, keys, clock);
 }
 
 async function makeAuthorityCertificate(keys: webcrypto.CryptoKeyPair, nowMs: number): Promise<x509.X509Certificate> {
@@ -99,7 +105,7 @@ class SiteAuthority implements Authority {
   constructor(caPem: string, keys: webcrypto.CryptoKeyPair, clock: Clock) {
     const facts = new X509Certificate(caPem);
     this.caPem = caPem;
-    this.fingerprint = facts.fingerprint256.replaceAll(':', '').toLowerCase();
+    this.fingerprint = fingerprintOf(facts);
     this.notAfterMs = Date.parse(facts.validTo);
     this.#certificate = new x509.X509Certificate(caPem);
     this.#keys = keys;

@@ -8,13 +8,13 @@
  *     checked again whenever they are loaded.
  */
 import './class-metadata.ts';
-import { createPrivateKey, webcrypto, X509Certificate } from 'node:crypto';
+import { createPrivateKey, webcrypto } from 'node:crypto';
 import * as path from 'node:path';
 import * as x509 from '@peculiar/x509';
 import { messageOf, Problem } from '../kit/problem.ts';
 import type { Files } from '../posix/files.ts';
 import type { PeerIdentity } from './connection.ts';
-import { badCertificate, identityOf } from './identity.ts';
+import { badCertificate, identityOf, parseCertificate } from './identity.ts';
 
 export interface Credentials {
   /** Who the certificate says we are. */
@@ -90,9 +90,10 @@ export async function storeCertificate(
   nowMs: number,
 ): Promise<Credentials> {
   const keyPem = (await files.readWhole(path.join(directory, keyFile))).toString();
-  const credentials = checkCredentials({ keyPem, ...issued }, nowMs);
-  await files.replaceFile(path.join(directory, caFile), Buffer.from(issued.caPem), publicMode);
-  await files.replaceFile(path.join(directory, certFile), Buffer.from(issued.certPem), publicMode);
+  const { certPem, caPem } = issued;
+  const credentials = checkCredentials({ keyPem, certPem, caPem }, nowMs);
+  await files.replaceFile(path.join(directory, caFile), Buffer.from(caPem), publicMode);
+  await files.replaceFile(path.join(directory, certFile), Buffer.from(certPem), publicMode);
   return credentials;
 }
 
@@ -119,8 +120,8 @@ export function checkCredentials(
   parts: { keyPem: string; certPem: string; caPem: string },
   nowMs: number,
 ): Credentials {
-  const certificate = parse(parts.certPem, certFile);
-  const authority = parse(parts.caPem, caFile);
+  const certificate = parseCertificate(parts.certPem, certFile);
+  const authority = parseCertificate(parts.caPem, caFile);
   let belongs: boolean;
   try {
     belongs = certificate.checkPrivateKey(createPrivateKey(parts.keyPem));
@@ -131,20 +132,13 @@ export function checkCredentials(
   if (!certificate.checkIssued(authority) || !certificate.verify(authority.publicKey)) {
     throw badCertificate(`${certFile} is not signed by the authority in ${caFile}`);
   }
-  return { identity: identityOf(certificate, nowMs), ...parts };
+  const { keyPem, certPem, caPem } = parts;
+  return { identity: identityOf(certificate, nowMs), keyPem, certPem, caPem };
 }
 
 export function expiryOf(credentials: Credentials, nowMs: number): Expiry {
   const { notAfterMs } = credentials.identity;
-  const notBeforeMs = Date.parse(parse(credentials.certPem, certFile).validFrom);
+  const notBeforeMs = Date.parse(parseCertificate(credentials.certPem, certFile).validFrom);
   const leftMs = notAfterMs - nowMs;
   return { notAfterMs, leftMs, renew: leftMs < (notAfterMs - notBeforeMs) / 3 };
-}
-
-function parse(pem: string, from: string): X509Certificate {
-  try {
-    return new X509Certificate(pem);
-  } catch (error) {
-    throw badCertificate(`${from} is not a certificate: ${messageOf(error)}`, error);
-  }
 }

@@ -8,8 +8,8 @@
  *  3. The time of validity is checked here once more, against the clock that was handed in: a resumed session or a wrong
  *     library default must not make an expired certificate good.
  */
-import type { X509Certificate } from 'node:crypto';
-import { Problem } from '../kit/problem.ts';
+import { X509Certificate } from 'node:crypto';
+import { messageOf, Problem } from '../kit/problem.ts';
 import { roles } from './connection.ts';
 import type { PeerIdentity, Role } from './connection.ts';
 
@@ -34,6 +34,15 @@ export function badCertificate(message: string, cause?: unknown): Problem {
     remedy: 'enroll again with a registration key of this site, and check the clocks of both ends',
     cause,
   });
+}
+
+/** @param from names the file or peer in the message. @throws Problem `bad-certificate`. */
+export function parseCertificate(pem: string, from: string): X509Certificate {
+  try {
+    return new X509Certificate(pem);
+  } catch (error) {
+    throw badCertificate(`${from} is not a certificate: ${messageOf(error)}`, error);
+  }
 }
 
 /** Lower-case hex SHA-256 of the certificate. */
