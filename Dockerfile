@@ -1,6 +1,6 @@
 # One image for every role:
 #   docker run -v tidemark:/var/lib/tidemark -p 9443:9443 -p 9444:9444 tidemark up
-# Metrics listen on loopback unless told otherwise: add --metrics-host 0.0.0.0 to scrape a container.
+# Metrics listen on loopback unless told otherwise: add --metrics 0.0.0.0 to scrape a container.
 FROM node:24-bookworm-slim AS build
 # zstd-napi compiles at installation; without a compiler the product falls back to node:zlib.
 RUN apt-get update && apt-get install -y --no-install-recommends g++ make python3 && rm -rf /var/lib/apt/lists/*

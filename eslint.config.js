@@ -65,7 +65,7 @@ const owners = [
   { modules: ['pino', 'prom-client'], only: ['src/observe/'], say: 'logs and metrics go through observe' },
   { modules: ['fastify'], only: ['src/control/'], say: 'the HTTP API belongs to control' },
   { modules: ['commander', 'cli-progress'], only: ['src/cli/'], say: 'the command line belongs to cli' },
-  { modules: ['yaml'], only: ['src/config.ts'], say: 'configuration is read by src/config.ts' },
+  { modules: ['yaml'], only: ['src/config/'], say: 'configuration is read by src/config' },
 ];
 
 const randomNames = [

@@ -1,0 +1,203 @@
+/**
+ * What the command line needs done, as one interface. `main.ts` plugs the real parts in, tests plug in fakes; a command only
+ * parses, calls one of these and prints what came back. Failures are thrown as Problems.
+ *
+ * Times are milliseconds since the Unix epoch, sizes bytes; `null` means not known.
+ */
+import type { Address } from '../config/tables.ts';
+import type {
+  AgentConfig,
+  ClientConfig,
+  ControlConfig,
+  ProcessServerConfig,
+  TargetConfig,
+  UpConfig,
+} from '../config.ts';
+
+/** Something that runs until it is closed. */
+export interface Running {
+  /** Where it can be reached, in words: `agents: 0.0.0.0:9443`, `metrics: http://127.0.0.1:9464/metrics`. */
+  readonly reachable: readonly { readonly what: string; readonly where: string }[];
+  /** Rejects when it can not go on; resolves when it was closed. */
+  readonly ended: Promise<void>;
+  /** Ends gracefully. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** Where recovery commands find points: a target's directory and its vault key or recovery file. Nothing else is needed. */
+export type Vault = Pick<TargetConfig, 'data' | 'vault'>;
+
+/** A point by number, or the newest committed, or the newest proven one. */
+export type PointChoice = number | 'latest' | 'proven';
+
+export interface DiskOfPoint extends Vault {
+  readonly machine: string;
+  /** Left out: the machine's only disk. */
+  readonly disk: string | undefined;
+  readonly point: PointChoice;
+}
+
+export interface Progress {
+  /** Called now and then; `doneBytes` of `totalBytes`. */
+  report(doneBytes: number, totalBytes: number): void;
+}
+
+export interface ExportRequest extends DiskOfPoint {
+  /** File to write. Must not exist unless `overwrite`. */
+  readonly to: string;
+  readonly overwrite: boolean;
+}
+export interface ExportReport {
+  readonly machine: string;
+  readonly disk: string;
+  readonly point: number;
+  readonly cutTimeMs: number;
+  readonly size: number;
+  /** Bytes written; the rest are holes. */
+  readonly dataBytes: number;
+  /** Hex. */
+  readonly root: string;
+  readonly file: string;
+  readonly seconds: number;
+}
+
+export interface NbdRequest extends DiskOfPoint {
+  readonly listen: { readonly socket: string } | Address;
+}
+
+export interface VerifyRequest extends Vault {
+  /** Left out: all machines. */
+  readonly machine: string | undefined;
+  readonly disk: string | undefined;
+  readonly point: PointChoice | 'all';
+}
+export interface VerifiedPoint {
+  readonly machine: string;
+  readonly disk: string;
+  readonly point: number;
+  readonly ok: boolean;
+  /** Blocks read, decrypted and checked against their leaf. */
+  readonly blocks: number;
+  /** The first blocks that failed. */
+  readonly damagedBlocks: readonly number[];
+  readonly rootMatches: boolean;
+  readonly root: string;
+}
+export interface VerifyReport {
+  readonly ok: boolean;
+  readonly points: readonly VerifiedPoint[];
+  readonly seconds: number;
+}
+
+export interface PointReport {
+  readonly machine: string;
+  readonly point: number;
+  readonly cutTimeMs: number;
+  readonly committedMs: number;
+  readonly provenMs: number | null;
+  readonly damaged: boolean;
+  readonly consistency: 'crash' | 'app';
+  readonly disks: readonly {
+    readonly name: string;
+    readonly size: number;
+    readonly root: string;
+    readonly kind: 'initial' | 'delta' | 'resync';
+    /** Bytes of changed pages this point added. */
+    readonly payloadBytes: number;
+  }[];
+}
+
+export type EnrolledRole = 'agent' | 'process-server' | 'target';
+
+export interface TokenReport {
+  /** Secret; shown once. */
+  readonly registrationKey: string;
+  readonly role: EnrolledRole;
+  readonly name?: string | undefined;
+  readonly expiresMs: number;
+}
+export interface EnrollReport {
+  readonly role: EnrolledRole;
+  readonly name: string;
+  /** Directory that holds certificate and key now. */
+  readonly credentials: string;
+  readonly expiresMs: number;
+}
+
+export interface PolicyChange {
+  readonly compression?: 'lz4' | 'zstd' | 'off' | undefined;
+  readonly intervalSeconds?: number | undefined;
+  readonly blockSize?: number | undefined;
+  readonly retentionHours?: number | undefined;
+}
+export interface ProtectRequest extends ClientConfig {
+  readonly machine: string;
+  readonly disks: readonly string[];
+  /** Name of the policy; made or changed first when `change` says something. */
+  readonly policy: string;
+  readonly change: PolicyChange;
+}
+export interface ProtectReport {
+  readonly machine: string;
+  readonly disks: readonly string[];
+  readonly policy: string;
+}
+
+export type Health = 'ok' | 'warning' | 'critical';
+interface Judged {
+  readonly health: Health;
+  readonly reasons: readonly {
+    readonly severity: 'warning' | 'critical';
+    readonly code: string;
+    readonly message: string;
+    readonly remedy: string;
+  }[];
+}
+interface Recency {
+  readonly newestCommittedMs: number | null;
+  readonly newestProvenMs: number | null;
+  readonly lagBytes: number | null;
+  readonly rpoActualSeconds: number | null;
+}
+export interface StatusReport extends Judged {
+  readonly atMs: number;
+  readonly machines: readonly (Judged &
+    Recency & {
+      readonly name: string;
+      readonly policy: string;
+      readonly disks: readonly (Judged &
+        Recency & { readonly name: string; readonly size: number | null; readonly phase: string | null })[];
+    })[];
+}
+
+export interface Roles {
+  startUp(config: UpConfig): Promise<Running>;
+  startControl(config: ControlConfig): Promise<Running>;
+  startTarget(config: TargetConfig): Promise<Running>;
+  startProcessServer(config: ProcessServerConfig): Promise<Running>;
+  startAgent(config: AgentConfig): Promise<Running>;
+
+  /** Read-only NBD export of a point. */
+  serveNbd(request: NbdRequest): Promise<Running>;
+  /** Raw, sparse. Removes the unfinished file when `signal` aborts, and rejects with Problem `interrupted`. */
+  exportPoint(request: ExportRequest, progress: Progress, signal: AbortSignal): Promise<ExportReport>;
+  verify(request: VerifyRequest, progress: Progress, signal: AbortSignal): Promise<VerifyReport>;
+  /** Oldest first. */
+  listPoints(request: Vault & { readonly machine: string | undefined }): Promise<readonly PointReport[]>;
+  /** Writes the recovery file (0600). Must not exist. */
+  keyExport(request: Vault & { readonly to: string }): Promise<{ readonly file: string; readonly vaultId: string }>;
+
+  createToken(
+    request: ClientConfig & { readonly role: EnrolledRole; readonly name: string | undefined; readonly hours: number },
+  ): Promise<TokenReport>;
+  /** Makes a key in `into`, has its certificate made with the registration key. */
+  enroll(request: {
+    readonly controlUrl: string;
+    readonly registrationKey: string;
+    readonly role: EnrolledRole;
+    readonly name: string;
+    readonly into: string;
+  }): Promise<EnrollReport>;
+  protect(request: ProtectRequest): Promise<ProtectReport>;
+  status(request: ClientConfig & { readonly machine: string | undefined }): Promise<StatusReport>;
+}

@@ -1,0 +1,161 @@
+/**
+ * Every key there is, by section, with its check, its default and one line of help. The file, the environment and the flags
+ * are all made from these tables, so a key is called the same everywhere.
+ */
+import { parse as parseYaml } from 'yaml';
+import { z } from 'zod';
+import { limits } from '../limits.ts';
+
+export interface Address {
+  readonly host: string;
+  /** 0: any free port (listening only). */
+  readonly port: number;
+}
+
+const portMax = 65_535;
+
+/** `host:port`, `host`, `:port`, `port`, `[v6]:port`; null if it is none of these. */
+function parseAddress(text: string): { host: string | undefined; port: number | undefined } | null {
+  if (/^\d+$/.test(text)) return { host: undefined, port: Number(text) };
+  const match = /^(?:\[(?<six>[0-9a-fA-F:.]+)\]|(?<host>[^:[\]\s/]*))(?::(?<port>\d+))?$/.exec(text);
+  const host = match?.groups?.['six'] ?? match?.groups?.['host'];
+  const port = match?.groups?.['port'];
+  if (!match || (!host && port === undefined)) return null;
+  return { host: host === '' ? undefined : host, port: port === undefined ? undefined : Number(port) };
+}
+
+/** `defaultHost` null: the host must be given. */
+function address(defaultHost: string | null, defaultPort: number) {
+  return z.union([z.string(), z.int().transform(String)]).transform((text, context): Address => {
+    const parsed = parseAddress(text);
+    const host = parsed?.host ?? defaultHost;
+    const port = parsed?.port ?? defaultPort;
+    if (!parsed || host === null || port > portMax) {
+      context.addIssue({ code: 'custom', message: `"${text}" is not an address (host:port)` });
+      return z.NEVER;
+    }
+    return { host, port };
+  });
+}
+
+/** A number, or digits (the environment and flags have only text). */
+const wholeNumber = (least: number, most: number) =>
+  z
+    .union([z.number(), z.string().regex(/^\d+$/).transform(Number)], 'not a whole number')
+    .pipe(z.int().min(least).max(most));
+
+const { blockBytesMin, blockBytesMax, perMachineMax } = limits.disk;
+const filePath = z.string().min(1);
+const name = z
+  .string()
+  .regex(/^[a-z0-9][a-z0-9._-]{0,62}$/, 'a name is 1 to 63 of a-z 0-9 . _ -, the first a letter or digit');
+const isPowerOfTwo = (value: number): boolean => Number.isInteger(Math.log2(value));
+
+/** Where a disk's NBD server listens: a Unix socket, or a port of loopback. Exactly one. */
+export const diskTable = z
+  .strictObject({ name, image: filePath, socket: filePath.optional(), port: wholeNumber(0, portMax).optional() })
+  .refine(
+    ({ socket, port }) => (socket === undefined) !== (port === undefined),
+    'a disk has either a socket or a port',
+  );
+
+const disks = z.preprocess(
+  (value, context): unknown => {
+    if (typeof value !== 'string') return value;
+    try {
+      // From the environment a list is YAML text.
+      return parseYaml(value);
+    } catch {
+      context.addIssue({ code: 'custom', message: 'not a YAML list' });
+      return z.NEVER;
+    }
+  },
+  z
+    .array(diskTable)
+    .min(1)
+    .max(perMachineMax)
+    .refine((list) => new Set(list.map((disk) => disk.name)).size === list.length, 'two disks have the same name'),
+);
+
+export const loopback = '127.0.0.1';
+const everywhere = '0.0.0.0';
+
+export const tables = {
+  common: z.strictObject({
+    data: filePath.optional().describe('directory under which every role keeps its own'),
+    logLevel: z
+      .enum(['debug', 'info', 'warn', 'error', 'silent'])
+      .default('info')
+      .describe('least level that is logged'),
+    metrics: address(loopback, 9464)
+      .default({ host: loopback, port: 9464 })
+      .describe('address of /metrics, /healthz and /readyz'),
+    controlUrl: z
+      .url({ protocol: /^https$/, error: 'not an https URL' })
+      .optional()
+      .describe('URL of the control API'),
+  }),
+  target: z.strictObject({
+    data: filePath.optional().describe("the target's directory"),
+    listen: address(everywhere, 9444).default({ host: everywhere, port: 9444 }).describe('address for process servers'),
+    vault: filePath.optional().describe('file of the vault key (default: vault.key in the directory)'),
+    credentials: filePath.optional().describe('directory of certificate and key'),
+  }),
+  processServer: z.strictObject({
+    data: filePath.optional().describe("the process server's directory"),
+    listen: address(everywhere, 9443).default({ host: everywhere, port: 9443 }).describe('address for agents'),
+    target: address(null, 9444).describe('address of the master target'),
+    credentials: filePath.optional().describe('directory of certificate and key'),
+    workers: wholeNumber(1, 256).optional().describe('worker threads (default: one per core)'),
+  }),
+  agent: z.strictObject({
+    data: filePath.optional().describe("the agent's directory: change logs and leaves"),
+    machine: name.describe('name of the machine, as in its certificate'),
+    disks: disks.describe('disks: name, image, and socket or port'),
+    processServer: address(null, 9443).describe('address of the process server'),
+    intervalSeconds: wholeNumber(1, 86_400).optional().describe('seconds from one cut to the next'),
+    compression: z.enum(['lz4', 'zstd', 'off']).optional().describe('lz4, zstd or off'),
+    blockSize: wholeNumber(blockBytesMin, blockBytesMax)
+      .refine(isPowerOfTwo, 'not a power of two')
+      .optional()
+      .describe('bytes per block of a disk that is new'),
+    credentials: filePath.optional().describe('directory of certificate and key'),
+  }),
+  control: z.strictObject({
+    data: filePath.optional().describe("the control API's directory: state, certificate authority"),
+    listen: address(loopback, 8443).default({ host: loopback, port: 8443 }).describe('address of the control API'),
+  }),
+  client: z.strictObject({
+    credentials: filePath.optional().describe("directory with the operator's token and the authority's certificate"),
+  }),
+} as const;
+
+export type Section = keyof typeof tables;
+export type Values<S extends Section> = z.output<(typeof tables)[S]>;
+
+/** The sections of a configuration file; keys of `common` stand at its top level. */
+export const sections = ['target', 'processServer', 'agent', 'control', 'client'] as const satisfies readonly Section[];
+
+export interface KeyFacts {
+  /** As in the file. */
+  readonly key: string;
+  /** As on the command line, with dashes. */
+  readonly flag: string;
+  /** As in the environment. */
+  readonly variable: string;
+  readonly help: string;
+}
+
+const words = (text: string): string[] => text.split(/(?=[A-Z])/).map((word) => word.toLowerCase());
+const variableOf = (section: Section, key: string): string =>
+  ['TIDEMARK', ...(section === 'common' ? [] : words(section)), ...words(key)].join('_').toUpperCase();
+
+/** The keys of a section, with what they are called in each source. */
+export function keysOf(section: Section): KeyFacts[] {
+  return Object.entries<z.ZodType>(tables[section].shape).map(([key, type]) => ({
+    key,
+    flag: `--${words(key).join('-')}`,
+    variable: variableOf(section, key),
+    help: type.description ?? '',
+  }));
+}

@@ -1,0 +1,100 @@
+/** What every role is made of, and the few things all of them do alike: metrics and health, the log, ending. */
+import type { RoleCommon } from '../config.ts';
+import type { Running } from '../cli/roles.ts';
+import type { Clock } from '../kit/clock.ts';
+import type { Random } from '../kit/random.ts';
+import { registerProcessSeries } from '../observe/process-series.ts';
+import type { Logger } from '../observe/logger.ts';
+import { createRegistry, type MetricRegistry } from '../observe/registry.ts';
+import { startObserveServer, type Readiness } from '../observe/server.ts';
+import type { Files } from '../posix/files.ts';
+
+export interface Parts {
+  readonly files: Files;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly version: string;
+  /** A logger of the level a role was configured with. */
+  readonly loggerOf: (common: RoleCommon, role: string) => Logger;
+}
+
+/** Closes everything in reverse order, each even when an earlier one failed; the first failure is thrown. */
+export class Closers {
+  readonly #steps: (() => Promise<void> | void)[] = [];
+  #closing: Promise<void> | null = null;
+
+  add(step: () => Promise<void> | void): void {
+    this.#steps.push(step);
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#run();
+    return this.#closing;
+  }
+
+  async #run(): Promise<void> {
+    let failure: unknown;
+    for (const step of this.#steps.reverse()) {
+      try {
+        await step();
+      } catch (error) {
+        failure ??= error;
+      }
+    }
+    if (failure !== undefined) throw failure;
+  }
+}
+
+/** A role under construction: what fails half-way closes what was opened. */
+export class RoleBuilder {
+  readonly closers = new Closers();
+  readonly registry: MetricRegistry = createRegistry();
+  readonly #reachable: { what: string; where: string }[] = [];
+  readonly #ended = Promise.withResolvers<undefined>();
+
+  reachable(what: string, where: string): void {
+    this.#reachable.push({ what, where });
+  }
+
+  /** The role can not go on; its process ends with the problem's exit code. */
+  fail(error: unknown): void {
+    this.#ended.reject(error instanceof Error ? error : new Error(String(error)));
+  }
+
+  /** Serves /metrics, /healthz and /readyz. */
+  async observe(parts: Parts, common: RoleCommon, logger: Logger, ready: () => Readiness | Promise<Readiness>): Promise<void> {
+    const series = registerProcessSeries(this.registry, parts.clock.wallMs());
+    this.closers.add(() => {
+      series.close();
+    });
+    const { host, port } = common.metrics;
+    const server = await startObserveServer({ host, port, registry: this.registry, logger, ready });
+    this.closers.add(() => server.close());
+    this.reachable('metrics', `${server.url}/metrics`);
+  }
+
+  running(): Running {
+    const ended = this.#ended.promise;
+    ended.catch(() => undefined);
+    return {
+      reachable: this.#reachable,
+      ended,
+      close: async () => {
+        await this.closers.close();
+        this.#ended.resolve(undefined);
+      },
+    };
+  }
+
+  /** Builds a role; on failure closes what was opened and passes the failure on. */
+  static async build(make: (builder: RoleBuilder) => Promise<void>): Promise<Running> {
+    const builder = new RoleBuilder();
+    try {
+      await make(builder);
+      return builder.running();
+    } catch (error) {
+      await builder.closers.close().catch(() => undefined);
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,308 @@
+import { describe, expect, it } from 'vitest';
+import type { AgentConfig } from '../../src/config.ts';
+import type { ExportReport, PointReport, StatusReport, VerifyReport } from '../../src/cli/roles.ts';
+import { exitCodes } from '../../src/fatal.ts';
+import { Problem } from '../../src/kit/problem.ts';
+import { commandLine, fakeRunning } from './fake-roles.ts';
+
+const point: PointReport = {
+  machine: 'web1',
+  point: 7,
+  cutTimeMs: Date.UTC(2026, 0, 2),
+  committedMs: Date.UTC(2026, 0, 2, 0, 0, 1),
+  provenMs: null,
+  damaged: false,
+  consistency: 'crash',
+  disks: [{ name: 'vda', size: 512 * 1024 * 1024, root: 'ab'.repeat(32), kind: 'delta', payloadBytes: 4096 }],
+};
+const exported: ExportReport = {
+  machine: 'web1',
+  disk: 'vda',
+  point: 7,
+  cutTimeMs: point.cutTimeMs,
+  size: 1024,
+  dataBytes: 512,
+  root: 'ab',
+  file: '/x.raw',
+  seconds: 1,
+};
+const recency = { newestCommittedMs: null, newestProvenMs: null, lagBytes: null, rpoActualSeconds: null };
+const healthy: StatusReport = {
+  atMs: 0,
+  health: 'ok',
+  reasons: [],
+  machines: [
+    {
+      name: 'web1',
+      policy: 'default',
+      health: 'ok',
+      reasons: [],
+      ...recency,
+      disks: [{ name: 'vda', health: 'ok', reasons: [], ...recency, size: null, phase: null }],
+    },
+  ],
+};
+
+describe('bad command lines', () => {
+  it.each([
+    [['targt'], 'Did you mean target?'],
+    [['points', '--dta', '/x'], 'Did you mean --data?'],
+    [['export', 'web1'], "required option '--to <file>'"],
+    [['export', '--to', 'x'], "missing required argument 'machine'"],
+    [['export', 'a', 'b', 'c', '--to', 'x'], 'too many arguments'],
+    [['export', 'web1', '--to', 'x', '--point', 'newest'], 'Not a point'],
+    [['nbd', 'web1'], 'give --socket PATH or --port NUMBER'],
+    [['nbd', 'web1', '--socket', 'a', '--port', '1'], 'cannot be used with'],
+    [['nbd', 'web1', '--port', '65536'], 'Not a whole number'],
+    [['token', 'create', '--hours', '121'], 'Not a whole number from 1 to 120'],
+    [['token', 'create', '--role', 'control'], 'Allowed choices'],
+    [['agent', '--disk', 'vda'], 'name=NAME,image=FILE'],
+    [['protect', 'web1', '--disk', 'vda', '--block-size', '5000'], 'Not a power of two'],
+    [['target', '--listen', 'x:y:z'], 'not an address'],
+    [['agent', '--machine', 'web1'], 'is not set'],
+  ])('%j', async (words, message) => {
+    const line = commandLine();
+    expect(await line.run(...words)).toBe(exitCodes.usage.code);
+    expect(line.stderr()).toContain(message);
+    expect(line.stdout()).toBe('');
+  });
+});
+
+describe('help', () => {
+  it('is data: stdout, exit code 0, with the exit codes', async () => {
+    const line = commandLine();
+    expect(await line.run('--help')).toBe(0);
+    for (const name of Object.keys(exitCodes)) expect(line.stdout()).toContain(name);
+    expect(line.stderr()).toBe('');
+  });
+
+  it('version', async () => {
+    const line = commandLine();
+    expect(await line.run('version', '--json')).toBe(0);
+    expect(await line.run('--version')).toBe(0);
+    expect(line.stdout()).toBe('{"version":"1.2.3"}\n1.2.3\n');
+  });
+});
+
+describe('problems', () => {
+  it.each([
+    [new Problem('locked', 'in use by 12', { remedy: 'end it first' }), exitCodes.locked.code],
+    [new Problem('bad-recovery-file', 'of another vault'), exitCodes['no-key'].code],
+    [new Problem('not-found', 'no such point'), exitCodes['not-found'].code],
+    [new Problem('bad-config', 'wrong'), exitCodes.usage.code],
+    [new TypeError('x is undefined'), exitCodes.internal.code],
+  ])('%s', async (error, code) => {
+    const line = commandLine({ roles: { listPoints: () => Promise.reject(error) } });
+    expect(await line.run('points', '--json')).toBe(code);
+    expect(line.stdout()).toBe('');
+    expect(line.stderr()).toContain(error.message);
+    if (error instanceof Problem) expect(line.stderr()).toContain(error.remedy);
+  });
+
+  it('can not send control characters to a terminal', async () => {
+    const line = commandLine({ roles: { listPoints: () => Promise.reject(new Problem('refused', 'a\u001b[2Jb')) } });
+    await line.run('points');
+    expect(line.stderr()).not.toContain('\u001b');
+  });
+});
+
+describe('data', () => {
+  it('points, as a table and as JSON', async () => {
+    const asked: unknown[] = [];
+    const line = commandLine({
+      roles: { listPoints: async (request) => (asked.push(request), [point]) },
+      environment: { TIDEMARK_DATA: '/srv/t' },
+    });
+    expect(await line.run('points', 'web1')).toBe(0);
+    expect(line.stdout()).toContain(
+      'web1     7      2026-01-02T00:00:00.000Z  committed  crash  vda   512 MiB  delta  4 KiB  abababababababab\n',
+    );
+    expect(await line.run('points', '--json', '--data', '/x', '--vault', '/key')).toBe(0);
+    expect(JSON.parse(line.stdout().split('\n').at(-2) ?? '')).toEqual({ points: [point] });
+    expect(asked).toEqual([
+      { data: '/srv/t/target', vault: '/srv/t/target/vault.key', machine: 'web1' },
+      { data: '/x', vault: '/key', machine: undefined },
+    ]);
+  });
+
+  it('export says what it did on stderr, and as JSON on stdout', async () => {
+    const asked: unknown[] = [];
+    const line = commandLine({
+      roles: {
+        exportPoint: async (request, progress) => {
+          asked.push(request);
+          progress.report(512, 1024);
+          return exported;
+        },
+      },
+    });
+    expect(await line.run('export', 'web1', 'vda', '--data', '/x', '--point', '7', '--to', '/x.raw')).toBe(0);
+    expect(line.stdout()).toBe('');
+    expect(line.stderr()).toBe(
+      'web1/vda as of point 7 (2026-01-02T00:00:00.000Z): 1 KiB, 512 B of data, written to /x.raw\n',
+    );
+    expect(await line.run('export', 'web1', '--data', '/x', '--to', '/x.raw', '--yes', '--json')).toBe(0);
+    expect(JSON.parse(line.stdout())).toEqual(exported);
+    expect(asked).toMatchObject([
+      { machine: 'web1', disk: 'vda', point: 7, overwrite: false },
+      { machine: 'web1', disk: undefined, point: 'proven', overwrite: true },
+    ]);
+  });
+
+  it('verify answers no with exit code 1', async () => {
+    const bad = {
+      machine: 'web1',
+      disk: 'vda',
+      point: 7,
+      ok: false,
+      blocks: 9,
+      damagedBlocks: [3],
+      rootMatches: false,
+      root: 'ab',
+    };
+    const report: VerifyReport = { ok: false, points: [bad], seconds: 1 };
+    const line = commandLine({ roles: { verify: async () => report } });
+    expect(await line.run('verify', '--point', 'all')).toBe(exitCodes['check-failed'].code);
+    expect(line.stdout()).toContain('DAMAGED');
+    const good = commandLine({ roles: { verify: async () => ({ ok: true, points: [], seconds: 1 }) } });
+    expect(await good.run('verify', '--json')).toBe(0);
+  });
+
+  it('status answers no when health is critical, and shows why', async () => {
+    const line = commandLine({ roles: { status: async () => healthy } });
+    expect(await line.run('status')).toBe(0);
+    expect(line.stdout()).toContain('unknown');
+    const reasons = [{ severity: 'critical' as const, code: 'damaged', message: 'blocks are damaged', remedy: 'wait' }];
+    const ill = commandLine({ roles: { status: async () => ({ ...healthy, health: 'critical', reasons }) } });
+    expect(await ill.run('status')).toBe(exitCodes['check-failed'].code);
+    expect(ill.stdout()).toContain('critical site: blocks are damaged; wait');
+    expect(await ill.run('status', '--json')).toBe(exitCodes['check-failed'].code);
+  });
+
+  it('a registration key alone goes to stdout', async () => {
+    const made = { registrationKey: 'tmk1.a.b', role: 'agent' as const, name: 'web1', expiresMs: 0 };
+    const line = commandLine({ roles: { createToken: async () => made } });
+    expect(await line.run('token', 'create', '--name', 'web1')).toBe(0);
+    expect(line.stdout()).toBe('tmk1.a.b\n');
+    expect(line.stderr()).toContain('for one agent named web1');
+  });
+
+  it('enroll reads the key from a file or standard input, never from an argument', async () => {
+    const asked: unknown[] = [];
+    const line = commandLine({
+      files: { '-': 'tmk1.a.b\n', empty: '\n' },
+      roles: {
+        enroll: async (request) => (
+          asked.push(request),
+          { role: request.role, name: request.name, credentials: request.into, expiresMs: 0 }
+        ),
+      },
+    });
+    expect(await line.run('enroll', 'web1', '--key-file', '-', '--into', '/c', '--control-url', 'https://c:8443')).toBe(
+      0,
+    );
+    expect(asked).toEqual([
+      { controlUrl: 'https://c:8443', registrationKey: 'tmk1.a.b', role: 'agent', name: 'web1', into: '/c' },
+    ]);
+    expect(await line.run('enroll', 'web1', '--key-file', 'empty', '--into', '/c')).toBe(exitCodes.usage.code);
+    expect(await line.run('enroll', 'web1', '--key-file', 'nowhere', '--into', '/c')).toBe(exitCodes['not-found'].code);
+  });
+
+  it('protect and key export pass on what was said', async () => {
+    const asked: unknown[] = [];
+    const line = commandLine({
+      roles: {
+        protect: async (request) => (
+          asked.push(request),
+          { machine: request.machine, disks: request.disks, policy: request.policy }
+        ),
+        keyExport: async (request) => (asked.push(request), { file: request.to, vaultId: 'v' }),
+      },
+    });
+    expect(
+      await line.run('protect', 'web1', '--disk', 'vda', 'vdb', '--interval-seconds', '5', '--compression', 'zstd'),
+    ).toBe(0);
+    expect(await line.run('key', 'export', '--data', '/x', '--to', '/r.json', '--json')).toBe(0);
+    expect(asked).toMatchObject([
+      {
+        machine: 'web1',
+        disks: ['vda', 'vdb'],
+        policy: 'default',
+        change: { intervalSeconds: 5, compression: 'zstd' },
+      },
+      { data: '/x', vault: '/x/vault.key', to: '/r.json' },
+    ]);
+    expect(line.stdout()).toBe('{"file":"/r.json","vaultId":"v"}\n');
+  });
+});
+
+describe('roles', () => {
+  it('get a whole configuration from file, environment and flags', async () => {
+    const asked: AgentConfig[] = [];
+    const running = fakeRunning();
+    const line = commandLine({
+      files: { 'agent.yaml': 'agent: { processServer: ps, intervalSeconds: 9 }' },
+      environment: { TIDEMARK_AGENT_MACHINE: 'web1', TIDEMARK_CONFIG: 'agent.yaml' },
+      roles: {
+        startAgent: async (config) => {
+          asked.push(config);
+          void running.close();
+          return running;
+        },
+      },
+    });
+    const code = await line.run(
+      'agent',
+      '--disk',
+      'name=vda,image=/i,socket=/s',
+      '--disk',
+      'name=vdb,image=/j,port=0',
+      '--json',
+    );
+    expect(line.stderr()).toBe('tidemark agent: agents on 127.0.0.1:9443\n');
+    expect(code).toBe(0);
+    expect(asked).toMatchObject([
+      {
+        machine: 'web1',
+        intervalSeconds: 9,
+        processServer: { host: 'ps', port: 9443 },
+        disks: [
+          { name: 'vda', image: '/i', socket: '/s' },
+          { name: 'vdb', image: '/j', port: 0 },
+        ],
+      },
+    ]);
+    expect(JSON.parse(line.stdout())).toEqual({ running: 'agent', reachable: running.reachable });
+  });
+
+  it.each(['up', 'control', 'target', 'process-server'])('%s starts', async (role) => {
+    const started: string[] = [];
+    const start = (name: string) => async () => {
+      started.push(name);
+      const running = fakeRunning();
+      void running.close();
+      return running;
+    };
+    const roles = {
+      startUp: start('up'),
+      startControl: start('control'),
+      startTarget: start('target'),
+      startProcessServer: start('process-server'),
+    };
+    const line = commandLine({ roles, environment: { TIDEMARK_PROCESS_SERVER_TARGET: 't' } });
+    expect(await line.run(role)).toBe(0);
+    expect(started).toEqual([role]);
+  });
+});
+
+describe('colour and progress', () => {
+  it('appear on a terminal only', async () => {
+    const roles = { status: async () => healthy };
+    const plain = commandLine({ roles });
+    const coloured = commandLine({ roles, terminal: true });
+    await plain.run('status');
+    await coloured.run('status');
+    expect(plain.stdout()).not.toContain('\u001b');
+    expect(coloured.stdout()).toContain('\u001b[32mok\u001b[0m');
+  });
+});

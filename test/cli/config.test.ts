@@ -1,0 +1,188 @@
+import * as fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import {
+  agentConfig,
+  clientConfig,
+  controlConfig,
+  processServerConfig,
+  targetConfig,
+  upConfig,
+} from '../../src/config.ts';
+import type { ConfigSources } from '../../src/config/sources.ts';
+import { keysOf, sections } from '../../src/config/tables.ts';
+import { isProblem, type Problem } from '../../src/kit/problem.ts';
+
+function from(
+  text: string,
+  environment: Record<string, string> = {},
+  flags: ConfigSources['flags'] = {},
+): ConfigSources {
+  return { file: { name: 'tidemark.yaml', text }, environment, flags };
+}
+
+function problemOf(run: () => unknown): Problem {
+  try {
+    run();
+  } catch (error) {
+    if (isProblem(error)) return error;
+    throw error;
+  }
+  throw new Error('nothing was thrown');
+}
+
+const agentYaml = `
+data: /srv/tidemark
+agent:
+  machine: web1
+  processServer: backup.example
+  disks:
+    - { name: vda, image: /images/web1.raw, socket: /run/web1.sock }
+    - { name: vdb, image: /images/web1-data.raw, port: 10809 }
+`;
+
+describe('sources', () => {
+  it('file < environment < flags', () => {
+    const file = 'target: { listen: "1.1.1.1:1" }';
+    const environment = { TIDEMARK_TARGET_LISTEN: '2.2.2.2:2' };
+    expect(targetConfig({ environment: {}, flags: {} }).listen).toEqual({ host: '0.0.0.0', port: 9444 });
+    expect(targetConfig(from(file)).listen).toEqual({ host: '1.1.1.1', port: 1 });
+    expect(targetConfig(from(file, environment)).listen).toEqual({ host: '2.2.2.2', port: 2 });
+    expect(targetConfig(from(file, environment, { target: { listen: '3.3.3.3:3' } })).listen).toEqual({
+      host: '3.3.3.3',
+      port: 3,
+    });
+    expect(targetConfig(from(file, environment, { target: { listen: undefined } })).listen.port).toBe(2);
+  });
+
+  it('give each role directories of its own below the common one', () => {
+    const sources = from('data: /srv/tidemark');
+    expect(targetConfig(sources)).toMatchObject({
+      data: '/srv/tidemark/target',
+      vault: '/srv/tidemark/target/vault.key',
+      credentials: '/srv/tidemark/target/credentials',
+      logLevel: 'info',
+      metrics: { host: '127.0.0.1', port: 9464 },
+    });
+    expect(controlConfig(sources)).toMatchObject({
+      data: '/srv/tidemark/control',
+      listen: { host: '127.0.0.1', port: 8443 },
+    });
+    expect(targetConfig(from('target: { data: /elsewhere }')).vault).toBe('/elsewhere/vault.key');
+    expect(clientConfig(sources)).toEqual({
+      controlUrl: 'https://127.0.0.1:8443',
+      credentials: '/srv/tidemark/control',
+    });
+  });
+
+  it('describe an agent and its disks', () => {
+    expect(agentConfig(from(agentYaml))).toMatchObject({
+      data: '/srv/tidemark/agent',
+      machine: 'web1',
+      processServer: { host: 'backup.example', port: 9443 },
+      disks: [
+        { name: 'vda', image: '/images/web1.raw', socket: '/run/web1.sock' },
+        { name: 'vdb', image: '/images/web1-data.raw', port: 10_809 },
+      ],
+    });
+    const environment = {
+      TIDEMARK_AGENT_MACHINE: 'db1',
+      TIDEMARK_AGENT_PROCESS_SERVER: '[fd00::1]:9999',
+      TIDEMARK_AGENT_DISKS: '[{name: sda, image: /dev/sdb, port: 0}]',
+      TIDEMARK_AGENT_INTERVAL_SECONDS: '2',
+    };
+    expect(agentConfig({ environment, flags: {} })).toMatchObject({
+      machine: 'db1',
+      processServer: { host: 'fd00::1', port: 9999 },
+      disks: [{ name: 'sda', image: '/dev/sdb', port: 0 }],
+      intervalSeconds: 2,
+    });
+  });
+
+  it('make `up` feed its own target', () => {
+    const config = upConfig(from('data: /srv/t\ntarget: { listen: 9555 }'));
+    expect(config.data).toBe('/srv/t');
+    expect(config.processServer).toMatchObject({
+      target: { host: '127.0.0.1', port: 9555 },
+      data: '/srv/t/process-server',
+    });
+    expect(config.control.data).toBe('/srv/t/control');
+  });
+});
+
+describe('refusals name the key and the remedy', () => {
+  it.each([
+    ['tarhet: {}', 'unknown key "tarhet"', '"target"'],
+    ['target: { lisen: 1 }', 'target: unknown key "lisen"', '"listen"'],
+    // A section that this role does not use is checked all the same.
+    ['agent: { machne: a }', 'agent: unknown key "machne"', '"machine"'],
+    ['loglevel: info', 'unknown key "loglevel"', '"logLevel"'],
+    ['logLevel: loud', 'logLevel', 'TIDEMARK_LOG_LEVEL'],
+    ['target: { listen: "a:b:c" }', 'not an address', '--listen'],
+    ['target: { listen: ":70000" }', 'not an address', 'TIDEMARK_TARGET_LISTEN'],
+    ['target: { listen: "" }', 'not an address', 'target.listen'],
+    ['target: [1]', 'expected keys and values', 'key: value'],
+    ['- 1', 'expected keys and values', 'key: value'],
+    ['a: [', 'not YAML', 'mend'],
+    ['controlUrl: http://x', 'https', '--control-url'],
+  ])('%s', (text, message, remedy) => {
+    const problem = problemOf(() => targetConfig(from(text)));
+    expect(problem.code).toBe('bad-config');
+    expect(problem.message).toContain(message);
+    expect(problem.remedy).toContain(remedy);
+  });
+
+  it('in the environment', () => {
+    const problem = problemOf(() => targetConfig({ environment: { TIDEMARK_TARGET_VOLT: 'x' }, flags: {} }));
+    expect(problem).toMatchObject({ code: 'bad-config', remedy: 'did you mean TIDEMARK_TARGET_VAULT?' });
+    expect(() =>
+      targetConfig({ environment: { TIDEMARK_TEST_SOAK: '1', TIDEMARK_CONFIG: 'x' }, flags: {} }),
+    ).not.toThrow();
+  });
+
+  it('what is required and not set', () => {
+    expect(problemOf(() => processServerConfig(from(''))).message).toBe('processServer.target is not set');
+    expect(problemOf(() => processServerConfig(from(''))).remedy).toContain('TIDEMARK_PROCESS_SERVER_TARGET');
+    expect(problemOf(() => processServerConfig(from('processServer: { target: ":9444" }'))).message).toContain(
+      'not an address',
+    );
+    expect(problemOf(() => agentConfig(from('agent: { machine: a, processServer: b }'))).remedy).toContain('--disk');
+  });
+
+  it.each([
+    ['{ name: vda, image: /a }', 'either a socket or a port'],
+    ['{ name: vda, image: /a, port: 1, socket: /b }', 'either a socket or a port'],
+    ['{ name: vda, imag: /a, port: 1 }', 'not set'],
+    ['{ name: vda, image: /a, port: 1, size: 3 }', 'unknown key "size"'],
+    ['{ name: ../x, image: /a, port: 1 }', 'a name is'],
+    ['{ name: vda, image: /a, port: 1 }, { name: vda, image: /b, port: 2 }', 'same name'],
+  ])('of a disk: %s', (disks, message) => {
+    const problem = problemOf(() => agentConfig(from(`agent: { machine: a, processServer: b, disks: [${disks}] }`)));
+    expect(problem.code).toBe('bad-config');
+    expect(problem.message).toContain(message);
+  });
+
+  it.each(['4095', '4097', '65537', '2097152', '1e5', '-1'])('block size %s', (blockSize) => {
+    const flags = { agent: { blockSize } };
+    expect(problemOf(() => agentConfig(from(agentYaml, {}, flags))).message).toContain('agent.blockSize');
+  });
+});
+
+it('any YAML is either a configuration or a bad-config', () => {
+  fc.assert(
+    fc.property(fc.dictionary(fc.constantFrom('data', 'target', 'agent', 'logLevel', 'x'), fc.jsonValue()), (value) => {
+      const text = JSON.stringify(value);
+      try {
+        targetConfig(from(text));
+      } catch (error) {
+        expect(error).toMatchObject({ name: 'Problem', code: 'bad-config' });
+      }
+    }),
+    { numRuns: 300 },
+  );
+});
+
+it('every key has help and a name of its own', () => {
+  const keys = (['common', ...sections] as const).flatMap((section) => keysOf(section));
+  expect(new Set(keys.map(({ variable }) => variable)).size).toBe(keys.length);
+  expect(keys.filter(({ help }) => help === '')).toEqual([]);
+});

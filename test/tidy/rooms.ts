@@ -1,0 +1,51 @@
+/**
+ * Who may import whom (`src/`). A room is a folder; `limits`, `fatal`, `config` and `main` are rooms of one file. Inside a room
+ * everything may import everything (but no cycles). What is not in the table is forbidden, types included.
+ */
+const pure = ['kit', 'limits'];
+const posix = [...pure, 'posix'];
+const below = [...posix, 'disk', 'wire', 'kernels', 'transport', 'nbd', 'store', 'observe'];
+
+const allowed: Readonly<Record<string, readonly string[]>> = {
+  kit: [],
+  limits: ['kit'],
+  fatal: [],
+  disk: pure,
+  wire: [...pure, 'disk'],
+  kernels: [...pure, 'disk'],
+  posix: pure,
+  transport: [...posix, 'disk', 'wire', 'kernels'],
+  nbd: [...posix, 'disk'],
+  store: [...posix, 'disk', 'wire', 'kernels'],
+  observe: pure,
+  capture: below,
+  agent: below,
+  'process-server': below,
+  target: below,
+  recovery: below,
+  control: below,
+  config: [...pure, 'disk'],
+  cli: [...pure, 'fatal', 'config'],
+};
+
+/** Single files that stand open to one more room. */
+const exceptions: ReadonlySet<string> = new Set(['agent → src/capture/contract.ts']);
+
+/** `src/wire/frame.ts` → `wire`, `src/limits.ts` → `limits`; `src/main/*` is part of main (the composition root). */
+export function roomOf(name: string): string {
+  return (name.split('/')[1] ?? '').replace(/\.ts$/, '');
+}
+
+/** Why `from` may not import `to` (paths under `src/`), or null. */
+export function importFault(from: string, to: string): string | null {
+  const [mine, theirs] = [roomOf(from), roomOf(to)];
+  if (mine === theirs || mine === 'main') return null;
+  if (theirs === 'main') return `${from} imports ${to}: nobody imports main`;
+  const rooms = allowed[mine];
+  if (!rooms) return `${from}: room ${mine} is not in test/tidy/rooms.ts`;
+  if (rooms.includes(theirs) || exceptions.has(`${mine} → ${to}`)) return null;
+  return `${from} imports ${to}: ${mine} may import ${rooms.join(', ') || 'nothing'}`;
+}
+
+/** Worker threads load only these, through any number of files. */
+export const workerRooms: readonly string[] = ['process-server', 'kernels', 'disk', 'wire', 'kit', 'limits'];
