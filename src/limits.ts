@@ -93,6 +93,8 @@ export const limits = {
     indexBacklogRecordsMax: 65_536,
     /** Address space reserved per index, not memory. */
     indexMapBytes: 64 * GiB,
+    /** Times an index is opened without a clean close in between before it is taken for damaged and rebuilt. */
+    indexStartsMax: 8,
     /** Entries an iteration over the index takes per step. */
     indexStepEntries: 1024,
     /** Derived layer keys one reader keeps. */

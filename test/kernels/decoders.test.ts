@@ -1,6 +1,6 @@
 /** What decoders do with bytes nobody vouches for. In the product a tag is checked first; these must hold without it. */
 import { randomBytes } from 'node:crypto';
-import { zstdCompressSync } from 'node:zlib';
+import { constants, zstdCompressSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
 import fc from 'fast-check';
 import { choose } from '../../src/kernels/choose.ts';
@@ -80,6 +80,13 @@ describe.each(zstdCandidates)('zstd by $name', ({ load }) => {
     expect(bomb.byteLength).toBeLessThan(65_536);
     const before = process.memoryUsage().rss;
     for (let round = 0; round < 20; round += 1) expect(() => zstd.decompress(bomb, 65_536)).toThrow();
+    expect(process.memoryUsage().rss - before).toBeLessThan(32 * 1024 * 1024);
+  });
+
+  it('does not follow a bomb with a small window either', () => {
+    const bomb = zstdCompressSync(Buffer.alloc(64 * 1024 * 1024), { params: { [constants.ZSTD_c_windowLog]: 12 } });
+    const before = process.memoryUsage().rss;
+    expect(() => zstd.decompress(bomb, 65_536)).toThrow(/small|larger/);
     expect(process.memoryUsage().rss - before).toBeLessThan(32 * 1024 * 1024);
   });
 

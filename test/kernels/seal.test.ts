@@ -203,6 +203,25 @@ describe('tampering', () => {
     }
     expect(process.memoryUsage().rss - before).toBeLessThan(32 * 1024 * 1024);
   });
+
+  it('by whoever holds the key can not make the reader allocate: a raw length no page mask has', () => {
+    const plain = new Uint8Array(4096);
+    for (const codec of [codecs.lz4, codecs.zstd]) {
+      const row = {
+        layerKey,
+        diskId,
+        seq: 9,
+        block: 1,
+        pageMask: fullMask,
+        codec,
+        rawLength: 2 ** 32 - 1,
+        leaf: Buffer.alloc(32, 1),
+      };
+      const payload = new Uint8Array(plain.byteLength);
+      const tag = encrypt(layerKey, row, 1, plain, payload, 0);
+      expect(() => unsealRecord({ ...row, nonce: 1, tag, payload, pageSize: 4096 })).toThrow(/raw length/);
+    }
+  });
 });
 
 describe('providers', () => {

@@ -1,0 +1,68 @@
+/** What a session counted so far: plain numbers, cheap on the hot path, read by metrics and status whenever someone asks. */
+export interface SessionCounters {
+  /** BATCH bodies received, bytes. */
+  batchBytesIn: number;
+  /** Raw bytes of pages sealed. */
+  plainBytes: number;
+  /** Sealed payload bytes. */
+  storedBytes: number;
+  /** SEALED bodies sent to the target, bytes. */
+  sealedBytesOut: number;
+  batches: number;
+  /** Batches the target reported durable. */
+  batchesDurable: number;
+  records: number;
+  zeroRecords: number;
+  leafCheckedRecords: number;
+  points: number;
+  pointsCommitted: number;
+  pointsRejected: number;
+  /** Bytes of BATCH bodies taken in and not yet durable. */
+  inFlightBytes: number;
+  /** Batches given to the pool and not back. */
+  sealing: number;
+  /** Sums in milliseconds, over all batches. */
+  readonly stageMs: {
+    /** From received to sealed, without the kernels: waiting for a thread. */
+    queue: number;
+    check: number;
+    seal: number;
+    digest: number;
+    /** Waiting for batches before it, and for the target's credit. */
+    credit: number;
+    /** Until the socket to the target took it. */
+    send: number;
+    /** From sent to durable. */
+    durable: number;
+  };
+}
+
+export function newCounters(): SessionCounters {
+  return {
+    batchBytesIn: 0,
+    plainBytes: 0,
+    storedBytes: 0,
+    sealedBytesOut: 0,
+    batches: 0,
+    batchesDurable: 0,
+    records: 0,
+    zeroRecords: 0,
+    leafCheckedRecords: 0,
+    points: 0,
+    pointsCommitted: 0,
+    pointsRejected: 0,
+    inFlightBytes: 0,
+    sealing: 0,
+    stageMs: { queue: 0, check: 0, seal: 0, digest: 0, credit: 0, send: 0, durable: 0 },
+  };
+}
+
+/** Adds every number of `from` to `into`. */
+export function addCounters(into: SessionCounters, from: SessionCounters): void {
+  for (const name of Object.keys(from) as (keyof SessionCounters)[]) {
+    if (name !== 'stageMs') into[name] += from[name];
+  }
+  for (const stage of Object.keys(from.stageMs) as (keyof SessionCounters['stageMs'])[]) {
+    into.stageMs[stage] += from.stageMs[stage];
+  }
+}

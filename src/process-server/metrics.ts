@@ -1,0 +1,142 @@
+/** The series of a process server, sampled from plain counters when somebody scrapes. */
+import { providers } from '../kernels/providers.ts';
+import type { MetricRegistry, Sample } from '../observe/registry.ts';
+import type { SessionCounters } from './counters.ts';
+import type { ProcessServer } from './server.ts';
+
+const perMachine = <const T extends 'counter' | 'gauge'>(name: string, type: T, help: string) =>
+  ({ name: `tidemark_process_server_${name}`, type, help, labels: ['machine'] }) as const;
+
+export const processServerSeries = {
+  receivedBytes: perMachine('received_bytes_total', 'counter', 'Bytes of change batches taken from agents.'),
+  plainBytes: perMachine('plain_bytes_total', 'counter', 'Bytes of pages before compression.'),
+  storedBytes: perMachine('stored_bytes_total', 'counter', 'Bytes of pages after compression and sealing.'),
+  sentBytes: perMachine('sent_bytes_total', 'counter', 'Bytes of sealed batches sent to the target.'),
+  batches: perMachine('batches_total', 'counter', 'Batches taken from agents.'),
+  batchesDurable: perMachine('batches_durable_total', 'counter', 'Batches the target made durable.'),
+  records: perMachine('records_total', 'counter', 'Records sealed.'),
+  zeroRecords: perMachine('zero_records_total', 'counter', 'All-zero blocks, which travel without payload.'),
+  checkedRecords: perMachine(
+    'leaf_checked_records_total',
+    'counter',
+    'Whole-block records checked against their leaf.',
+  ),
+  pointsCommitted: perMachine('points_committed_total', 'counter', 'Recovery points the target committed.'),
+  pointsRejected: perMachine('points_rejected_total', 'counter', 'Recovery points the target rejected.'),
+  inFlightBytes: perMachine('in_flight_bytes', 'gauge', 'Bytes taken from the agent and not yet durable.'),
+  stageSeconds: {
+    name: 'tidemark_process_server_stage_seconds_total',
+    type: 'counter',
+    help: 'Time batches spent per stage, summed over batches.',
+    labels: ['machine', 'stage'],
+  },
+  sessions: {
+    name: 'tidemark_process_server_sessions',
+    type: 'gauge',
+    help: 'Sessions by state.',
+    labels: ['state'],
+  },
+  ended: {
+    name: 'tidemark_process_server_sessions_ended_total',
+    type: 'counter',
+    help: 'Sessions that ended, by reason.',
+    labels: ['reason'],
+  },
+  poolTasks: {
+    name: 'tidemark_process_server_pool_tasks',
+    type: 'gauge',
+    help: 'Batches with the worker pool or waiting for it.',
+    labels: [],
+  },
+  grantedBytes: {
+    name: 'tidemark_process_server_granted_bytes',
+    type: 'gauge',
+    help: 'Bytes granted to all agents together, in use or not.',
+    labels: [],
+  },
+  kernelFallback: {
+    name: 'tidemark_kernel_fallback',
+    type: 'gauge',
+    help: '1 where a kernel runs on a slower provider than preferred.',
+    labels: ['kernel', 'provider'],
+  },
+} as const;
+
+const msPerSecond = 1000;
+
+/** Registers the series above over `server`; once per registry. */
+export function registerProcessServerSeries(registry: MetricRegistry, server: ProcessServer): void {
+  const ofMachines = (read: (counters: SessionCounters) => number) => (): Sample<'machine'>[] =>
+    [...server.totals()].map(([machine, counters]) => ({ labels: { machine }, value: read(counters) }));
+  const series = processServerSeries;
+  registry.sampled(
+    series.receivedBytes,
+    ofMachines((counters) => counters.batchBytesIn),
+  );
+  registry.sampled(
+    series.plainBytes,
+    ofMachines((counters) => counters.plainBytes),
+  );
+  registry.sampled(
+    series.storedBytes,
+    ofMachines((counters) => counters.storedBytes),
+  );
+  registry.sampled(
+    series.sentBytes,
+    ofMachines((counters) => counters.sealedBytesOut),
+  );
+  registry.sampled(
+    series.batches,
+    ofMachines((counters) => counters.batches),
+  );
+  registry.sampled(
+    series.batchesDurable,
+    ofMachines((counters) => counters.batchesDurable),
+  );
+  registry.sampled(
+    series.records,
+    ofMachines((counters) => counters.records),
+  );
+  registry.sampled(
+    series.zeroRecords,
+    ofMachines((counters) => counters.zeroRecords),
+  );
+  registry.sampled(
+    series.checkedRecords,
+    ofMachines((counters) => counters.leafCheckedRecords),
+  );
+  registry.sampled(
+    series.pointsCommitted,
+    ofMachines((counters) => counters.pointsCommitted),
+  );
+  registry.sampled(
+    series.pointsRejected,
+    ofMachines((counters) => counters.pointsRejected),
+  );
+  registry.sampled(
+    series.inFlightBytes,
+    ofMachines((counters) => counters.inFlightBytes),
+  );
+  registry.sampled(series.stageSeconds, () =>
+    [...server.totals()].flatMap(([machine, { stageMs }]) =>
+      Object.entries(stageMs).map(([stage, ms]) => ({ labels: { machine, stage }, value: ms / msPerSecond })),
+    ),
+  );
+  registry.sampled(series.sessions, () => {
+    const byState = new Map<string, number>();
+    for (const { phase } of server.sessions) byState.set(phase, (byState.get(phase) ?? 0) + 1);
+    return [...byState].map(([state, value]) => ({ labels: { state }, value }));
+  });
+  registry.sampled(series.ended, () =>
+    [...server.endedByReason].map(([reason, value]) => ({ labels: { reason }, value })),
+  );
+  registry.sampled(series.poolTasks, () => [{ labels: {}, value: server.poolPending }]);
+  registry.sampled(series.grantedBytes, () => [{ labels: {}, value: server.grantedBytes }]);
+  registry.sampled(series.kernelFallback, () =>
+    providers().map(({ kernel, provider, fallback }) => ({
+      // A package's scope is not part of a label value.
+      labels: { kernel, provider: provider.replace(/^@/, '').replace(/[^A-Za-z0-9_.:-]/g, '-') },
+      value: fallback ? 1 : 0,
+    })),
+  );
+}

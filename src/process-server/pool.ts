@@ -1,0 +1,73 @@
+/**
+ * The worker threads of a process server. One task = one batch, memory transferred in and out.
+ *
+ *  1. Bounded: at most `poolQueueTasksMax` tasks are with the threads or queued for them; further callers wait in order. Bytes are
+ *     bounded by the windows the sessions were granted (`budget.ts`).
+ *  2. A running task is never aborted: that would kill its thread. A session that ends just forgets the outcome.
+ */
+import { fileURLToPath } from 'node:url';
+import { Piscina } from 'piscina';
+import { Credit } from '../kit/credit.ts';
+import { Problem } from '../kit/problem.ts';
+import { limits } from '../limits.ts';
+import type { SealOutcome, SealTask } from './seal-batch.ts';
+
+/** What sessions need of a pool. */
+export interface Sealer {
+  /** Takes the task's buffer; it is gone here until it comes back in the outcome. */
+  seal(task: SealTask): Promise<SealOutcome>;
+  /** Tasks handed in and not done. */
+  readonly pending: number;
+}
+
+/** Beside this file, with its extension: `.ts` when sources run, `.js` when the compiled tree runs. */
+function workerPath(): string {
+  const self = fileURLToPath(import.meta.url);
+  return self.replace(/pool(\.[cm]?[jt]s)$/, 'worker$1');
+}
+
+export class SealPool implements Sealer {
+  readonly #slots = new Credit(limits.processServer.poolQueueTasksMax);
+  readonly #piscina: Piscina<SealTask, SealOutcome>;
+  #pending = 0;
+
+  /** @param options.threads worker threads, all started at once; one per core is right. */
+  constructor(options: { threads: number }) {
+    this.#piscina = new Piscina<SealTask, SealOutcome>({
+      filename: workerPath(),
+      minThreads: options.threads,
+      maxThreads: options.threads,
+      maxQueue: limits.processServer.poolQueueTasksMax,
+      // The default (`sync`) lets a worker block its event loop between tasks; memory then peaks four times as high.
+      atomics: 'async',
+    });
+  }
+
+  get pending(): number {
+    return this.#pending;
+  }
+
+  get threads(): number {
+    return this.#piscina.threads.length;
+  }
+
+  async seal(task: SealTask): Promise<SealOutcome> {
+    this.#pending += 1;
+    try {
+      await this.#slots.take(1);
+      try {
+        return await this.#piscina.run(task, { transferList: [task.buffer] });
+      } finally {
+        this.#slots.give(1);
+      }
+    } finally {
+      this.#pending -= 1;
+    }
+  }
+
+  /** Ends the threads; tasks that still wait are refused. Idempotent. */
+  async close(): Promise<void> {
+    this.#slots.end(new Problem('shutting-down', 'the process server is shutting down', { retryable: true }));
+    await this.#piscina.destroy();
+  }
+}

@@ -1,0 +1,147 @@
+/**
+ * A process server: takes agent connections from a listener, keeps one session per machine, and what they share: the pool, the slabs,
+ * the budget. It holds no truth (DESIGN §1): killing it loses nothing that was acknowledged.
+ */
+import type { Clock } from '../kit/clock.ts';
+import { Problem } from '../kit/problem.ts';
+import type { Random } from '../kit/random.ts';
+import { limits } from '../limits.ts';
+import type { Logger } from '../observe/logger.ts';
+import type { Connection } from '../transport/connection.ts';
+import { wireCodeOf } from '../wire/codes.ts';
+import { Budget } from './budget.ts';
+import { addCounters, newCounters, type SessionCounters } from './counters.ts';
+import type { Sealer } from './pool.ts';
+import { Session, type ConnectTarget, type SessionOptions, type SessionPhase } from './session.ts';
+import { Slabs } from './slabs.ts';
+
+export interface ProcessServerOptions {
+  readonly connectTarget: ConnectTarget;
+  readonly sealer: Sealer;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly logger: Logger;
+  readonly version: string;
+  readonly budget?: Budget;
+}
+
+export interface SessionReport {
+  readonly machine: string;
+  readonly session: string;
+  readonly phase: SessionPhase;
+  readonly windowBytes: number;
+  readonly counters: Readonly<SessionCounters>;
+}
+
+const instanceBytes = 16;
+
+export class ProcessServer {
+  readonly #options: ProcessServerOptions;
+  readonly #sessionOptions: SessionOptions;
+  readonly #budget: Budget;
+  readonly #sessions = new Set<Session>();
+  /** The session of each machine that said HELLO. */
+  readonly #byMachine = new Map<string, Session>();
+  /** Sums over ended sessions, least recently ended first. Bounded by `machinesRememberedMax`. */
+  readonly #past = new Map<string, SessionCounters>();
+  readonly #ended = new Map<string, number>();
+  #closing = false;
+
+  constructor(options: ProcessServerOptions) {
+    this.#options = options;
+    this.#budget = options.budget ?? new Budget();
+    const { connectTarget, sealer, clock, random, logger, version } = options;
+    this.#sessionOptions = {
+      connectTarget,
+      sealer,
+      clock,
+      random,
+      logger,
+      version,
+      slabs: new Slabs(),
+      budget: this.#budget,
+      instance: random.bytes(instanceBytes).toString('hex'),
+      onNamed: (session) => this.#onNamed(session),
+      onEnded: (session, reason) => this.#onEnded(session, reason),
+    };
+  }
+
+  /** Takes over a connection a listener authenticated. Call it synchronously from the listener's callback. */
+  accept(connection: Connection): void {
+    const session = new Session(connection, this.#sessionOptions);
+    this.#sessions.add(session);
+    if (this.#closing) session.end(shuttingDown());
+  }
+
+  get sessions(): SessionReport[] {
+    return [...this.#sessions].map((session) => ({
+      machine: session.machine,
+      session: session.id,
+      phase: session.phase,
+      windowBytes: session.windowBytes,
+      counters: session.counters,
+    }));
+  }
+
+  /** Bytes granted to all agents together, in use or not. */
+  get grantedBytes(): number {
+    return this.#budget.inUseBytes;
+  }
+
+  /** Batches with the pool. */
+  get poolPending(): number {
+    return this.#options.sealer.pending;
+  }
+
+  /** Sessions ended so far by reason; `left`: the agent went on its own. */
+  get endedByReason(): ReadonlyMap<string, number> {
+    return this.#ended;
+  }
+
+  /** Per machine: everything its sessions counted, ended ones included. */
+  totals(): Map<string, SessionCounters> {
+    const totals = new Map<string, SessionCounters>();
+    const add = (machine: string, counters: SessionCounters): void => {
+      const sum = totals.get(machine) ?? newCounters();
+      addCounters(sum, counters);
+      totals.set(machine, sum);
+    };
+    for (const [machine, counters] of this.#past) add(machine, counters);
+    for (const session of this.#sessions)
+      if (this.#byMachine.get(session.machine) === session) add(session.machine, session.counters);
+    return totals;
+  }
+
+  /** Ends all sessions, retryable: agents go to another process server or come back. New connections are turned away. Idempotent. */
+  close(): void {
+    this.#closing = true;
+    for (const session of this.#sessions) session.end(shuttingDown());
+  }
+
+  #onNamed(session: Session): void {
+    const older = this.#byMachine.get(session.machine);
+    this.#byMachine.set(session.machine, session);
+    older?.end(new Problem('superseded', 'the same machine connected again', { retryable: true }));
+  }
+
+  #onEnded(session: Session, reason: Problem | null): void {
+    this.#sessions.delete(session);
+    // A peer's code could be anything; a metric's label may not.
+    const name = reason === null ? 'left' : wireCodeOf(reason);
+    this.#ended.set(name, (this.#ended.get(name) ?? 0) + 1);
+    const { machine, counters } = session;
+    if (this.#byMachine.get(machine) === session) this.#byMachine.delete(machine);
+    if (counters.batches === 0 && counters.points === 0) return;
+    const sum = this.#past.get(machine) ?? newCounters();
+    this.#past.delete(machine);
+    addCounters(sum, { ...counters, inFlightBytes: 0, sealing: 0 });
+    this.#past.set(machine, sum);
+    if (this.#past.size <= limits.processServer.machinesRememberedMax) return;
+    const oldest = this.#past.keys().next();
+    if (oldest.done !== true) this.#past.delete(oldest.value);
+  }
+}
+
+function shuttingDown(): Problem {
+  return new Problem('shutting-down', 'the process server is shutting down', { retryable: true });
+}
