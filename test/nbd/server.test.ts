@@ -1,0 +1,420 @@
+import { createServer } from 'node:net';
+import { existsSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { systemClock, type Clock } from '../../src/kit/clock.ts';
+import { isProblem, Problem } from '../../src/kit/problem.ts';
+import { limits, MiB } from '../../src/limits.ts';
+import { connectNbd } from '../../src/nbd/client.ts';
+import { command, nbdError } from '../../src/nbd/constants.ts';
+import { encodeRequest, type Request } from '../../src/nbd/requests.ts';
+import { patchyContent } from './backend-contract.ts';
+import { MemoryBackend } from './memory-backend.ts';
+import { Place, type RawClient } from './serve.ts';
+
+let place: Place;
+beforeEach(async () => {
+  place = await Place.make();
+});
+afterEach(() => place.end());
+
+const codeOf = (work: Promise<unknown>): Promise<string> =>
+  work.then(
+    () => 'no error',
+    (error: unknown) => (isProblem(error) ? error.code : `not a Problem: ${String(error)}`),
+  );
+
+const until = async (holds: () => boolean, what: string): Promise<void> => {
+  const end = systemClock.monotonicMs() + 5_000;
+  while (!holds()) {
+    if (systemClock.monotonicMs() > end) throw new Error(`never came true: ${what}`);
+    await systemClock.sleep(2);
+  }
+};
+
+/** A door that stays shut until it is opened. */
+function gate(): { readonly passed: Promise<void>; open: () => void } {
+  let open = (): void => undefined;
+  const passed = new Promise<void>((resolve) => (open = resolve));
+  return { passed, open };
+}
+
+const request = (parts: Partial<Request>): Buffer =>
+  encodeRequest({ flags: 0, command: command.read, cookie: 7n, offset: 0, length: 512, ...parts });
+
+/** The oldest way in: EXPORT_NAME, simple replies. Leaves the connection in transmission. */
+async function enterOldStyle(raw: RawClient, name = 'disk'): Promise<{ size: number; flags: number }> {
+  await raw.hear(18);
+  const header = Buffer.alloc(20);
+  header.writeUInt32BE(3, 0);
+  header.write('IHAVEOPT', 4);
+  header.writeUInt32BE(1, 12);
+  header.writeUInt32BE(name.length, 16);
+  raw.say(header, Buffer.from(name));
+  const reply = await raw.hear(10);
+  return { size: Number(reply.readBigUInt64BE(0)), flags: reply.readUInt16BE(8) };
+}
+
+async function hearSimple(raw: RawClient): Promise<{ error: number; cookie: bigint }> {
+  const reply = await raw.hear(16);
+  expect(reply.readUInt32BE(0)).toBe(0x67446698);
+  return { error: reply.readUInt32BE(4), cookie: reply.readBigUInt64BE(8) };
+}
+
+describe('serving', () => {
+  test('flags of requests reach the backend', async () => {
+    const memory = new MemoryBackend(Buffer.alloc(65_536, 1));
+    const client = await place.client(await place.serve(memory));
+    await client.write(Buffer.alloc(10, 2), 5, { fua: true });
+    await client.zero(0, 4096, { fua: true });
+    await client.zero(4096, 4096, { noHole: true });
+    await client.trim(8192, 4096, { fua: true });
+    await client.flush();
+    expect(memory.fuaCalls).toBe(3);
+    expect(memory.keptAllocated).toBe(1);
+    expect(memory.calls).toEqual({ read: 0, write: 1, flush: 1, zero: 3, extents: 0 });
+  });
+
+  test('block status: extents, and one when one was asked for', async () => {
+    const memory = new MemoryBackend(Buffer.concat([Buffer.alloc(8192), Buffer.alloc(4096, 1), Buffer.alloc(4096)]));
+    const client = await place.client(await place.serve(memory));
+    const hole = { zero: true, hole: true };
+    const data = { zero: false, hole: false };
+    expect(await client.blockStatus(100, 16_284)).toEqual([
+      { length: 8092, ...hole },
+      { length: 4096, ...data },
+      { length: 4096, ...hole },
+    ]);
+    expect(await client.blockStatus(100, 50, { one: true })).toEqual([{ length: 50, ...hole }]);
+    expect(await client.blockStatus(0, 16_384, { one: true })).toEqual([{ length: 8192, ...hole }]);
+  });
+
+  test('replies come in the order the disk finishes, not the order of asking', async () => {
+    const slow = gate();
+    const before = (_call: string, offset: number): Promise<void> | undefined =>
+      offset === 0 ? slow.passed : undefined;
+    const client = await place.client(await place.serve(new MemoryBackend(Buffer.alloc(8192, 3), { before })));
+    const order: string[] = [];
+    const first = client.read(0, 512).then(() => order.push('first'));
+    const second = client.write(Buffer.alloc(512), 512).then(() => order.push('second'));
+    await second;
+    slow.open();
+    await first;
+    expect(order).toEqual(['second', 'first']);
+  });
+
+  test("the backend's errors keep their names, others are EIO and are logged; the connection goes on", async () => {
+    let error: Error = new Problem('ENOSPC', 'no space left for the change log');
+    const before = (call: string): void => {
+      if (call === 'write') throw error;
+    };
+    const warned: string[] = [];
+    const logger = { info: () => undefined, warn: (_fields: object, text: string) => warned.push(text) };
+    const server = await place.serve(new MemoryBackend(Buffer.alloc(8192), { before }), { logger });
+    const client = await place.client(server);
+    const failure = await client.write(Buffer.alloc(512), 0).catch((reason: unknown) => reason);
+    expect(failure).toMatchObject({ code: 'ENOSPC', message: 'no space left for the change log' });
+    for (const code of ['EIO', 'EINVAL', 'EPERM', 'ESHUTDOWN']) {
+      error = new Problem(code, 'as told');
+      expect(await codeOf(client.write(Buffer.alloc(512), 0))).toBe(code);
+    }
+    expect(warned).toEqual([]);
+    error = new Error('a bug');
+    expect(await codeOf(client.write(Buffer.alloc(512), 0))).toBe('EIO');
+    error = new Problem('bad-image', 'no NBD error');
+    expect(await codeOf(client.write(Buffer.alloc(512), 0))).toBe('EIO');
+    expect(warned).toHaveLength(2);
+    expect(await client.read(0, 512)).toEqual(Buffer.alloc(512));
+  });
+
+  test('exports: by name, by default, none of that name', async () => {
+    const disks = new Map([
+      ['a', new MemoryBackend(Buffer.alloc(512))],
+      ['b', new MemoryBackend(Buffer.alloc(1024), { multiConnection: false })],
+    ]);
+    const server = await place.serve(disks, { defaultExport: 'b' });
+    expect((await place.client(server, 'a')).size).toBe(512);
+    expect((await place.client(server)).size).toBe(1024);
+    expect((await place.client(server, 'a')).flags & 256).toBe(256);
+    expect((await place.client(server, 'b')).flags & 256).toBe(0);
+    expect(await codeOf(place.client(server, 'c'))).toBe('not-found');
+    disks.delete('a');
+    expect(await codeOf(place.client(server, 'a'))).toBe('not-found');
+  });
+
+  test('the oldest clients: EXPORT_NAME and simple replies', async () => {
+    const content = patchyContent(4096);
+    const raw = place.raw(await place.serve(new MemoryBackend(content)));
+    // HAS_FLAGS, FLUSH, FUA, TRIM, WRITE_ZEROES, MULTI_CONN; no DF without structured replies.
+    expect(await enterOldStyle(raw)).toEqual({ size: 4096, flags: 1 | 4 | 8 | 32 | 64 | 256 });
+    raw.say(request({ offset: 100, length: 50 }));
+    expect(await hearSimple(raw)).toEqual({ error: 0, cookie: 7n });
+    expect((await raw.hear(50)).equals(content.subarray(100, 150))).toBe(true);
+    raw.say(request({ command: command.blockStatus }));
+    expect((await hearSimple(raw)).error).toBe(nbdError.EINVAL);
+  });
+
+  test('a read-only export refuses every change with EPERM and goes on serving', async () => {
+    const memory = new MemoryBackend(patchyContent(65_536), { readOnly: true });
+    const client = await place.client(await place.serve(memory));
+    expect(client.readOnly).toBe(true);
+    expect(await codeOf(client.write(Buffer.alloc(4096), 0))).toBe('EPERM');
+    expect(await codeOf(client.zero(0, 4096))).toBe('EPERM');
+    expect(await codeOf(client.trim(0, 4096))).toBe('EPERM');
+    expect(memory.calls.write + memory.calls.zero).toBe(0);
+    expect((await client.read(0, 65_536)).equals(memory.content)).toBe(true);
+  });
+});
+
+describe('bounds', () => {
+  test('a client that does not read stops being read from: data in flight stays below its bound', async () => {
+    const memory = new MemoryBackend(patchyContent(2 * MiB));
+    const raw = place.raw(await place.serve(memory));
+    await enterOldStyle(raw);
+    raw.socket.pause();
+    const asked = 120;
+    for (let index = 0; index < asked; index += 1) raw.say(request({ cookie: BigInt(index), length: MiB }));
+    const most = limits.nbd.inFlightBytesMax / MiB;
+    await until(() => memory.calls.read >= most, 'reads up to the bound');
+    await systemClock.sleep(100);
+    // The kernel's socket buffer may have swallowed one or two replies.
+    expect(memory.calls.read).toBeLessThanOrEqual(most + 2);
+    raw.socket.resume();
+    await raw.hear(asked * (16 + MiB));
+    expect(memory.calls.read).toBe(asked);
+  });
+
+  test('a slow disk stops the socket: requests in flight stay below their bound, none is lost', async () => {
+    const slow = gate();
+    const memory = new MemoryBackend(Buffer.alloc(65_536), { before: () => slow.passed });
+    const client = await place.client(await place.serve(memory));
+    const writes = Array.from({ length: 700 }, (_, index) => client.write(Buffer.alloc(64, index), index * 64));
+    await until(() => memory.calls.write === limits.nbd.inFlightRequestsMax, 'requests up to the bound');
+    await systemClock.sleep(50);
+    expect(memory.calls.write).toBe(limits.nbd.inFlightRequestsMax);
+    slow.open();
+    await Promise.all(writes);
+    writes.forEach((_, index) => expect(memory.content[index * 64]).toBe(index % 256));
+  });
+
+  test('forged lengths and offsets are refused, take no memory, and the connection goes on', async () => {
+    const memory = new MemoryBackend(Buffer.alloc(65_536));
+    const raw = place.raw(await place.serve(memory));
+    await enterOldStyle(raw);
+    const before = process.memoryUsage().arrayBuffers;
+    const longest = 0xffff_ffff;
+    for (const [parts, error] of [
+      [{ length: longest }, nbdError.EINVAL],
+      [{ offset: 2 ** 63 }, nbdError.EINVAL],
+      [{ command: command.trim, length: longest }, nbdError.EINVAL],
+      [{ command: command.writeZeroes, length: longest }, nbdError.ENOSPC],
+      [{ command: 99 }, nbdError.EINVAL],
+      [{ flags: 0xffff }, nbdError.EINVAL],
+    ] as const) {
+      raw.say(request(parts));
+      expect(await hearSimple(raw)).toEqual({ error, cookie: 7n });
+    }
+    // The payload of a refused write passes by before the answer comes.
+    raw.say(request({ command: command.write, offset: 65_000, length: 1000, cookie: 8n }), Buffer.alloc(999, 1));
+    await systemClock.sleep(20);
+    raw.say(Buffer.alloc(1), request({ cookie: 9n }));
+    expect(await hearSimple(raw)).toEqual({ error: nbdError.ENOSPC, cookie: 8n });
+    expect(await hearSimple(raw)).toEqual({ error: 0, cookie: 9n });
+    await raw.hear(512);
+    const long = limits.nbd.requestBytesMax + 1;
+    raw.say(request({ command: command.write, length: long, cookie: 10n }));
+    for (let left = long; left > 0; left -= MiB) raw.say(Buffer.alloc(Math.min(left, MiB), 1));
+    expect(await hearSimple(raw)).toEqual({ error: nbdError.EINVAL, cookie: 10n });
+    raw.say(request({ command: command.write, length: longest }), Buffer.alloc(1000));
+    await systemClock.sleep(20);
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(96 * MiB);
+    expect(memory.content.every((byte) => byte === 0)).toBe(true);
+    expect(memory.calls).toEqual({ read: 1, write: 0, flush: 0, zero: 0, extents: 0 });
+  });
+
+  test('a request without its magic number ends the connection', async () => {
+    const server = await place.serve(new MemoryBackend(Buffer.alloc(4096)));
+    const raw = place.raw(server);
+    await enterOldStyle(raw);
+    raw.say(Buffer.alloc(28, 0x41));
+    expect(await raw.closed()).toHaveLength(0);
+    await until(() => server.connections === 0, 'the connection is gone');
+  });
+
+  test('a silent client is shown out after the deadline', async () => {
+    const quick: Clock = { ...systemClock, after: (ms, run) => systemClock.after(ms / 200, run) };
+    const server = await place.serve(new MemoryBackend(Buffer.alloc(4096)), { clock: quick });
+    const raw = place.raw(server);
+    await raw.closed();
+    await until(() => server.connections === 0, 'the connection is gone');
+  });
+
+  test('a hundred garbage connections do not disturb an honest one', async () => {
+    const memory = new MemoryBackend(Buffer.alloc(MiB));
+    const server = await place.serve(memory);
+    const client = await place.client(server);
+    let state = 12345;
+    const garbage = Array.from({ length: 100 }, async (_, index) => {
+      const raw = place.raw(server);
+      const noise = Buffer.alloc(200 + index * 50, 0).map(
+        () => (state = (state * 1103515245 + 12345) & 0xffff_ffff) >>> 16,
+      );
+      if (index % 3 === 0) raw.say(noise);
+      else if (index % 3 === 1) raw.say(Buffer.from([0, 0, 0, 3]), noise);
+      else {
+        await enterOldStyle(raw);
+        raw.say(noise);
+      }
+      await raw.closed();
+    });
+    for (let index = 0; index < 200; index += 1) {
+      await client.write(Buffer.alloc(4096, index), index * 4096);
+      expect((await client.read(index * 4096, 4096))[17]).toBe(index);
+    }
+    await Promise.all(garbage);
+    await until(() => server.connections === 1, 'only the honest one is left');
+    await client.flush();
+  });
+});
+
+describe('ends', () => {
+  test('a client that vanishes mid-write leaves the disk as it was, and no connection behind', async () => {
+    const memory = new MemoryBackend(Buffer.alloc(65_536, 7));
+    const server = await place.serve(memory);
+    const raw = place.raw(server);
+    await enterOldStyle(raw);
+    raw.say(request({ command: command.write, length: 4096 }), Buffer.alloc(4000, 1));
+    await systemClock.sleep(20);
+    raw.socket.destroy();
+    await until(() => server.connections === 0, 'the connection is gone');
+    expect(memory.calls.write).toBe(0);
+    expect(memory.content.every((byte) => byte === 7)).toBe(true);
+  });
+
+  test('a client that vanishes while the disk works: the work ends, the next client is served', async () => {
+    const slow = gate();
+    const before = (call: string): Promise<void> | undefined => (call === 'read' ? slow.passed : undefined);
+    const memory = new MemoryBackend(Buffer.alloc(65_536), { before });
+    const server = await place.serve(memory);
+    const client = await place.client(server);
+    const reads = Array.from({ length: 20 }, () => codeOf(client.read(0, 65_536)));
+    await until(() => memory.calls.read === 20, 'the reads have begun');
+    client.destroy();
+    expect(new Set(await Promise.all(reads))).toEqual(new Set(['closed']));
+    const next = await place.client(server);
+    slow.open();
+    expect(await next.read(0, 10)).toEqual(Buffer.alloc(10));
+    await until(() => server.connections === 1, 'the old connection is gone');
+  });
+
+  test.each(['DISC', 'end of stream'])('after %s, what is in flight is still answered', async (way) => {
+    const slow = gate();
+    const memory = new MemoryBackend(patchyContent(65_536), { before: () => slow.passed });
+    const server = await place.serve(memory);
+    const raw = place.raw(server);
+    raw.socket.allowHalfOpen = way !== 'DISC';
+    await enterOldStyle(raw);
+    raw.say(request({ length: 65_536 }), request({ command: command.write, length: 4 }), Buffer.from('last'));
+    if (way === 'DISC') raw.say(request({ command: command.disconnect, length: 0 }));
+    else raw.socket.end();
+    await until(() => memory.calls.write === 1, 'the write has begun');
+    slow.open();
+    expect(await raw.closed()).toHaveLength(16 + 65_536 + 16);
+    expect(memory.content.toString('latin1', 0, 4)).toBe('last');
+    await until(() => server.connections === 0, 'the connection is gone');
+  });
+
+  test('close answers what is in flight, takes nothing more, leaves no socket file', async () => {
+    const slow = gate();
+    const memory = new MemoryBackend(Buffer.alloc(4096), { before: () => slow.passed });
+    const server = await place.serve(memory);
+    const client = await place.client(server);
+    const idle = await place.client(server);
+    const write = client.write(Buffer.alloc(512, 1), 0);
+    await until(() => memory.calls.write === 1, 'the write has begun');
+    const closed = server.close();
+    expect(await codeOf(idle.read(0, 1))).toBe('closed');
+    slow.open();
+    await write;
+    await closed;
+    await server.close();
+    expect(server.connections).toBe(0);
+    expect('unixPath' in server.address && existsSync(server.address.unixPath)).toBe(false);
+    expect(await codeOf(place.client(server))).toBe('unreachable');
+  });
+
+  test('close does not wait for ever for a client that takes nothing', async () => {
+    const quick: Clock = { ...systemClock, after: (ms, run) => systemClock.after(ms / 50, run) };
+    const server = await place.serve(new MemoryBackend(Buffer.alloc(16 * MiB)), { clock: quick });
+    const raw = place.raw(server);
+    await enterOldStyle(raw);
+    raw.socket.pause();
+    raw.say(request({ length: 16 * MiB }));
+    await systemClock.sleep(50);
+    await server.close();
+    expect(server.connections).toBe(0);
+  });
+
+  test('the client says good-bye after its last answer', async () => {
+    const server = await place.serve(new MemoryBackend(Buffer.alloc(4096)));
+    const client = await place.client(server);
+    const write = client.write(Buffer.alloc(512, 1), 0);
+    await client.close();
+    await write;
+    expect(await codeOf(client.read(0, 1))).toBe('closed');
+    await until(() => server.connections === 0, 'the connection is gone');
+  });
+});
+
+describe('listening', () => {
+  const disk = (): MemoryBackend => new MemoryBackend(Buffer.alloc(4096));
+
+  test('the socket file is private from its first moment', async () => {
+    const server = await place.serve(disk(), { listen: { unixPath: place.file('private') } });
+    expect(statSync(place.file('private')).mode & 0o777).toBe(0o600);
+    expect(server.uri('a b/ü')).toBe(`nbd+unix:///a%20b%2F%C3%BC?socket=${place.file('private')}`);
+  });
+
+  test('a stale socket file is replaced; one that answers, and a file that is no socket, are not', async () => {
+    const gone = createServer();
+    await new Promise<void>((resolve) => gone.listen(place.file('before'), resolve));
+    renameSync(place.file('before'), place.file('stale'));
+    await new Promise((resolve) => gone.close(resolve));
+    expect(existsSync(place.file('stale'))).toBe(true);
+    const server = await place.serve(disk(), { listen: { unixPath: place.file('stale') } });
+    expect((await place.client(server)).size).toBe(4096);
+    expect(await codeOf(place.serve(disk(), { listen: { unixPath: place.file('stale') } }))).toBe('locked');
+    expect((await place.client(server)).size).toBe(4096);
+    writeFileSync(place.file('letter'), 'dear all');
+    expect(await codeOf(place.serve(disk(), { listen: { unixPath: place.file('letter') } }))).toBe('bad-argument');
+    expect(statSync(place.file('letter')).size).toBe(8);
+  });
+
+  test('a path too long, and an address others can reach, are refused', async () => {
+    const unixPath = place.file('x'.repeat(120));
+    expect(await codeOf(place.serve(disk(), { listen: { unixPath } }))).toBe('bad-argument');
+    for (const host of ['0.0.0.0', '::', '192.0.2.1', 'example.org']) {
+      expect(await codeOf(place.serve(disk(), { listen: { host, port: 0 } })), host).toBe('bad-argument');
+    }
+  });
+
+  test('loopback TCP gets a real port and a URI; a port in use is refused', async () => {
+    const server = await place.serve(disk(), { listen: { host: '127.0.0.1', port: 0 } });
+    const { address } = server;
+    expect('port' in address && address.port).toBeGreaterThan(0);
+    if (!('port' in address)) return;
+    expect(server.uri('disk')).toBe(`nbd://127.0.0.1:${address.port}/disk`);
+    expect(await codeOf(place.serve(disk(), { listen: address }))).toBe('locked');
+  });
+
+  test('the client tells an absent server and one that speaks something else apart', async () => {
+    const clock = systemClock;
+    expect(await codeOf(connectNbd({ unixPath: place.file('nobody') }, { clock }))).toBe('unreachable');
+    const other = createServer((socket) => {
+      socket.on('error', () => undefined);
+      socket.end('HTTP/1.1 400 Bad Request\r\n\r\n');
+    });
+    await new Promise<void>((resolve) => other.listen(place.file('http'), resolve));
+    expect(await codeOf(connectNbd({ unixPath: place.file('http') }, { clock }))).toBe('protocol-error');
+    await new Promise((resolve) => other.close(resolve));
+  });
+});
