@@ -167,6 +167,9 @@ export const limits = {
     serverCertificateRenewMs: 20 * 24 * 3600 * 1000,
     pageItemsDefault: 100,
     pageItemsMax: 1000,
+    /** How often an agent asks for its policy, and every role reports. */
+    policyPollMs: 30_000,
+    reportEveryMs: 5_000,
     /** Points of a machine kept for listing; the target keeps the truth. */
     pointsPerMachineMax: 10_000,
     pointsPerReportMax: 512,

@@ -5,10 +5,12 @@
  *   control.json    {"format": 1}; another number is refused
  *   operator.token  the operator's bearer token, 0600: tmo1.<secret>.<SHA-256 of the CA certificate>
  *   authority/      the site's CA (transport/authority.ts)
- *   server/         the server's own key and certificate; the certificate is made anew at each start
  *   state/          LMDB (state-lmdb.ts)
+ *
+ * The server's own key and certificate live in memory only and are made anew at each start: peers trust the CA.
  */
 import { createHash, timingSafeEqual } from 'node:crypto';
+import { isIP } from 'node:net';
 import * as path from 'node:path';
 import { type SecureContextOptions, TLSSocket } from 'node:tls';
 import { fastify, type FastifyRequest } from 'fastify';
@@ -18,8 +20,7 @@ import type { Random } from '../kit/random.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { Files } from '../posix/files.ts';
-import { type Authority, openAuthority } from '../transport/authority.ts';
-import { makeRequest, storeCertificate } from '../transport/credentials.ts';
+import { type Authority, issueInMemory, openAuthority } from '../transport/authority.ts';
 import { identityOf } from '../transport/identity.ts';
 import { tlsOptions } from '../transport/tls-options.ts';
 import { createHandlers } from './handlers.ts';
@@ -106,16 +107,11 @@ function identifier(token: string, clock: Clock): (request: FastifyRequest) => I
   };
 }
 
-/** A certificate for the server itself; the CA goes along, so that a client can pin it by its fingerprint. */
-async function contextOf(
-  { dataDir, host, files, clock }: ControlOptions,
-  authority: Authority,
-): Promise<SecureContextOptions> {
-  const directory = path.join(dataDir, 'server');
-  const csrPem = await makeRequest(files, directory, 'control');
-  const hosts = host === undefined || /[:0]{2}|^0/.test(host) ? [] : [host.toLowerCase()];
-  const issued = await authority.issue({ csrPem, role: 'control', name: 'control', days: certificateDays, hosts });
-  const credentials = await storeCertificate(files, directory, issued, clock.wallMs());
+/** A fresh key and certificate for the server; the CA goes along, so that a client can pin it by its fingerprint. */
+async function contextOf({ host, clock }: ControlOptions, authority: Authority): Promise<SecureContextOptions> {
+  const hosts = host === undefined || isIP(host) !== 0 ? [] : [host.toLowerCase()];
+  const issue = { role: 'control', name: 'control', days: certificateDays, hosts } as const;
+  const credentials = await issueInMemory(authority, issue, clock);
   return { ...tlsOptions(credentials), cert: credentials.certPem + credentials.caPem };
 }
 

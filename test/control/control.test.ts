@@ -1,4 +1,5 @@
 import { stat } from 'node:fs/promises';
+import { createServer as createHttpsServer } from 'node:https';
 import { createServer } from 'node:net';
 import * as path from 'node:path';
 import { X509Certificate } from 'node:crypto';
@@ -372,6 +373,26 @@ describe('as a whole', () => {
     expect(keys).not.toContain(other.value.registrationKey);
   });
 
+  it('sends its token to no other role, though the site signed that one too', async () => {
+    const { credentials } = await site.role('target', 't1');
+    let asked = 0;
+    const other = createHttpsServer(
+      { key: credentials.keyPem, cert: credentials.certPem + credentials.caPem },
+      (_request, response) => {
+        asked += 1;
+        response.end();
+      },
+    );
+    await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve));
+    const address = other.address();
+    const url = `https://127.0.0.1:${typeof address === 'object' && address !== null ? address.port : 0}`;
+    const access = { kind: 'operator', token: await site.token() } as const;
+    const client = new ControlClient({ url, access, clock: systemClock });
+    await expect(client.call('getStatus')).rejects.toEqual(code('bad-certificate'));
+    expect(asked).toBe(0);
+    other.close();
+  });
+
   it('says when control is away, silent, or something else', async () => {
     const operator = await site.operator();
     await operator.call('getStatus');
@@ -390,7 +411,6 @@ describe('as a whole', () => {
     const options = {
       access: { kind: 'operator', token },
       clock: systemClock,
-      random: systemRandom,
       deadlineMs: 100,
     } as const;
     await expect(new ControlClient({ ...options, url: `https://127.0.0.1:${port}` }).call('getStatus')).rejects.toEqual(
