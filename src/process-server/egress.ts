@@ -18,6 +18,8 @@ import type { SessionCounters } from './counters.ts';
 import type { SealOutcome } from './seal-batch.ts';
 import type { Slabs } from './slabs.ts';
 
+const { controlQueueBytesMax } = limits.processServer;
+
 export interface EgressOptions {
   readonly connection: Connection;
   readonly clock: Clock;
@@ -41,7 +43,7 @@ export class Egress {
 
   /** True while so much control traffic waits that no more should be read from the agent. */
   get full(): boolean {
-    return this.#controlBytes > limits.processServer.controlQueueBytesMax;
+    return this.#controlBytes > controlQueueBytesMax;
   }
 
   /** The target granted `bytes` more. */
@@ -54,9 +56,9 @@ export class Egress {
     this.#controlBytes += frame.byteLength;
     this.#enqueue(async () => {
       await this.#options.connection.send(frame);
-      const wasFull = this.full;
+      const before = this.#controlBytes;
       this.#controlBytes -= frame.byteLength;
-      if (wasFull && !this.full) this.#options.onRoom();
+      if (before > controlQueueBytesMax && this.#controlBytes <= controlQueueBytesMax) this.#options.onRoom();
     });
   }
 
@@ -93,15 +95,12 @@ export class Egress {
   }
 
   #enqueue(job: () => Promise<void>): void {
-    void this.#queue.run(async () => {
-      if (this.#ended) return;
-      try {
-        await job();
-      } catch (error) {
-        if (this.#ended) return;
-        this.#ended = true; // 3
-        this.#options.onFailure(error);
-      }
-    });
+    void this.#queue.run(() => (this.#ended ? Promise.resolve() : job().catch((error: unknown) => this.#fail(error))));
+  }
+
+  #fail(error: unknown): void {
+    if (this.#ended) return;
+    this.#ended = true; // 3
+    this.#options.onFailure(error);
   }
 }

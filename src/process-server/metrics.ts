@@ -1,6 +1,6 @@
 /** The series of a process server, sampled from plain counters when somebody scrapes. */
 import { providers } from '../kernels/providers.ts';
-import type { MetricRegistry, Sample } from '../observe/registry.ts';
+import type { MetricRegistry, SeriesDeclaration } from '../observe/registry.ts';
 import type { SessionCounters } from './counters.ts';
 import type { ProcessServer } from './server.ts';
 
@@ -64,59 +64,30 @@ export const processServerSeries = {
 
 const msPerSecond = 1000;
 
+/** Which counter each series of a machine shows. */
+const ofMachines: readonly (readonly [SeriesDeclaration<'machine'>, (counters: SessionCounters) => number])[] = [
+  [processServerSeries.receivedBytes, (counters) => counters.batchBytesIn],
+  [processServerSeries.plainBytes, (counters) => counters.plainBytes],
+  [processServerSeries.storedBytes, (counters) => counters.storedBytes],
+  [processServerSeries.sentBytes, (counters) => counters.sealedBytesOut],
+  [processServerSeries.batches, (counters) => counters.batches],
+  [processServerSeries.batchesDurable, (counters) => counters.batchesDurable],
+  [processServerSeries.records, (counters) => counters.records],
+  [processServerSeries.zeroRecords, (counters) => counters.zeroRecords],
+  [processServerSeries.checkedRecords, (counters) => counters.leafCheckedRecords],
+  [processServerSeries.pointsCommitted, (counters) => counters.pointsCommitted],
+  [processServerSeries.pointsRejected, (counters) => counters.pointsRejected],
+  [processServerSeries.inFlightBytes, (counters) => counters.inFlightBytes],
+];
+
 /** Registers the series above over `server`; once per registry. */
 export function registerProcessServerSeries(registry: MetricRegistry, server: ProcessServer): void {
-  const ofMachines = (read: (counters: SessionCounters) => number) => (): Sample<'machine'>[] =>
-    [...server.totals()].map(([machine, counters]) => ({ labels: { machine }, value: read(counters) }));
   const series = processServerSeries;
-  registry.sampled(
-    series.receivedBytes,
-    ofMachines((counters) => counters.batchBytesIn),
-  );
-  registry.sampled(
-    series.plainBytes,
-    ofMachines((counters) => counters.plainBytes),
-  );
-  registry.sampled(
-    series.storedBytes,
-    ofMachines((counters) => counters.storedBytes),
-  );
-  registry.sampled(
-    series.sentBytes,
-    ofMachines((counters) => counters.sealedBytesOut),
-  );
-  registry.sampled(
-    series.batches,
-    ofMachines((counters) => counters.batches),
-  );
-  registry.sampled(
-    series.batchesDurable,
-    ofMachines((counters) => counters.batchesDurable),
-  );
-  registry.sampled(
-    series.records,
-    ofMachines((counters) => counters.records),
-  );
-  registry.sampled(
-    series.zeroRecords,
-    ofMachines((counters) => counters.zeroRecords),
-  );
-  registry.sampled(
-    series.checkedRecords,
-    ofMachines((counters) => counters.leafCheckedRecords),
-  );
-  registry.sampled(
-    series.pointsCommitted,
-    ofMachines((counters) => counters.pointsCommitted),
-  );
-  registry.sampled(
-    series.pointsRejected,
-    ofMachines((counters) => counters.pointsRejected),
-  );
-  registry.sampled(
-    series.inFlightBytes,
-    ofMachines((counters) => counters.inFlightBytes),
-  );
+  for (const [declaration, read] of ofMachines) {
+    registry.sampled(declaration, () =>
+      [...server.totals()].map(([machine, counters]) => ({ labels: { machine }, value: read(counters) })),
+    );
+  }
   registry.sampled(series.stageSeconds, () =>
     [...server.totals()].flatMap(([machine, { stageMs }]) =>
       Object.entries(stageMs).map(([stage, ms]) => ({ labels: { machine, stage }, value: ms / msPerSecond })),
@@ -134,9 +105,13 @@ export function registerProcessServerSeries(registry: MetricRegistry, server: Pr
   registry.sampled(series.grantedBytes, () => [{ labels: {}, value: server.grantedBytes }]);
   registry.sampled(series.kernelFallback, () =>
     providers().map(({ kernel, provider, fallback }) => ({
-      // A package's scope is not part of a label value.
-      labels: { kernel, provider: provider.replace(/^@/, '').replace(/[^A-Za-z0-9_.:-]/g, '-') },
+      labels: { kernel, provider: labelOf(provider) },
       value: fallback ? 1 : 0,
     })),
   );
+}
+
+/** A package's scope and spaces are not part of a label value. */
+function labelOf(provider: string): string {
+  return provider.replace(/^@/, '').replace(/[^A-Za-z0-9_.:-]/g, '-');
 }

@@ -70,16 +70,26 @@ export class Relay {
   /** @throws Problem: the agent broke the protocol. */
   fromAgent(frame: Frame): void {
     switch (frame.type) {
-      case frameType.batch:
-        return this.#onBatch(frame);
-      case frameType.cycle:
-        return this.#onCycle(frame);
-      case frameType.openDisk:
-        return this.#onOpenDisk(frame);
-      case frameType.point:
-        return this.#onPoint(frame);
-      case frameType.error:
-        return this.#options.end(null);
+      case frameType.batch: {
+        this.#onBatch(frame);
+        return;
+      }
+      case frameType.cycle: {
+        this.#onCycle(frame);
+        return;
+      }
+      case frameType.openDisk: {
+        this.#onOpenDisk(frame);
+        return;
+      }
+      case frameType.point: {
+        this.#onPoint(frame);
+        return;
+      }
+      case frameType.error: {
+        this.#options.end(null);
+        return;
+      }
       default:
         throw protocolError(`an agent does not send frames of type ${frame.type} here`);
     }
@@ -88,24 +98,39 @@ export class Relay {
   /** @throws Problem: the target broke the protocol. */
   fromTarget(frame: Frame): void {
     switch (frame.type) {
-      case frameType.durable:
-        return this.#onDurable(frame);
-      case frameType.credit:
-        return this.#egress.granted(decodeCredit(frame.body));
-      case frameType.opened:
-        return this.#onOpened(frame);
+      case frameType.durable: {
+        this.#onDurable(frame);
+        return;
+      }
+      case frameType.credit: {
+        this.#egress.granted(decodeCredit(frame.body));
+        return;
+      }
+      case frameType.opened: {
+        this.#onOpened(frame);
+        return;
+      }
       case frameType.leaves:
       case frameType.repair:
         this.#laneOfTarget(frame.disk);
-        return this.#forward(frame);
-      case frameType.committed:
-        return this.#onCommitted(frame);
+        {
+          this.#forward(frame);
+          return;
+        }
+      case frameType.committed: {
+        this.#onCommitted(frame);
+        return;
+      }
       case frameType.rejected:
         this.#options.counters.pointsRejected += 1;
-        return this.#forward(frame);
+        {
+          this.#forward(frame);
+          return;
+        }
       case frameType.error: {
         const { code, message, retryable } = decodeErrorMessage(frame.body);
-        return this.#options.end(new Problem(code, message, { retryable }));
+        this.#options.end(new Problem(code, message, { retryable }));
+        return;
       }
       default:
         throw targetFault(`a target does not send frames of type ${frame.type}`);

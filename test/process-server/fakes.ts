@@ -45,7 +45,7 @@ export class FakeConnection implements Connection {
   bytesOut = 0;
   paused = false;
   /** Frames this end has sent; a test may hold them back. */
-  hold: Promise<void> | undefined;
+  hold: Promise<unknown> | undefined;
   other: FakeConnection | undefined;
   #handler: ((frame: Buffer) => void) | undefined;
   #inbox: Buffer[] = [];
@@ -169,10 +169,13 @@ export class FakeTarget {
         const hello = decodeHello(frame.body);
         this.events.push(`HELLO ${hello.role} ${hello.machine}`);
         this.#hooks.onHello?.(hello);
-        return this.#send(encodeWelcome({ protocol: 1, version: 't', features: [], session: 's' }));
+        this.#send(encodeWelcome({ protocol: 1, version: 't', features: [], session: 's' }));
+        return;
       }
-      case frameType.openDisk:
-        return this.#open(frame);
+      case frameType.openDisk: {
+        this.#open(frame);
+        return;
+      }
       case frameType.cycle: {
         const { disk, seq, salt, keyVersion } = decodeCycle(frame.body);
         this.events.push(`CYCLE ${disk} ${seq} v${keyVersion}`);
@@ -181,13 +184,20 @@ export class FakeTarget {
         entry.current = seq;
         return;
       }
-      case frameType.sealed:
-        return this.#takeSealed(frame);
+      case frameType.sealed: {
+        this.#takeSealed(frame);
+        return;
+      }
       case frameType.point:
         this.events.push('POINT');
-        return this.#send(encodeCommitted({ point: 1, cutTimeMs: 1, disks: [{ disk: 0, root: '00'.repeat(32) }] }));
-      case frameType.ping:
-        return this.#send(encodePing('pong', decodePing(frame.body)));
+        {
+          this.#send(encodeCommitted({ point: 1, cutTimeMs: 1, disks: [{ disk: 0, root: '00'.repeat(32) }] }));
+          return;
+        }
+      case frameType.ping: {
+        this.#send(encodePing('pong', decodePing(frame.body)));
+        return;
+      }
       default:
         this.faults.push(`type ${frame.type}`);
     }
@@ -281,6 +291,7 @@ export class FakeAgent {
   error: ErrorMessage | undefined;
   readonly durable: string[] = [];
   committed = 0;
+  over = false;
   #waiters: (() => void)[] = [];
 
   constructor(connection: FakeConnection) {
@@ -302,6 +313,7 @@ export class FakeAgent {
       for (const wake of this.#waiters.splice(0)) wake();
     });
     void connection.closed.then(() => {
+      this.over = true;
       for (const wake of this.#waiters.splice(0)) wake();
     });
   }
@@ -346,12 +358,8 @@ export class FakeAgent {
 
   /** Resolves when `condition` holds; rejects when the connection ends first. */
   async until(condition: () => boolean): Promise<void> {
-    let over = false;
-    void this.connection.closed.then(() => {
-      over = true;
-    });
     while (!condition()) {
-      if (over) throw new Error(`closed: ${this.error?.code ?? 'without an error'}`);
+      if (this.over) throw new Error(`closed: ${this.error?.code ?? 'without an error'}`);
       await new Promise<void>((resolve) => this.#waiters.push(resolve));
     }
   }

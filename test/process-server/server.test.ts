@@ -1,0 +1,115 @@
+import { describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/kit/clock.ts';
+import { createRegistry } from '../../src/observe/registry.ts';
+import { Budget } from '../../src/process-server/budget.ts';
+import { registerProcessServerSeries } from '../../src/process-server/metrics.ts';
+import { encodeFrame, frameType } from '../../src/wire/frame.ts';
+import type { FakeConnection } from './fakes.ts';
+import { oneBlock, open, seqBase, theTarget, world } from './world.ts';
+
+describe('a process server', () => {
+  it('ends the older session when a machine connects again', async () => {
+    const here = world();
+    const first = here.agent('m1');
+    await open(first, 'm1');
+    const second = here.agent('m1');
+    await open(second, 'm1');
+    await first.connection.closed;
+    expect(first.error).toMatchObject({ code: 'superseded', retryable: true });
+    expect(here.server.sessions.map(({ phase }) => phase)).toEqual(['open']);
+    here.server.close();
+    await second.connection.closed;
+    expect(second.error).toMatchObject({ code: 'shutting-down', retryable: true });
+  });
+
+  it('refuses more sessions than it has windows for, and takes them again later', async () => {
+    const here = world({}, { budget: new Budget({ totalBytes: 8 * 1024 * 1024 }) });
+    const agents = ['m1', 'm2'].map((name) => here.agent(name));
+    for (const [index, agent] of agents.entries()) await open(agent, `m${index + 1}`);
+    const third = here.agent('m3');
+    third.hello('m3');
+    await third.connection.closed;
+    expect(third.error).toMatchObject({ code: 'overloaded', retryable: true });
+    agents[0]?.connection.close(1000, 'bye');
+    await systemClock.sleep(5);
+    await open(here.agent('m4'), 'm4');
+    here.server.close();
+  });
+
+  it('does not read from the target while the agent does not read', async () => {
+    const here = world();
+    const agent = here.agent('m1');
+    await open(agent, 'm1');
+    const { resolve, promise } = Promise.withResolvers<undefined>();
+    const serverEnd = agent.connection.other;
+    if (!serverEnd) throw new Error('no server end');
+    serverEnd.hold = promise;
+    const target = theTarget(here).connection;
+    const leaves = encodeFrame(frameType.leaves, 0, new Uint8Array(500_000));
+    for (let sent = 0; sent < 40; sent += 1) await target.send(leaves);
+    await systemClock.sleep(5);
+    const targetSide: FakeConnection | undefined = target.other;
+    expect(targetSide?.paused).toBe(true);
+    expect(agent.frames.filter(({ type }) => type === frameType.leaves).length).toBeLessThan(20);
+    resolve(undefined);
+    await agent.until(() => agent.frames.filter(({ type }) => type === frameType.leaves).length === 41);
+    expect(targetSide?.paused).toBe(false);
+    here.server.close();
+  });
+
+  it('stops reading an agent that floods it with control frames, and goes on when they are out', async () => {
+    const here = world();
+    const agent = here.agent('m1');
+    await open(agent, 'm1');
+    const { resolve, promise } = Promise.withResolvers<undefined>();
+    const upstream = theTarget(here).connection.other;
+    const serverEnd = agent.connection.other;
+    if (!upstream || !serverEnd) throw new Error('no ends');
+    upstream.hold = promise;
+    for (let seq = 1; seq <= 9_000; seq += 1) agent.cycle(0, seqBase + seq);
+    await systemClock.sleep(20);
+    expect(serverEnd.paused).toBe(true);
+    resolve(undefined);
+    upstream.hold = undefined;
+    agent.point([0]);
+    await agent.until(() => agent.committed === 1);
+    expect(theTarget(here).events.filter((event) => event.startsWith('CYCLE'))).toHaveLength(9_000);
+    here.server.close();
+  });
+
+  it('forgets 1,000 refused sessions', async () => {
+    const here = world();
+    const refuse = async (count: number): Promise<void> => {
+      for (let done = 0; done < count; done += 1) {
+        const agent = here.agent(`m${done}`);
+        agent.hello('someone-else');
+        await agent.connection.closed;
+      }
+    };
+    await refuse(200);
+    const before = process.memoryUsage().heapUsed;
+    await refuse(1000);
+    expect(here.server.sessions).toEqual([]);
+    expect(here.server.totals().size).toBe(0);
+    expect(here.server.grantedBytes).toBe(0);
+    expect(here.server.endedByReason.get('not-authorised')).toBe(1200);
+    expect(process.memoryUsage().heapUsed - before).toBeLessThan(48 * 1024 * 1024);
+  });
+
+  it('shows its series', async () => {
+    const here = world();
+    const registry = createRegistry();
+    registerProcessServerSeries(registry, here.server);
+    const agent = here.agent('m1');
+    const [leafKey] = await open(agent, 'm1');
+    if (!leafKey) throw new Error('no leaf key');
+    agent.cycle(0, seqBase + 1);
+    await agent.batch(oneBlock(0, seqBase + 1, 0, leafKey));
+    await agent.until(() => agent.durable.length === 1);
+    const { text } = await registry.expose();
+    expect(text).toContain('tidemark_process_server_batches_durable_total{machine="m1"} 1');
+    expect(text).toContain('tidemark_process_server_sessions{state="open"} 1');
+    expect(text).toMatch(/tidemark_kernel_fallback\{kernel="blake3",provider="[^"]+"\} [01]/);
+    here.server.close();
+  });
+});
