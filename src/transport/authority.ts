@@ -12,8 +12,7 @@
 import './class-metadata.ts';
 import { isIP } from 'node:net';
 import * as path from 'node:path';
-import { createPrivateKey, X509Certificate } from 'node:crypto';
-import type { webcrypto } from 'node:crypto';
+import { createPrivateKey, createPublicKey, X509Certificate } from 'node:crypto';
 import * as x509 from '@peculiar/x509';
 import type { Clock } from '../kit/clock.ts';
 import { messageOf, Problem } from '../kit/problem.ts';
@@ -21,7 +20,7 @@ import { KiB } from '../limits.ts';
 import type { Files } from '../posix/files.ts';
 import type { Role } from './connection.ts';
 import { checkCredentials, importKeyPair, keyAlgorithm, makeKeyPem } from './credentials.ts';
-import type { Credentials, IssuedCertificate } from './credentials.ts';
+import type { Credentials, IssuedCertificate, SigningKeys } from './credentials.ts';
 import { badCertificate, fingerprintOf, identityUri, isName, parseCertificate } from './identity.ts';
 
 const dayMs = 24 * 3600 * 1000;
@@ -29,6 +28,8 @@ const authorityDays = 3650;
 const daysMax = 825;
 /** Certificates begin this much before now, for peers whose clock is behind. */
 const backdateMs = 3600 * 1000;
+/** OpenSSL's name of P-256. */
+const curveOfKeys = 'prime256v1';
 const requestBytesMax = 16 * KiB;
 const hostsMax = 64;
 const hostPattern = /^(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$/;
@@ -79,7 +80,7 @@ export async function openAuthority(files: Files, directory: string, clock: Cloc
   return new SiteAuthority(caPem, keys, clock);
 }
 
-async function makeAuthorityCertificate(keys: webcrypto.CryptoKeyPair, nowMs: number): Promise<x509.X509Certificate> {
+async function makeAuthorityCertificate(keys: SigningKeys, nowMs: number): Promise<x509.X509Certificate> {
   return x509.X509CertificateGenerator.createSelfSigned({
     name: [{ CN: ['Tidemark site authority'] }],
     keys,
@@ -99,10 +100,10 @@ class SiteAuthority implements Authority {
   readonly fingerprint: string;
   readonly notAfterMs: number;
   readonly #certificate: x509.X509Certificate;
-  readonly #keys: webcrypto.CryptoKeyPair;
+  readonly #keys: SigningKeys;
   readonly #clock: Clock;
 
-  constructor(caPem: string, keys: webcrypto.CryptoKeyPair, clock: Clock) {
+  constructor(caPem: string, keys: SigningKeys, clock: Clock) {
     const facts = new X509Certificate(caPem);
     this.caPem = caPem;
     this.fingerprint = fingerprintOf(facts);
@@ -165,26 +166,18 @@ async function publicKeyOf(csrPem: string): Promise<x509.PublicKey> {
     throw badArgument('a signing request of this length', `at most ${requestBytesMax} bytes`);
   let request: x509.Pkcs10CertificateRequest;
   let signed: boolean;
+  let curve: string | undefined;
   try {
     request = new x509.Pkcs10CertificateRequest(csrPem);
     signed = await request.verify();
+    const key = createPublicKey({ key: Buffer.from(request.publicKey.rawData), format: 'der', type: 'spki' });
+    curve = key.asymmetricKeyDetails?.namedCurve;
   } catch (error) {
     throw badArgument(`the signing request can not be read (${messageOf(error)})`, 'give a PKCS#10 request in PEM');
   }
   if (!signed) throw badArgument('the signing request is not signed by its own key', 'make a new request');
-  const algorithm = request.publicKey.algorithm;
-  if (
-    algorithm.name !== keyAlgorithm.name ||
-    !('namedCurve' in algorithm) ||
-    algorithm.namedCurve !== keyAlgorithm.namedCurve
-  ) {
-    throw badArgument(`the signing request has a key of kind ${algorithm.name}`, 'use an ECDSA P-256 key');
-  }
+  if (curve !== curveOfKeys) throw badArgument('the signing request has another kind of key', 'use an ECDSA P-256 key');
   return request.publicKey;
-}
-
-function badArgument(what: string, remedy: string): Problem {
-  return new Problem('bad-argument', `the authority can not sign: ${what}`, { remedy });
 }
 
 /**
@@ -201,4 +194,8 @@ export async function issueInMemory(
   const request = await x509.Pkcs10CertificateRequestGenerator.create({ keys, signingAlgorithm: keyAlgorithm });
   const issued = await authority.issue({ ...options, csrPem: request.toString('pem') });
   return checkCredentials({ keyPem, ...issued }, clock.wallMs());
+}
+
+function badArgument(what: string, remedy: string): Problem {
+  return new Problem('bad-argument', `the authority can not sign: ${what}`, { remedy });
 }

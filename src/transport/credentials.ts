@@ -8,8 +8,9 @@
  *     checked again whenever they are loaded.
  */
 import './class-metadata.ts';
-import { createPrivateKey, webcrypto } from 'node:crypto';
+import { createPrivateKey, createPublicKey, generateKeyPair, subtle } from 'node:crypto';
 import * as path from 'node:path';
+import { promisify } from 'node:util';
 import * as x509 from '@peculiar/x509';
 import { messageOf, Problem } from '../kit/problem.ts';
 import type { Files } from '../posix/files.ts';
@@ -44,21 +45,24 @@ const certFile = 'cert.pem';
 const caFile = 'ca.pem';
 const publicMode = 0o644;
 
+const makePair = promisify(generateKeyPair);
+
 /** A new ECDSA P-256 private key, PKCS#8 PEM. */
 export async function makeKeyPem(): Promise<string> {
-  const pair = await webcrypto.subtle.generateKey(keyAlgorithm, true, ['sign', 'verify']);
-  return x509.PemConverter.encode(await webcrypto.subtle.exportKey('pkcs8', pair.privateKey), 'PRIVATE KEY') + '\n';
+  const { privateKey } = await makePair('ec', { namedCurve: keyAlgorithm.namedCurve });
+  return privateKey.export({ type: 'pkcs8', format: 'pem' }).toString();
 }
 
-/** The key pair in a PKCS#8 PEM. @throws Problem `bad-certificate`. */
-export async function importKeyPair(keyPem: string, from: string): Promise<webcrypto.CryptoKeyPair> {
+export type SigningKeys = Awaited<ReturnType<typeof importKeyPair>>;
+
+/** The keys of a PKCS#8 PEM, as the certificate library wants them. @throws Problem `bad-certificate`. */
+export async function importKeyPair(keyPem: string, from: string) {
   try {
     const key = createPrivateKey(keyPem);
-    const jwk = key.export({ format: 'jwk' });
-    const { d: _private, ...publicPart } = jwk;
+    const publicPart = createPublicKey(key).export({ format: 'jwk' });
     return {
-      privateKey: await webcrypto.subtle.importKey('jwk', jwk, keyAlgorithm, false, ['sign']),
-      publicKey: await webcrypto.subtle.importKey('jwk', publicPart, keyAlgorithm, true, ['verify']),
+      privateKey: await subtle.importKey('jwk', key.export({ format: 'jwk' }), keyAlgorithm, false, ['sign']),
+      publicKey: await subtle.importKey('jwk', publicPart, keyAlgorithm, true, ['verify']),
     };
   } catch (error) {
     throw badCertificate(`${from} is not an ECDSA P-256 private key: ${messageOf(error)}`, error);

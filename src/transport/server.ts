@@ -110,12 +110,18 @@ class Server implements Listener {
     });
     // Neither of these two listens: each is given sockets that passed the gate before.
     this.#http = http.createServer({ maxHeaderSize: limits.wire.httpHeaderBytesMax, keepAliveTimeout: 1 });
-    this.#http.on('upgrade', (request, socket, head) => this.#upgrade(request, socket as net.Socket, head));
+    this.#http.on('upgrade', (request, socket, head) => {
+      // A body would be read as frames by some versions of Node and be taken out of the stream by others.
+      const { 'content-length': length, 'transfer-encoding': coding } = request.headers;
+      const bare = length === undefined && coding === undefined && socket === request.socket;
+      if (bare) this.#upgrade(request, request.socket, head);
+      else this.#answer(request.socket, 'bad-request', 'an upgrade has no body');
+    });
     this.#http.on('request', (request) =>
       this.#answer(request.socket, 'bad-request', 'only WebSocket upgrades are served'),
     );
     this.#http.on('clientError', (error, socket) => {
-      this.#refuse(remoteOf(socket as net.Socket), 'bad-request', messageOf(error));
+      if (socket instanceof net.Socket) this.#refuse(remoteOf(socket), 'bad-request', messageOf(error));
       socket.destroy();
     });
     this.#ws = new WebSocketServer({ ...webSocketLimits, noServer: true, clientTracking: false });

@@ -224,7 +224,7 @@ describe('identity', () => {
   it('names follow the rule exactly', () => {
     fc.assert(
       fc.property(fc.string({ maxLength: 70 }), (text) => {
-        const allowed = [...text].every((letter) => 'abcdefghijklmnopqrstuvwxyz0123456789._-'.includes(letter));
+        const allowed = Array.from(text).every((letter) => 'abcdefghijklmnopqrstuvwxyz0123456789._-'.includes(letter));
         expect(isName(text)).toBe(allowed && text.length >= 1 && text.length <= 63 && !'._-'.includes(text.charAt(0)));
       }),
     );

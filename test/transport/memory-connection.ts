@@ -9,7 +9,7 @@ import { closeCodes } from '../../src/transport/connection.ts';
 import type { Closed, Connection, PeerIdentity } from '../../src/transport/connection.ts';
 
 /** How many turns a closed end waits for the peer to read what was sent before. */
-const lingerTries = 2_000;
+const lingerTries = 500;
 
 interface InFlight {
   readonly frame: Buffer;

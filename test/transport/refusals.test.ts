@@ -48,7 +48,7 @@ function talk(port: number, options: tls.ConnectionOptions, say = ''): Promise<s
       socket.write(say),
     );
     sockets.push(socket);
-    socket.on('data', (chunk) => (heard += chunk.toString('latin1')));
+    socket.on('data', (chunk: Buffer) => (heard += chunk.toString('latin1')));
     socket.on('error', (error: NodeJS.ErrnoException) => resolve(heard || (error.code ?? error.message)));
     socket.on('close', () => resolve(heard));
   });
@@ -135,6 +135,7 @@ describe('a client is refused', () => {
   it.each([
     ['for another path', upgradeRequest.replace('/v1/replicate', '/v1/other')],
     ['without the sub-protocol', upgradeRequest.replace('tidemark.v1', 'tidemark.v9')],
+    ['with a body', `${upgradeRequest}content-length: 3\r\n`],
     ['for a plain page', 'GET /v1/replicate HTTP/1.1\r\nhost: x\r\n'],
   ])('when it asks %s', async (_what, request) => {
     expect(await talk(server.listener.port, tlsOptions(agent), `${request}\r\n`)).toContain('400 Bad Request');
