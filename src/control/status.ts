@@ -29,149 +29,127 @@ interface Heard<R> {
   readonly silent: boolean;
 }
 
+interface Machinery {
+  readonly agent: Heard<AgentReport> | undefined;
+  readonly held: Heard<TargetReport['machines'][number]> | undefined;
+}
+
 type DiskStatus = StatusReport['machines'][number]['disks'][number];
 type MachineStatus = StatusReport['machines'][number];
 type ReportedProblem = StoredReport['report']['problems'][number];
 
-const reason = (severity: Reason['severity'], code: string, message: string, remedy: string): Reason => ({
-  severity,
-  code,
-  message,
-  remedy,
-});
-const warning = (code: string, message: string, remedy: string): Reason => reason('warning', code, message, remedy);
+/** Every reason control itself finds, with what to do about it. */
+const known = {
+  'no-point': ['warning', 'wait for the initial replication, or see what stops it'],
+  behind: ['warning', 'see whether agent, process server and target run and reach one another'],
+  'rpo-breached': ['critical', 'see whether agent, process server and target run and reach one another'],
+  unproven: ['warning', 'see whether the target has its vault key and is not overloaded'],
+  'disk-not-captured': ['warning', 'start the agent with this disk'],
+  'agent-never-seen': ['warning', 'enroll and start the agent'],
+  'agent-silent': ['warning', 'see whether it runs and reaches control'],
+  'agent-disconnected': ['warning', 'see whether the process server runs'],
+  'target-silent': ['warning', 'see whether it runs and reaches control'],
+  damaged: ['critical', 'leave the agent running: it sends them again'],
+  silent: ['warning', 'see whether it runs and reaches control'],
+  'no-target': ['warning', 'enroll and start a target'],
+  'no-recovery-file': ['warning', 'run `tidemark key export` on the target and keep the file elsewhere'],
+} as const;
 
-function worst(reasons: readonly { severity: Health }[], others: readonly { health: Health }[] = []): Health {
+function because(code: keyof typeof known, message: string): Reason {
+  const [severity, remedy] = known[code];
+  return { severity, code, message, remedy };
+}
+
+/** M10: what can be retried is a warning, what stopped is critical. */
+function becauseOf({ retryable, code, message, remedy }: ReportedProblem): Reason {
+  return { severity: retryable ? 'warning' : 'critical', code, message, remedy };
+}
+
+function worst(reasons: readonly Reason[], others: readonly { health: Health }[] = []): Health {
   const found = new Set<Health>([...reasons.map(({ severity }) => severity), ...others.map(({ health }) => health)]);
   return found.has('critical') ? 'critical' : found.has('warning') ? 'warning' : 'ok';
 }
 
-/** M10: what can be retried is a warning, what stopped is critical. */
-const reasonOfProblem = ({ retryable, code, message, remedy }: ReportedProblem): Reason =>
-  reason(retryable ? 'warning' : 'critical', code, message, remedy);
-
 /** The smallest, or the sum, only if all are known. */
 function allKnown(values: readonly (number | null)[], join: (values: readonly number[]) => number): number | null {
-  const known = values.filter((value) => value !== null);
-  return known.length === values.length && known.length > 0 ? join(known) : null;
+  const those = values.filter((value) => value !== null);
+  return those.length === values.length ? join(those) : null;
 }
 
-const ageSeconds = (nowMs: number, thenMs: number | null): number | null =>
-  thenMs === null ? null : Math.max(0, nowMs - thenMs) / 1000;
+function ageSeconds(nowMs: number, thenMs: number | null): number | null {
+  return thenMs === null ? null : Math.max(0, nowMs - thenMs) / 1000;
+}
 
-function recencyReasons(
-  nowMs: number,
-  committedMs: number | null,
-  provenMs: number | null,
-  intervalMs: number | null,
-): Reason[] {
+function* recency(nowMs: number, committedMs: number | null, provenMs: number | null, interval: number | null) {
   if (committedMs === null) {
-    return [
-      warning(
-        'no-point',
-        'no recovery point is committed yet',
-        'wait for the initial replication, or see what stops it',
-      ),
-    ];
+    yield because('no-point', 'no recovery point is committed yet');
+    return;
   }
-  const reasons: Reason[] = [];
-  const age = nowMs - committedMs - rpoGraceMs;
-  const message = `the newest committed point is ${Math.round((nowMs - committedMs) / 1000)} s old, the interval is ${(intervalMs ?? 0) / 1000} s`;
-  const remedy = 'see whether agent, process server and target run and reach one another';
-  if (intervalMs !== null && age > intervalMs * rpoCriticalIntervals)
-    reasons.push(reason('critical', 'rpo-breached', message, remedy));
-  else if (intervalMs !== null && age > intervalMs * rpoWarningIntervals)
-    reasons.push(warning('behind', message, remedy));
-  if (provenMs === null || committedMs - provenMs > proofGraceMs) {
-    // A point that was committed just now can not be proven yet.
-    if (provenMs !== null || nowMs - committedMs > proofGraceMs) {
-      reasons.push(
-        warning(
-          'unproven',
-          'newer points are committed but not proven',
-          'see whether the target has its vault key and is not overloaded',
-        ),
-      );
-    }
+  const agoMs = nowMs - committedMs;
+  if (interval !== null) {
+    const intervals = (agoMs - rpoGraceMs) / 1000 / interval;
+    const message = `the newest committed point is ${Math.round(agoMs / 1000)} s old, the interval is ${interval} s`;
+    if (intervals > rpoCriticalIntervals) yield because('rpo-breached', message);
+    else if (intervals > rpoWarningIntervals) yield because('behind', message);
   }
-  return reasons;
+  // Where nothing is proven yet, the commit's own age counts: a point committed just now can not be proven.
+  const unprovenMs = provenMs === null ? agoMs : committedMs - provenMs;
+  if (unprovenMs > proofGraceMs) yield because('unproven', 'newer points are committed but not proven');
+}
+
+function judgeDisk(
+  nowMs: number,
+  name: string,
+  interval: number | null,
+  problems: readonly Reason[],
+  of: Machinery,
+): DiskStatus {
+  const seen = of.agent?.report.disks.find((disk) => disk.name === name);
+  const replica = of.held?.report.disks.find((disk) => disk.name === name);
+  const newestCommittedMs = replica?.committed?.cutTimeMs ?? null;
+  const newestProvenMs = replica?.proven?.cutTimeMs ?? null;
+  const reasons = [...problems, ...recency(nowMs, newestCommittedMs, newestProvenMs, interval)];
+  if (of.agent && !seen) reasons.push(because('disk-not-captured', `the agent does not capture disk ${name}`));
+  return {
+    name,
+    size: seen?.size ?? replica?.size ?? null,
+    phase: seen?.phase ?? null,
+    health: worst(reasons),
+    reasons,
+    newestCommittedMs,
+    newestProvenMs,
+    lagBytes: seen?.lagBytes ?? null,
+    rpoActualSeconds: ageSeconds(nowMs, newestCommittedMs),
+  };
+}
+
+function* machineReasons(name: string, { agent, held }: Machinery) {
+  if (!agent) yield because('agent-never-seen', `no agent has reported for ${name}`);
+  else if (agent.silent) yield because('agent-silent', `the agent of ${name} does not report any more`);
+  else if (!agent.report.connected) yield because('agent-disconnected', `the agent of ${name} has no process server`);
+  if (held?.silent) yield because('target-silent', `the target that holds ${name} does not report any more`);
+  const damaged = held?.report.damagedBlocks ?? 0;
+  if (damaged > 0) yield because('damaged', `${damaged} stored blocks of ${name} failed their check`);
 }
 
 function judgeMachine(input: StatusInput, machine: StatusInput['machines'][number], heard: Sources): MachineStatus {
   const { nowMs } = input;
   const { name } = machine;
-  const agent = heard.agents.get(name);
-  const held = heard.replicas.get(name);
+  const of = { agent: heard.agents.get(name), held: heard.replicas.get(name) };
   const problems = heard.problems.filter((problem) => problem.machine === name);
   const interval = input.policies.get(machine.policy)?.intervalSeconds ?? null;
-
-  const disks = machine.disks.map((disk): DiskStatus => {
-    const seen = agent?.report.disks.find((candidate) => candidate.name === disk.name);
-    const replica = held?.report.disks.find((candidate) => candidate.name === disk.name);
-    const newestCommittedMs = replica?.committed?.cutTimeMs ?? null;
-    const newestProvenMs = replica?.proven?.cutTimeMs ?? null;
-    const reasons = problems.filter((problem) => problem.disk === disk.name).map(reasonOfProblem);
-    reasons.push(
-      ...recencyReasons(nowMs, newestCommittedMs, newestProvenMs, interval === null ? null : interval * 1000),
-    );
-    if (agent && !seen)
-      reasons.push(
-        warning('disk-not-captured', `the agent does not capture disk ${disk.name}`, 'start the agent with this disk'),
-      );
-    return {
-      name: disk.name,
-      size: seen?.size ?? replica?.size ?? null,
-      phase: seen?.phase ?? null,
-      health: worst(reasons),
-      reasons,
-      newestCommittedMs,
-      newestProvenMs,
-      lagBytes: seen?.lagBytes ?? null,
-      rpoActualSeconds: ageSeconds(nowMs, newestCommittedMs),
-    };
+  const disks = machine.disks.map((disk) => {
+    const own = problems.filter((problem) => problem.disk === disk.name).map(becauseOf);
+    return judgeDisk(nowMs, disk.name, interval, own, of);
   });
-
-  const names = new Set(machine.disks.map((disk) => disk.name));
-  const reasons = problems.filter(({ disk }) => disk === undefined || !names.has(disk)).map(reasonOfProblem);
-  if (!agent)
-    reasons.push(warning('agent-never-seen', `no agent has reported for ${name}`, 'enroll and start the agent'));
-  else if (agent.silent)
-    reasons.push(
-      warning(
-        'agent-silent',
-        `the agent of ${name} does not report any more`,
-        'see whether it runs and reaches control',
-      ),
-    );
-  else if (!agent.report.connected)
-    reasons.push(
-      warning(
-        'agent-disconnected',
-        `the agent of ${name} has no process server`,
-        'see whether the process server runs',
-      ),
-    );
-  if (held?.silent)
-    reasons.push(
-      warning(
-        'target-silent',
-        `the target that holds ${name} does not report any more`,
-        'see whether it runs and reaches control',
-      ),
-    );
-  const damaged = held?.report.damagedBlocks ?? 0;
-  if (damaged > 0)
-    reasons.push(
-      reason(
-        'critical',
-        'damaged',
-        `${damaged} stored blocks of ${name} failed their check`,
-        'leave the agent running: it sends them again',
-      ),
-    );
+  const isOfDisk = ({ disk }: ReportedProblem): boolean => machine.disks.some((one) => one.name === disk);
+  const others = problems.filter((problem) => !isOfDisk(problem)).map(becauseOf);
+  const reasons = [...others, ...machineReasons(name, of)];
+  const oldest = (times: readonly number[]): number => Math.min(...times);
+  const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
   const newestCommittedMs = allKnown(
     disks.map((disk) => disk.newestCommittedMs),
-    (values) => Math.min(...values),
+    oldest,
   );
   return {
     name,
@@ -182,11 +160,11 @@ function judgeMachine(input: StatusInput, machine: StatusInput['machines'][numbe
     newestCommittedMs,
     newestProvenMs: allKnown(
       disks.map((disk) => disk.newestProvenMs),
-      (values) => Math.min(...values),
+      oldest,
     ),
     lagBytes: allKnown(
       disks.map((disk) => disk.lagBytes),
-      (values) => values.reduce((sum, value) => sum + value, 0),
+      sum,
     ),
     rpoActualSeconds: ageSeconds(nowMs, newestCommittedMs),
     disks,
@@ -217,33 +195,25 @@ function sourcesOf(nowMs: number, reports: readonly StoredReport[]): Sources {
 }
 
 /** The site as a whole: servers, and the recovery file without which an empty machine can not recover anything (DESIGN §4). */
-function siteReasons(nowMs: number, reports: readonly StoredReport[], problems: readonly ReportedProblem[]): Reason[] {
-  const reasons = problems.filter(({ machine }) => machine === undefined).map(reasonOfProblem);
+function* siteReasons(nowMs: number, reports: readonly StoredReport[]) {
   for (const { name, receivedMs, report } of reports) {
-    if (report.role !== 'agent' && nowMs - receivedMs > reportSilentMs) {
-      reasons.push(
-        warning('silent', `${report.role} ${name} does not report any more`, 'see whether it runs and reaches control'),
-      );
-    }
+    const silent = report.role !== 'agent' && nowMs - receivedMs > reportSilentMs;
+    if (silent) yield because('silent', `${report.role} ${name} does not report any more`);
     if (report.role === 'target' && !report.recoveryFileWritten) {
-      reasons.push(
-        warning(
-          'no-recovery-file',
-          `no recovery file of target ${name} was written: without it and the target's disk nothing can be recovered`,
-          'run `tidemark key export` on the target and keep the file elsewhere',
-        ),
+      yield because(
+        'no-recovery-file',
+        `target ${name}: no recovery file was written; without it a lost vault key loses every point`,
       );
     }
   }
-  if (!reports.some(({ report }) => report.role === 'target'))
-    reasons.push(warning('no-target', 'no target has reported yet', 'enroll and start a target'));
-  return reasons;
+  if (!reports.some(({ report }) => report.role === 'target')) yield because('no-target', 'no target has reported yet');
 }
 
 export function judge(input: StatusInput): StatusReport {
   const sources = sourcesOf(input.nowMs, input.reports);
   const machines = input.machines.map((machine) => judgeMachine(input, machine, sources));
-  const reasons = siteReasons(input.nowMs, input.reports, sources.problems);
+  const unplaced = sources.problems.filter(({ machine }) => machine === undefined).map(becauseOf);
+  const reasons = [...unplaced, ...siteReasons(input.nowMs, input.reports)];
   const roles = input.reports.map(({ name, receivedMs, report }) => {
     return {
       role: report.role,
