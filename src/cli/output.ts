@@ -59,7 +59,7 @@ export function printTable(terminal: Terminal, heads: readonly string[], rows: r
 const healthColours: Readonly<Record<string, number>> = { ok: green, warning: yellow, critical: red };
 
 /** A word of health in its colour. Not for table cells: the codes would count as width. */
-export function healthWord(terminal: Terminal, word: string): string {
+function healthWord(terminal: Terminal, word: string): string {
   return paint(terminal.stdoutIsTerminal && terminal.colour, healthColours[word] ?? bold, word);
 }
 

@@ -104,6 +104,8 @@ export interface PointReport {
     readonly kind: 'initial' | 'delta' | 'resync';
     /** Bytes of changed pages this point added. */
     readonly payloadBytes: number;
+    /** Write requests the capture had accepted at the cut, where it counts them. */
+    readonly writes: number | null;
   }[];
 }
 

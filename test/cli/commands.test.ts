@@ -13,7 +13,9 @@ const point: PointReport = {
   provenMs: null,
   damaged: false,
   consistency: 'crash',
-  disks: [{ name: 'vda', size: 512 * 1024 * 1024, root: 'ab'.repeat(32), kind: 'delta', payloadBytes: 4096 }],
+  disks: [
+    { name: 'vda', size: 512 * 1024 * 1024, root: 'ab'.repeat(32), kind: 'delta', payloadBytes: 4096, writes: 3 },
+  ],
 };
 const exported: ExportReport = {
   machine: 'web1',

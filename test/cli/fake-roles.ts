@@ -7,7 +7,7 @@ import { type Clock, systemClock } from '../../src/kit/clock.ts';
 import { Problem } from '../../src/kit/problem.ts';
 
 /** Every role refuses; a test replaces what it needs. */
-export function refusingRoles(): Roles {
+function refusingRoles(): Roles {
   const refuse = async (): Promise<never> => {
     throw new Problem('refused', 'not in this test', { remedy: 'replace the role' });
   };

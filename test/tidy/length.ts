@@ -17,9 +17,11 @@ function hasBody(node: ts.Node): node is WithBody {
   return ts.isFunctionLike(node) && 'body' in node && node.body !== undefined;
 }
 
-/** A suite (`describe`) is a list of tests, not a function of its own. */
-function isSuite(node: ts.Node): boolean {
-  return ts.isCallExpression(node.parent) && /^describe\b/.test(node.parent.expression.getText());
+/** A list of tests (the callback of `describe`, a shared suite) is not a function of its own; the tests in it are. */
+function isSuite(node: WithBody): boolean {
+  if (ts.isCallExpression(node.parent) && /^describe\b/.test(node.parent.expression.getText())) return true;
+  const statements = ts.isBlock(node.body) ? node.body.statements : [];
+  return statements.some((one) => ts.isExpressionStatement(one) && /^(?:describe|it)\b/.test(one.expression.getText()));
 }
 
 function nameOf(node: WithBody): string {
