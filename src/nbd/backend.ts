@@ -3,7 +3,9 @@
  * splitter of `capture/`, or a recovery point of `recovery/`.
  *
  * Contract, for every implementation (one shared suite, `test/nbd/backend-contract.ts`, runs against all):
- *  1. Ranges are inside [0, size) and not empty; the server has checked them.
+ *  1. Ranges are inside [0, size), not empty, and aligned to nothing but bytes; the server has checked them. Data is at most
+ *     `limits.nbd.requestBytesMax`; `zero` and `extents` may span 4 GiB − 1. Calls overlap in time, in any number up to
+ *     `limits.nbd.inFlightRequestsMax` per connection. `size` and `readOnly` never change.
  *  2. A call that rejects with a Problem of code `EIO`, `ENOSPC`, `EINVAL`, `EPERM`, `ESHUTDOWN` becomes that NBD error;
  *     anything else becomes `EIO`.
  *  3. A resolved write is visible to every later read on every connection.

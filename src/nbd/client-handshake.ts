@@ -137,11 +137,10 @@ class Intake {
     this.#serve();
   }
 
-  /** Lets go of the socket, paused, and of what was not taken. */
+  /** Lets go of the socket, paused, and of what was not taken. Errors stay caught: an unheard one would end the process. */
   release(): Buffer {
     this.#socket.pause();
     this.#socket.off('data', this.#onData);
-    this.#socket.off('error', this.#onError);
     this.#socket.off('close', this.#onClose);
     return this.#bytes;
   }

@@ -21,7 +21,7 @@ import { decodeBlockStatusBody, decodeErrorBody, decodeHoleBody, ReplyReader, ty
 import { encodeRequest } from './requests.ts';
 import type { NbdAddress } from './server.ts';
 
-export interface NbdClientOptions {
+interface NbdClientOptions {
   /** Default: the server's default export. */
   readonly exportName?: string;
   readonly clock: Clock;
@@ -72,6 +72,7 @@ export class NbdClient {
     socket.on('error', (error) => this.#end(closed(error.message)));
     socket.on('close', () => this.#end(closed('the server closed the connection')));
     if (greeted.rest.byteLength > 0) this.#consume(greeted.rest);
+    if (socket.destroyed) this.#end(closed('the server closed the connection'));
     socket.resume();
   }
 

@@ -50,7 +50,7 @@ export interface Agreement {
   readonly allocation: boolean;
 }
 
-export type Outcome =
+type Outcome =
   | { readonly kind: 'go-on'; readonly replies: readonly Buffer[] }
   | { readonly kind: 'agreed'; readonly replies: readonly Buffer[]; readonly agreement: Agreement }
   | { readonly kind: 'end'; readonly replies: readonly Buffer[]; readonly reason: string };
@@ -64,7 +64,7 @@ export function encodeGreeting(): Buffer {
   return bytes;
 }
 
-export function transmissionFlagsOf(backend: Backend, structured: boolean): number {
+function transmissionFlagsOf(backend: Backend, structured: boolean): number {
   const { hasFlags, readOnly, sendFlush, sendFua, sendTrim, sendWriteZeroes, sendDf, canMultiConnection } =
     transmissionFlag;
   let flags = hasFlags | sendFlush | sendFua;
@@ -81,13 +81,15 @@ export class Negotiation {
   #structured = false;
   /** The export `base:allocation` was agreed on for. */
   #allocationFor: string | undefined;
-  #options = 0;
+  #events = 0;
 
   constructor(exports: Exports) {
     this.#exports = exports;
   }
 
   answer(event: HandshakeEvent): Outcome {
+    this.#events += 1;
+    if (this.#events > limits.nbd.optionsMax) return end('too many options');
     switch (event.kind) {
       case 'malformed':
         return end(event.reason);
@@ -100,8 +102,6 @@ export class Negotiation {
         if (event.option === option.exportName) return end('an export name is too long');
         return goOn(encodeOptionError(event.option, optionReply.tooBig, `at most ${limits.nbd.optionBytesMax} bytes`));
       case 'option':
-        this.#options += 1;
-        if (this.#options > limits.nbd.optionsMax) return end('too many options');
         return this.#answerOption(event.option, event.data);
     }
   }

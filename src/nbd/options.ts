@@ -152,7 +152,7 @@ export function encodeOptionReply(code: number, reply: number, data: Buffer = Bu
 
 /** An error reply; its data is a sentence for people. */
 export function encodeOptionError(code: number, reply: number, message: string): Buffer {
-  return encodeOptionReply(code, reply, Buffer.from(message));
+  return encodeOptionReply(code, reply, Buffer.from(message).subarray(0, wireBytes.stringMax));
 }
 
 export function encodeServerReply(name: string): Buffer {

@@ -26,7 +26,7 @@ export interface Request {
   readonly length: number;
 }
 
-export type RequestEvent =
+type RequestEvent =
   | { readonly kind: 'request'; readonly request: Request }
   /** The payload asked for by `payloadInto` is complete, or what `discardPayload` threw away has passed. */
   | { readonly kind: 'payload' }

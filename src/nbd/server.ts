@@ -6,7 +6,8 @@
  *     knows neither TLS nor passwords).
  *  2. A socket file is removed only if it is one and nobody answers on it.
  *  3. `close` answers the requests in flight, waits at most `closeMs` for clients to take the answers, and never leaves a
- *     connection or the socket file behind.
+ *     connection or the socket file behind. When it resolves, no call to a backend is under way any more: a backend may be
+ *     closed then, not before.
  */
 import { connect, createServer, isIP, type Server, type Socket } from 'node:net';
 import type { Clock } from '../kit/clock.ts';
@@ -73,6 +74,11 @@ export async function serveNbd(options: NbdServerOptions): Promise<NbdServer> {
   if ('unixPath' in listen) await removeStaleSocket(listen.unixPath, options.files);
   else requireLoopback(listen.host);
   await startListening(server, listen);
+  // Such as "too many open files" at accept: bad for the one client, no reason to fall.
+  server.on('error', (error) => logger?.warn({ message: error.message }, 'NBD server can not accept'));
+  server.on('drop', () =>
+    logger?.warn({ connectionsMax: limits.nbd.connectionsMax }, 'NBD connection dropped: too many'),
+  );
 
   const address = addressOf(server, listen);
   let closing: Promise<void> | undefined;
@@ -109,7 +115,7 @@ function exportsOf(options: NbdServerOptions): Exports {
   };
 }
 
-export function uriOf(address: NbdAddress, exportName: string): string {
+function uriOf(address: NbdAddress, exportName: string): string {
   const name = encodeURIComponent(exportName);
   if ('unixPath' in address) {
     const path = encodeURIComponent(address.unixPath).replaceAll('%2F', '/');
@@ -171,8 +177,7 @@ function someoneAnswers(unixPath: string): Promise<boolean> {
 function startListening(server: Server, listen: NbdAddress): Promise<void> {
   return new Promise((resolve, reject) => {
     const where = 'unixPath' in listen ? listen.unixPath : `${listen.host}:${listen.port}`;
-    server.once('listening', resolve);
-    server.once('error', (error) => {
+    const onError = (error: Error): void => {
       const code = systemCode(error) === 'EADDRINUSE' ? 'locked' : 'refused';
       reject(
         new Problem(code, `can not listen on ${where}: ${error.message}`, {
@@ -180,6 +185,11 @@ function startListening(server: Server, listen: NbdAddress): Promise<void> {
           cause: error,
         }),
       );
+    };
+    server.once('error', onError);
+    server.once('listening', () => {
+      server.off('error', onError);
+      resolve();
     });
     if ('unixPath' in listen) listenPrivately(server, listen.unixPath);
     else server.listen({ host: listen.host, port: listen.port });

@@ -31,7 +31,7 @@ export interface NbdLogger {
   warn(fields: object, message: string): void;
 }
 
-export interface SessionOptions {
+interface SessionOptions {
   readonly socket: Socket;
   readonly exports: Exports;
   readonly clock: Clock;

@@ -5,7 +5,8 @@ import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import { isProblem, Problem } from '../../src/kit/problem.ts';
 import { limits, MiB } from '../../src/limits.ts';
 import { connectNbd } from '../../src/nbd/client.ts';
-import { command, nbdError } from '../../src/nbd/constants.ts';
+import { command, nbdError, option, optionReply } from '../../src/nbd/constants.ts';
+import { encodeMetaData, encodeOption } from '../../src/nbd/options.ts';
 import { encodeRequest, type Request } from '../../src/nbd/requests.ts';
 import { patchyContent } from './backend-contract.ts';
 import { MemoryBackend } from './memory-backend.ts';
@@ -238,6 +239,26 @@ describe('bounds', () => {
     raw.say(Buffer.alloc(28, 0x41));
     expect(await raw.closed()).toHaveLength(0);
     await until(() => server.connections === 0, 'the connection is gone');
+  });
+
+  test('a client that only haggles is shown out; a long option is skipped and refused', async () => {
+    const raw = place.raw(await place.serve(new MemoryBackend(Buffer.alloc(4096))));
+    await raw.hear(18);
+    raw.say(Buffer.from([0, 0, 0, 3]), encodeOption(option.info, Buffer.alloc(limits.nbd.optionBytesMax + 1)));
+    const refusal = await raw.hear(20);
+    expect(refusal.readUInt32BE(12)).toBe(optionReply.tooBig);
+    await raw.hear(refusal.readUInt32BE(16));
+    for (const code of [option.startTls, 4, 11, 4711]) {
+      raw.say(encodeOption(code, Buffer.alloc(0)));
+      const reply = await raw.hear(20);
+      expect(reply.readUInt32BE(8)).toBe(code);
+      expect(reply.readUInt32BE(12)).toBe(optionReply.unsupported);
+      await raw.hear(reply.readUInt32BE(16));
+    }
+    raw.say(encodeOption(option.setMetaContext, encodeMetaData('disk', ['base:allocation'])));
+    expect((await raw.hear(20)).readUInt32BE(12), 'contexts need structured replies').toBe(optionReply.invalid);
+    for (let index = 0; index < limits.nbd.optionsMax; index += 1) raw.say(encodeOption(option.list, Buffer.alloc(0)));
+    await raw.closed();
   });
 
   test('a silent client is shown out after the deadline', async () => {
