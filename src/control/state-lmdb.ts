@@ -3,9 +3,9 @@
  * holds the highest version given. Transactions are flushed before they resolve (`overlappingSync` is off: with it a commit
  * is visible before it is durable), so contract rule 1 costs one fdatasync, shared by all commits of one turn.
  */
-import { open } from 'lmdb';
+import { open, type RangeOptions } from 'lmdb';
 import { invariant } from '../kit/invariant.ts';
-import type { Change, CommitResult, Json, State, StateRecord } from './state.ts';
+import type { Change, CommitResult, Json, ListOptions, State, StateRecord } from './state.ts';
 
 const highestVersion = ['version'];
 const idForm = /^[\x21-\x7e]{1,256}$/;
@@ -21,6 +21,15 @@ const keyOf = (collection: string, id: string): string[] => {
   invariant(idForm.test(id), `a record's id is printable ASCII: ${JSON.stringify(id)}`);
   return [collection, id];
 };
+
+/** The keys `list` walks: the prefix's, from the cursor on; one more than asked for, since the cursor itself is among them. */
+function rangeOf(collection: string, { prefix = '', after, backwards = false, limit }: ListOptions): RangeOptions {
+  const [first, last] = [prefix, prefix + behindAll];
+  const low = [collection, !backwards && after !== undefined && after > first ? after : first];
+  const high = [collection, backwards && after !== undefined && after < last ? after : last];
+  const [start, end] = backwards ? [high, low] : [low, high];
+  return { start, end, reverse: backwards, inclusiveEnd: true, limit: limit + 1 };
+}
 
 /** @param directory made if missing; one process at a time is the caller's to ensure. */
 export function openLmdbState(directory: string): State {
@@ -62,24 +71,14 @@ export function openLmdbState(directory: string): State {
       const found = stored(collection, id);
       return found && { id, ...found };
     },
-    async list(collection, { prefix = '', after, backwards = false, limit }) {
+    async list(collection, options) {
       await Promise.resolve();
-      const low = [collection, !backwards && after !== undefined && after > prefix ? after : prefix];
-      const high = [
-        collection,
-        backwards && after !== undefined && after < prefix + behindAll ? after : prefix + behindAll,
-      ];
-      const [start, end] = backwards ? [high, low] : [low, high];
+      const { after, limit } = options;
       const records: StateRecord[] = [];
-      for (const { key, value } of database.getRange({
-        start,
-        end,
-        reverse: backwards,
-        inclusiveEnd: true,
-        limit: limit + 1,
-      })) {
+      const range = rangeOf(collection, options);
+      for (const { key, value } of database.getRange(range)) {
         const id = key[1];
-        if (id === undefined || id === after || !id.startsWith(prefix) || records.length === limit) continue;
+        if (id === undefined || id === after || records.length === limit) continue;
         records.push({ id, ...decode(value) });
       }
       return records;
