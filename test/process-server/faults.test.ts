@@ -1,5 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import { Problem } from '../../src/kit/problem.ts';
+import { limits } from '../../src/limits.ts';
 import { wireCodes } from '../../src/wire/codes.ts';
 import { encodeFrame, frameType, noDisk } from '../../src/wire/frame.ts';
 import type { FakeAgent } from './fakes.ts';
@@ -154,5 +156,52 @@ describe('when the target goes', () => {
     theTarget(here).durable(0, seqBase + 1, 9, 0);
     await agent.connection.closed;
     expect(agent.error).toMatchObject({ code: 'unreachable', retryable: true });
+  });
+});
+
+describe('deadlines', () => {
+  /** A clock whose one-shot timers fire when told. */
+  const steered = (): { clock: Clock; fire: (ms: number) => void } => {
+    const timers: { ms: number; run: () => void }[] = [];
+    const after = (ms: number, run: () => void): { cancel: () => void } => {
+      const timer = { ms, run };
+      timers.push(timer);
+      return { cancel: () => timers.splice(timers.indexOf(timer), 1) };
+    };
+    const fire = (ms: number): void => {
+      for (const timer of timers.filter((each) => each.ms === ms)) timer.run();
+    };
+    return { clock: { ...systemClock, after, every: () => ({ cancel: () => undefined }) }, fire };
+  };
+
+  it('an agent that says nothing is closed', async () => {
+    const { clock, fire } = steered();
+    const agent = world({}, { clock }).agent('m1');
+    fire(limits.wire.firstFrameMs);
+    expect((await agent.connection.closed).code).toBe(wireCodes.timeout.close);
+    expect(agent.error?.code).toBe('timeout');
+  });
+
+  it('a target that does not answer is given up, and the attempt is aborted', async () => {
+    const { clock, fire } = steered();
+    const aborted = Promise.withResolvers<unknown>();
+    const connectTarget = (_: string, signal: AbortSignal): Promise<never> =>
+      new Promise((_resolve, reject) =>
+        signal.addEventListener('abort', () => {
+          aborted.resolve(signal.reason);
+          reject(new Error('aborted'));
+        }),
+      );
+    const here = world({}, { clock, connectTarget });
+    const agent = here.agent('m1');
+    agent.hello('m1');
+    await systemClock.turn();
+    fire(limits.wire.firstFrameMs);
+    expect(here.server.sessions[0]?.phase).toBe('connecting');
+    fire(limits.wire.authenticationMs);
+    await agent.connection.closed;
+    expect(agent.error).toMatchObject({ code: 'unreachable', retryable: true });
+    expect(await aborted.promise).toMatchObject({ code: 'unreachable' });
+    expect(here.server.grantedBytes).toBe(0);
   });
 });
