@@ -97,6 +97,8 @@ export const limits = {
     indexStartsMax: 8,
     /** Entries an iteration over the index takes per step. */
     indexStepEntries: 1024,
+    /** Segment files one reader keeps open. */
+    segmentsOpenMax: 64,
     /** Derived layer keys one reader keeps. */
     layerKeysMax: 1024,
     /** Payload buffers one reader keeps for the next read. */

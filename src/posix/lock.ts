@@ -1,0 +1,136 @@
+/**
+ * A lock on a file, block device or directory that dies with its holder: an abstract Unix socket named after what is locked. No
+ * file is left behind, nothing goes stale after SIGKILL, and who comes second learns who is first, because the holder
+ * answers every connection with its identity.
+ *
+ * Limits: it binds processes of one network namespace of one machine; two containers that share a volume need another arbiter (leases and
+ * epochs are one, C9). A replaced file (another inode) is another thing.
+ */
+import * as net from 'node:net';
+import { z } from 'zod';
+import type { Clock } from '../kit/clock.ts';
+import { Problem, systemCode } from '../kit/problem.ts';
+import { limits } from '../limits.ts';
+import type { Files } from './files.ts';
+
+const identitySchema = z.object({ pid: z.number().int(), role: z.string(), since: z.string() });
+
+/** Who holds a lock; told to whoever asks. */
+export interface LockIdentity {
+  readonly pid: number;
+  /** "agent", "target", … */
+  readonly role: string;
+  /** ISO 8601. */
+  readonly since: string;
+}
+
+export interface Lock {
+  /** Idempotent. */
+  release(): Promise<void>;
+}
+
+/** How often a name that was taken and then free again is tried. */
+const attemptsMax = 5;
+
+async function nameOf(files: Files, path: string): Promise<string> {
+  const { kind, device, inode } = await files.facts(path);
+  return `\0tidemark-lock-${kind === 'block-device' ? 'b' : 'f'}-${device.toString(16)}-${inode.toString(16)}`;
+}
+
+/** Locks `path`, which must exist. @throws Problem `locked`, naming the holder. */
+export async function acquireLock(files: Files, clock: Clock, path: string, identity: LockIdentity): Promise<Lock> {
+  const name = await nameOf(files, path);
+  for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
+    const lock = await tryListen(name, identity);
+    if (lock) return lock;
+    const holder = await askHolder(clock, name);
+    if (holder !== 'gone') throw lockedBy(path, holder);
+  }
+  throw lockedBy(path, null);
+}
+
+/** Who holds `path` now; `null`: nobody, or one who does not answer. */
+export async function lockHolder(files: Files, clock: Clock, path: string): Promise<LockIdentity | null> {
+  const holder = await askHolder(clock, await nameOf(files, path));
+  return holder === 'gone' ? null : holder;
+}
+
+function lockedBy(path: string, holder: LockIdentity | null): Problem {
+  const who = holder
+    ? `${holder.role}, process ${holder.pid}, since ${holder.since}`
+    : 'a process that does not answer';
+  return new Problem('locked', `${path} is in use by ${who}`, {
+    remedy: holder ? `stop process ${holder.pid} first, or use another ${path}` : 'stop the process that uses it first',
+  });
+}
+
+/** Listens under `name` and answers with `identity`; `null` when the name is taken. */
+function tryListen(name: string, identity: LockIdentity): Promise<Lock | null> {
+  const open = new Set<net.Socket>();
+  const server = net.createServer((socket) => {
+    open.add(socket);
+    socket.unref();
+    socket.on('error', () => socket.destroy());
+    socket.on('close', () => open.delete(socket));
+    socket.resume();
+    socket.end(JSON.stringify(identity));
+  });
+  server.maxConnections = 16;
+  server.unref();
+  let released: Promise<void> | null = null;
+  const release = (): Promise<void> => {
+    released ??= new Promise((resolve) => {
+      for (const socket of open) socket.destroy();
+      server.close(() => {
+        resolve();
+      });
+    });
+    return released;
+  };
+  return new Promise((resolve, reject) => {
+    server.once('error', (error) => {
+      if (systemCode(error) === 'EADDRINUSE') resolve(null);
+      else reject(error);
+    });
+    server.listen({ path: name, exclusive: true }, () => {
+      server.on('error', () => undefined);
+      resolve({ release });
+    });
+  });
+}
+
+/** What the holder says; `null` when it says nothing sensible in time, `gone` when there is none. */
+function askHolder(clock: Clock, name: string): Promise<LockIdentity | null | 'gone'> {
+  return new Promise((resolve) => {
+    const socket = net.connect({ path: name });
+    let heard = '';
+    const end = (answer: LockIdentity | null | 'gone'): void => {
+      deadline.cancel();
+      socket.destroy();
+      resolve(answer);
+    };
+    const deadline = clock.after(limits.posix.lockAnswerMs, () => {
+      end(null);
+    });
+    socket.setEncoding('utf8');
+    socket.on('data', (piece) => {
+      heard += String(piece);
+      if (heard.length > limits.posix.lockAnswerBytesMax) end(null);
+    });
+    socket.on('error', (error) => {
+      end(systemCode(error) === 'ECONNREFUSED' || systemCode(error) === 'ENOENT' ? 'gone' : null);
+    });
+    socket.on('end', () => {
+      end(parseIdentity(heard));
+    });
+  });
+}
+
+function parseIdentity(text: string): LockIdentity | null {
+  try {
+    const parsed = identitySchema.safeParse(JSON.parse(text));
+    return parsed.success ? parsed.data : null;
+  } catch {
+    return null;
+  }
+}

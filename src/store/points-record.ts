@@ -1,0 +1,164 @@
+/**
+ * The records of `points.log` (FORMAT.md): bytes and bodies. Pure.
+ *
+ * `"TMPL", u16 type, u16 version = 1, u32 body length, u32 record number, 32 bytes previous hash, body (JSON), 32 bytes hash`
+ */
+import { z } from 'zod';
+import { digest } from '../kernels/hash.ts';
+import { invariant } from '../kit/invariant.ts';
+import { limits } from '../limits.ts';
+import { hex, safeInteger, seqField } from '../wire/control-body.ts';
+import { viewOf } from '../wire/frame.ts';
+import { sameBytes } from './segment-format.ts';
+
+export const recordHeaderBytes = 48;
+const hashBytes = 32;
+const magic = 0x4c504d54;
+const version = 1;
+
+const time = z.number().min(0);
+const point = safeInteger.min(1);
+const diskNo = z.number().int().min(0).max(0xfffe);
+const block = z.number().int().min(0).max(limits.disk.blockCountMax);
+const segmentField = z.number().int().min(1).max(0xffffffff);
+
+const epochBody = z.object({ epoch: safeInteger, instance: z.string().max(256), atMs: time });
+const pointBody = z.object({
+  point,
+  cutTimeMs: time,
+  committedMs: time,
+  consistency: z.enum(['crash', 'app']),
+  epoch: safeInteger,
+  disks: z
+    .array(
+      z.object({
+        no: diskNo,
+        size: safeInteger.min(limits.disk.sectorBytes),
+        blockSize: safeInteger.min(limits.disk.blockBytesMin).max(limits.disk.blockBytesMax),
+        root: hex(32),
+        layers: z.array(seqField).max(limits.wire.layersPendingMax),
+        kind: z.enum(['initial', 'delta', 'resync']),
+        records: safeInteger,
+        payloadBytes: safeInteger,
+        writes: safeInteger.optional(),
+      }),
+    )
+    .min(1)
+    .max(limits.disk.perMachineMax),
+  extents: z.array(z.object({ segment: segmentField, length: segmentField, chain: hex(32) })),
+});
+const provenBody = z.object({ point, atMs: time, blocks: safeInteger });
+const damagedBody = z.object({
+  point,
+  atMs: time,
+  disk: diskNo,
+  blocks: z.array(block).min(1).max(limits.store.damagedBlocksMax),
+});
+const gapBody = z.object({ atMs: time, reason: z.string().max(4096) });
+
+export type EpochBody = z.infer<typeof epochBody>;
+export type PointBody = z.infer<typeof pointBody>;
+export type ProvenBody = z.infer<typeof provenBody>;
+export type DamagedBody = z.infer<typeof damagedBody>;
+export type GapBody = z.infer<typeof gapBody>;
+
+export type PointsEntry =
+  | { readonly type: 'epoch'; readonly body: EpochBody }
+  | { readonly type: 'point'; readonly body: PointBody }
+  | { readonly type: 'proven'; readonly body: ProvenBody }
+  | { readonly type: 'damaged'; readonly body: DamagedBody }
+  | { readonly type: 'gap'; readonly body: GapBody };
+
+const typeNumbers = { epoch: 1, point: 2, proven: 3, damaged: 4, gap: 5 } as const;
+
+const entrySchema = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('epoch'), body: epochBody }),
+  z.object({ type: z.literal('point'), body: pointBody }),
+  z.object({ type: z.literal('proven'), body: provenBody }),
+  z.object({ type: z.literal('damaged'), body: damagedBody }),
+  z.object({ type: z.literal('gap'), body: gapBody }),
+]);
+
+/** The hash the first record names as its predecessor's. */
+export function firstPreviousHash(machineId: Uint8Array): Uint8Array {
+  return digest(machineId);
+}
+
+export interface RecordPlace {
+  /** Counts from 0. */
+  readonly number: number;
+  /** 32 bytes. */
+  readonly previousHash: Uint8Array;
+}
+
+/** A record whose own hash fits. */
+export interface StoredRecord {
+  readonly number: number;
+  readonly previousHash: Uint8Array;
+  readonly hash: Uint8Array;
+  readonly bytes: number;
+  /** `null`: the hash fits, but this program does not know what it says. */
+  readonly entry: PointsEntry | null;
+}
+
+/** Checks the body and drops fields no schema knows. @throws invariant: bodies are made by this program. */
+export function encodeRecord(entry: PointsEntry, place: RecordPlace): Uint8Array {
+  const checked = entrySchema.safeParse(entry);
+  invariant(checked.success, `a ${entry.type} record fits its schema: ${checked.error?.message ?? ''}`);
+  const body = Buffer.from(JSON.stringify(checked.data.body));
+  invariant(body.byteLength <= limits.store.pointsRecordBytesMax, `a ${entry.type} record of ${body.byteLength} bytes`);
+  const bytes = new Uint8Array(recordHeaderBytes + body.byteLength + hashBytes);
+  const view = viewOf(bytes);
+  view.setUint32(0, magic, true);
+  view.setUint16(4, typeNumbers[entry.type], true);
+  view.setUint16(6, version, true);
+  view.setUint32(8, body.byteLength, true);
+  view.setUint32(12, place.number, true);
+  bytes.set(place.previousHash, 16);
+  bytes.set(body, recordHeaderBytes);
+  const hashAt = recordHeaderBytes + body.byteLength;
+  bytes.set(digest(bytes.subarray(0, hashAt)), hashAt);
+  return bytes;
+}
+
+/** The record at `offset`, if one stands there whole; nothing is said about whether it belongs there. */
+export function decodeRecord(bytes: Uint8Array, offset: number): StoredRecord | null {
+  if (bytes.byteLength - offset < recordHeaderBytes + hashBytes) return null;
+  const view = viewOf(bytes.subarray(offset));
+  const bodyLength = view.getUint32(8, true);
+  const total = recordHeaderBytes + bodyLength + hashBytes;
+  if (view.getUint32(0, true) !== magic || bodyLength > limits.store.pointsRecordBytesMax) return null;
+  if (bytes.byteLength - offset < total) return null;
+  const record = bytes.subarray(offset, offset + total);
+  const hash = record.subarray(total - hashBytes);
+  if (!sameBytes(digest(record.subarray(0, total - hashBytes)), hash)) return null;
+  const known = view.getUint16(6, true) === version;
+  const body = record.subarray(recordHeaderBytes, total - hashBytes);
+  return {
+    number: view.getUint32(12, true),
+    previousHash: record.slice(16, recordHeaderBytes),
+    hash: Uint8Array.from(hash),
+    bytes: total,
+    entry: known ? entryOf(view.getUint16(4, true), body) : null,
+  };
+}
+
+/** Whether some whole record stands anywhere at or after `offset`. */
+export function recordFollows(bytes: Uint8Array, offset: number): boolean {
+  const all = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let at = all.indexOf('TMPL', offset, 'latin1'); at !== -1; at = all.indexOf('TMPL', at + 1, 'latin1'))
+    if (decodeRecord(bytes, at)) return true;
+  return false;
+}
+
+function entryOf(typeNumber: number, body: Uint8Array): PointsEntry | null {
+  const type = Object.entries(typeNumbers).find(([, number]) => number === typeNumber)?.[0];
+  if (type === undefined) return null;
+  try {
+    const text = Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('utf8');
+    const parsed = entrySchema.safeParse({ type, body: JSON.parse(text) as unknown });
+    return parsed.success ? parsed.data : null;
+  } catch {
+    return null;
+  }
+}

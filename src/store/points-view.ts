@@ -1,0 +1,108 @@
+/**
+ * What `points.log` says, in memory: the points, who may write, what was proven, what was found damaged, why there are gaps.
+ * Changed by its log alone, one durable record at a time.
+ */
+import type { Extent, Position } from './segment-format.ts';
+import { endOfExtents } from './segment-format.ts';
+import type { EpochBody, GapBody, PointBody, PointsEntry, ProvenBody } from './points-record.ts';
+
+/** `damaged` wins over `proven`: a proof looks at what its point changed, damage may sit in what it took over. */
+export type PointState = 'committed' | 'proven' | 'damaged';
+
+export class PointsView {
+  readonly #points: PointBody[] = [];
+  readonly #proven = new Map<number, ProvenBody>();
+  readonly #damaged = new Map<number, Map<number, Set<number>>>();
+  readonly #gaps: GapBody[] = [];
+  #epoch: EpochBody | null = null;
+
+  /** Ascending; point n is the n-th. */
+  get points(): readonly PointBody[] {
+    return this.#points;
+  }
+
+  get lastPoint(): PointBody | null {
+    return this.#points.at(-1) ?? null;
+  }
+
+  point(number: number): PointBody | null {
+    return this.#points[number - 1] ?? null;
+  }
+
+  /** Who may write now; `null` before the first session. */
+  get epoch(): EpochBody | null {
+    return this.#epoch;
+  }
+
+  get proven(): ReadonlyMap<number, ProvenBody> {
+    return this.#proven;
+  }
+
+  /** Point → disk number → blocks found damaged (the first ones). */
+  get damaged(): ReadonlyMap<number, ReadonlyMap<number, ReadonlySet<number>>> {
+    return this.#damaged;
+  }
+
+  get gaps(): readonly GapBody[] {
+    return this.#gaps;
+  }
+
+  stateOf(point: number): PointState {
+    if (this.#damaged.has(point)) return 'damaged';
+    return this.#proven.has(point) ? 'proven' : 'committed';
+  }
+
+  /** What all points rely on, for replay. */
+  get extents(): readonly Extent[] {
+    return this.#points.flatMap((point) => point.extents);
+  }
+
+  /** Where the next point's extents begin (`SegmentLog.extentsSince`). */
+  get mark(): Position | null {
+    return endOfExtents(this.extents);
+  }
+
+  /** Why the entry can not follow what is here; `null` when it can. */
+  objection(entry: PointsEntry): string | null {
+    switch (entry.type) {
+      case 'epoch': {
+        const now = this.#epoch?.epoch ?? -1;
+        return entry.body.epoch > now ? null : `epoch ${entry.body.epoch} does not follow ${now}`;
+      }
+      case 'point': {
+        const expected = this.#points.length + 1;
+        return entry.body.point === expected ? null : `point ${entry.body.point} where ${expected} is due`;
+      }
+      case 'proven':
+      case 'damaged':
+        return this.point(entry.body.point) ? null : `there is no point ${entry.body.point}`;
+      case 'gap':
+        return null;
+    }
+  }
+
+  /** Takes over a durable entry that has no objection. */
+  apply(entry: PointsEntry): void {
+    switch (entry.type) {
+      case 'epoch':
+        this.#epoch = entry.body;
+        return;
+      case 'point':
+        this.#points.push(entry.body);
+        return;
+      case 'proven':
+        this.#proven.set(entry.body.point, entry.body);
+        return;
+      case 'damaged': {
+        const { point, disk, blocks } = entry.body;
+        const disks = this.#damaged.get(point) ?? new Map<number, Set<number>>();
+        this.#damaged.set(point, disks);
+        disks.set(disk, new Set([...(disks.get(disk) ?? []), ...blocks]));
+        return;
+      }
+      case 'gap':
+        this.#gaps.push(entry.body);
+        return;
+    }
+  }
+}
