@@ -37,7 +37,7 @@ process.on('uncaughtException', (error) => process.exit(printProblem(terminal, e
 
 process.exit(
   await runCommandLine(process.argv.slice(2), {
-    roles: composeRoles(),
+    roles: composeRoles(manifest.version),
     version: manifest.version,
     terminal,
     environment: env,

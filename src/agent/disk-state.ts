@@ -1,7 +1,7 @@
 /**
  * What the agent remembers of a disk's replica between runs: `<state>/<disk>.json`. Written after the leaf file was folded to a
  * committed point and before the change log forgets (order of `ReplicaDisk.committed`), so after a crash the change log covers
- * at least what the leaf file and this file may have missed.
+ * at least what the leaf file and this file may have missed. Its existence also says that the disk had a change log.
  */
 import path from 'node:path';
 import { z } from 'zod';
@@ -10,8 +10,11 @@ import type { Files } from '../posix/files.ts';
 
 const schema = z.object({
   format: z.literal(1),
-  /** Identity of the replica at the target; another one means another target. */
-  diskId: z.string().regex(/^[0-9a-f]{32}$/),
+  /** Identity of the replica at the target; another one means another target. Null: no point was committed yet. */
+  diskId: z
+    .string()
+    .regex(/^[0-9a-f]{32}$/)
+    .nullable(),
   /** Newest committed point the leaf file stands at. */
   point: z.number().int().min(1).nullable(),
 });

@@ -33,6 +33,7 @@ export class ReplicaDisk {
   readonly #files: Files;
   readonly #directory: string;
   #state: DiskState | null;
+  #diskId: string | null = null;
   #trustLeaves = true;
   #resync: boolean;
 
@@ -82,18 +83,15 @@ export class ReplicaDisk {
     this.layers = message.layers.map((layer) => layer.seq);
     this.committedPoint = message.committed?.point ?? null;
     this.kind = message.committed === null ? 'initial' : this.#resync ? 'resync' : 'delta';
-    this.#state = {
-      format: 1,
-      diskId: message.diskId,
-      point: message.leaves === 'full' ? null : (this.#state?.point ?? null),
-    };
+    this.#diskId = message.diskId;
+    if (message.leaves === 'full') this.#state = { format: 1, diskId: message.diskId, point: null };
     return surprise;
   }
 
   #surpriseIn(message: Opened): string | null {
     const known = this.#state;
     if (!known) return null;
-    if (known.diskId !== message.diskId) {
+    if (known.diskId !== null && known.diskId !== message.diskId) {
       if (message.leaves === 'since') throw new Problem('protocol-error', 'the target answered for another replica');
       return `the target holds replica ${message.diskId}, this agent knew ${known.diskId}`;
     }
@@ -120,11 +118,8 @@ export class ReplicaDisk {
   /** A point with everything sent is committed (invariant 2). */
   async committed(point: number): Promise<void> {
     await this.leaves.commit();
-    const diskId = this.#state?.diskId;
-    if (diskId !== undefined) {
-      this.#state = { format: 1, diskId, point };
-      await writeDiskState(this.#files, this.#directory, this.name, this.#state);
-    }
+    this.#state = { format: 1, diskId: this.#diskId, point };
+    await writeDiskState(this.#files, this.#directory, this.name, this.#state);
     await this.capture.forget();
     this.layers = [];
     this.committedPoint = point;

@@ -12,6 +12,7 @@ import { invariant } from '../kit/invariant.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { Connection } from '../transport/connection.ts';
+import { Heartbeat } from '../transport/heartbeat.ts';
 import { protocolError, wireCodeOf, wireCodes } from '../wire/codes.ts';
 import { decodeCommitted, type Committed } from '../wire/committed.ts';
 import { decodeCredit } from '../wire/credit.ts';
@@ -23,7 +24,6 @@ import { encodeHello } from '../wire/hello.ts';
 import { decodeLeaves } from '../wire/leaves.ts';
 import { encodeOpenDisk, type OpenDisk } from '../wire/open-disk.ts';
 import { decodeOpened, type Opened } from '../wire/opened.ts';
-import { decodePing, encodePing } from '../wire/ping.ts';
 import { encodePointMessage, type PointMessage } from '../wire/point.ts';
 import { decodeRejected, type Rejected } from '../wire/rejected.ts';
 import { decodeRepair } from '../wire/repair.ts';
@@ -66,9 +66,7 @@ export class Session {
   readonly #disks: readonly ReplicaDisk[];
   readonly #events: SessionEvents;
   readonly #clock: Clock;
-  readonly #ping: { cancel(): void };
-  #lastHeardMs: number;
-  #pingToken = 0;
+  readonly #heartbeat: Heartbeat;
 
   private constructor(options: {
     connection: Connection;
@@ -82,10 +80,7 @@ export class Session {
     this.#clock = options.clock;
     this.ended = this.#ended.promise;
     this.#state = { kind: 'greeting', welcomed: Promise.withResolvers<void>() };
-    this.#lastHeardMs = this.#clock.monotonicMs();
-    this.#ping = this.#clock.every(limits.wire.pingEveryMs, () => {
-      this.#heartbeat();
-    });
+    this.#heartbeat = new Heartbeat(this.#connection, this.#clock);
     this.#connection.onFrame((message) => {
       this.#receive(message);
     });
@@ -128,8 +123,11 @@ export class Session {
 
   /** Whether the connection has carried so much that it should be opened anew between cycles (key usage bound). */
   get wantsRecycling(): boolean {
-    const carried = Math.max(this.#connection.bytesIn, this.#connection.bytesOut);
-    return carried >= limits.wire.connectionBytesMax * 0.9;
+    return this.#carriedBytes >= limits.wire.connectionBytesMax * 0.9;
+  }
+
+  get #carriedBytes(): number {
+    return Math.max(this.#connection.bytesIn, this.#connection.bytesOut);
   }
 
   /** Begins the disk's next layer and returns its seq. */
@@ -141,8 +139,13 @@ export class Session {
     return seq;
   }
 
-  /** Sends a BATCH frame against credit; resolves when the socket took it. */
+  /** Sends a BATCH frame against credit; resolves when the socket took it. A cycle longer than one connection may carry goes on in the next. */
   async sendBatch(frame: Uint8Array): Promise<void> {
+    if (this.#carriedBytes >= limits.wire.connectionBytesMax - 2 * limits.wire.frameBytesMax) {
+      this.end(
+        new Problem('shutting-down', 'the connection carried its share and is opened anew', { retryable: true }),
+      );
+    }
     await this.credit.take(frame.byteLength - frameHeaderBytes);
     await this.#send(frame);
   }
@@ -218,24 +221,11 @@ export class Session {
     this.#state = { kind: 'ready', answer: null };
   }
 
-  #heartbeat(): void {
-    if (this.#clock.monotonicMs() - this.#lastHeardMs > limits.wire.idleMs) {
-      this.end(
-        new Problem('timeout', `nothing heard from the process server for ${limits.wire.idleMs} ms`, {
-          retryable: true,
-        }),
-      );
-      return;
-    }
-    this.#pingToken += 1;
-    this.#connection.send(encodePing('ping', this.#pingToken)).catch(() => undefined);
-  }
-
   #receive(message: Uint8Array): void {
     if (this.#state.kind === 'ended') return;
-    this.#lastHeardMs = this.#clock.monotonicMs();
     try {
-      this.#dispatch(decodeFrame(message));
+      const frame = decodeFrame(message);
+      if (!this.#heartbeat.take(frame)) this.#dispatch(frame);
     } catch (error) {
       this.end(isProblem(error) ? error : new Problem('internal', messageOf(error), { retryable: true, cause: error }));
     }
@@ -243,11 +233,6 @@ export class Session {
 
   #dispatch(frame: Frame): void {
     switch (frame.type) {
-      case frameType.ping:
-        this.#connection.send(encodePing('pong', decodePing(frame.body))).catch(() => undefined);
-        return;
-      case frameType.pong:
-        return;
       case frameType.credit:
         this.credit.give(decodeCredit(frame.body));
         return;
@@ -290,6 +275,8 @@ export class Session {
       case frameType.sealed:
       case frameType.point:
       case frameType.nodes:
+      case frameType.ping:
+      case frameType.pong:
         throw protocolError(`frame type ${frame.type} is not for an agent`);
     }
   }
@@ -327,7 +314,6 @@ export class Session {
     const state = this.#state;
     if (state.kind === 'ended') return;
     this.#state = { kind: 'ended', reason };
-    this.#ping.cancel();
     this.credit.end(reason);
     this.#connection.close(1000, reason.code);
     switch (state.kind) {

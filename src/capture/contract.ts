@@ -41,11 +41,15 @@ export interface CaptureDisk {
   /** Adds blocks to current by order of the target (repair, resync). */
   mark(block: number, mask: number): void;
   markAll(): void;
+  /** @throws Problem `cut-void`: then `giveUp`. */
   endSending(): void;
+  /** Memory has forgotten when this returns; the promise resolves when the log has, and never rejects. */
   forget(): Promise<void>;
   giveUp(): void;
   /** Why the present cut is void, or null. */
   readonly cutVoid: string | null;
+  /** Why the change log was given up while running, or null: tracking goes on in memory, and a crash costs a comparison by checksum. */
+  readonly logFailure: string | null;
   /** Write requests accepted so far (writes, zeroes, trims), counted in order of arrival. */
   readonly writesAccepted: number;
   /** Drains, persists the sets, marks the log clean. */

@@ -3,11 +3,12 @@ import type { RoleCommon } from '../config.ts';
 import type { Running } from '../cli/roles.ts';
 import type { Clock } from '../kit/clock.ts';
 import type { Random } from '../kit/random.ts';
-import { registerProcessSeries } from '../observe/process-series.ts';
+import { registerProcessSeries } from '../observe/metrics.ts';
 import type { Logger } from '../observe/logger.ts';
 import { createRegistry, type MetricRegistry } from '../observe/registry.ts';
 import { startObserveServer, type Readiness } from '../observe/server.ts';
 import type { Files } from '../posix/files.ts';
+import type { LockIdentity } from '../posix/lock.ts';
 
 export interface Parts {
   readonly files: Files;
@@ -16,6 +17,11 @@ export interface Parts {
   readonly version: string;
   /** A logger of the level a role was configured with. */
   readonly loggerOf: (common: RoleCommon, role: string) => Logger;
+}
+
+/** How a lock's holder introduces itself to whoever asks. */
+export function lockIdentity(clock: Clock, role: string): LockIdentity {
+  return { pid: process.pid, role, since: new Date(clock.wallMs()).toISOString() };
 }
 
 /** Closes everything in reverse order, each even when an earlier one failed; the first failure is thrown. */
@@ -62,7 +68,12 @@ export class RoleBuilder {
   }
 
   /** Serves /metrics, /healthz and /readyz. */
-  async observe(parts: Parts, common: RoleCommon, logger: Logger, ready: () => Readiness | Promise<Readiness>): Promise<void> {
+  async observe(
+    parts: Parts,
+    common: RoleCommon,
+    logger: Logger,
+    ready: () => Readiness | Promise<Readiness>,
+  ): Promise<void> {
     const series = registerProcessSeries(this.registry, parts.clock.wallMs());
     this.closers.add(() => {
       series.close();

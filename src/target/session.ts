@@ -17,6 +17,7 @@ import type { Logger } from '../observe/logger.ts';
 import type { DiskStore } from '../store/disk-store.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import type { Connection } from '../transport/connection.ts';
+import { Heartbeat } from '../transport/heartbeat.ts';
 import { protocolError, wireCodeOf, wireCodes } from '../wire/codes.ts';
 import { encodeCommitted } from '../wire/committed.ts';
 import { encodeCredit } from '../wire/credit.ts';
@@ -28,7 +29,6 @@ import { decodeHello, type Hello } from '../wire/hello.ts';
 import { encodeLeaves, type LeafPair } from '../wire/leaves.ts';
 import { decodeOpenDisk, type OpenDisk } from '../wire/open-disk.ts';
 import { encodeOpened } from '../wire/opened.ts';
-import { decodePing, encodePing } from '../wire/ping.ts';
 import { decodePointMessage, type PointMessage } from '../wire/point.ts';
 import { encodeRejected } from '../wire/rejected.ts';
 import { encodeRepair } from '../wire/repair.ts';
@@ -66,21 +66,16 @@ export class TargetSession {
   readonly #host: SessionHost;
   readonly #inOrder = new Serial();
   readonly #firstFrame: { cancel(): void };
-  readonly #ping: { cancel(): void };
-  #lastHeardMs: number;
+  readonly #heartbeat: Heartbeat;
   #granted = 0;
-  #token = 0;
 
   constructor(connection: Connection, host: SessionHost) {
     this.connection = connection;
     this.#host = host;
-    this.#lastHeardMs = host.clock.monotonicMs();
     this.#firstFrame = host.clock.after(limits.wire.firstFrameMs, () => {
       if (this.#state.kind === 'greeting') this.end(new Problem('timeout', 'no HELLO in time', { retryable: true }));
     });
-    this.#ping = host.clock.every(limits.wire.pingEveryMs, () => {
-      this.#heartbeat();
-    });
+    this.#heartbeat = new Heartbeat(connection, host.clock);
     connection.onFrame((message) => {
       this.#receive(message);
     });
@@ -106,7 +101,6 @@ export class TargetSession {
     if (this.#state.kind === 'ended') return;
     this.#state = { kind: 'ended', reason };
     this.#firstFrame.cancel();
-    this.#ping.cancel();
     if (reason.code === 'closed') {
       this.connection.close(1000, 'closed');
     } else {
@@ -136,22 +130,11 @@ export class TargetSession {
     this.end(isProblem(error) ? error : new Problem('internal', messageOf(error), { retryable: true, cause: error }));
   }
 
-  #heartbeat(): void {
-    if (!this.connection.paused && this.#host.clock.monotonicMs() - this.#lastHeardMs > limits.wire.idleMs) {
-      this.end(new Problem('timeout', `nothing heard for ${limits.wire.idleMs} ms`, { retryable: true }));
-      return;
-    }
-    this.#token += 1;
-    this.#answer(encodePing('ping', this.#token));
-  }
-
   #receive(message: Uint8Array): void {
     if (this.#state.kind === 'ended') return;
-    this.#lastHeardMs = this.#host.clock.monotonicMs();
     try {
       const frame = decodeFrame(message);
-      if (frame.type === frameType.ping) this.#answer(encodePing('pong', decodePing(frame.body)));
-      else if (frame.type !== frameType.pong) this.#queue(frame);
+      if (!this.#heartbeat.take(frame)) this.#queue(frame);
     } catch (error) {
       this.#fail(error);
     }

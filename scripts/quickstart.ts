@@ -1,0 +1,351 @@
+/**
+ * The quickstart: a live disk, replicated end to end through real processes, with the process server killed in the middle of a cycle,
+ * and two recovery points compared byte by byte with an oracle that nobody in the product made: the image as it was before, plus the
+ * writer's own log replayed up to the mark each cut noted.
+ *
+ * Exit code 0: identical. 1: not identical, or an export was refused. 2: it could not be run.
+ */
+import { Command } from 'commander';
+import { copyFile, mkdir, mkdtemp, open, readdir, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import * as path from 'node:path';
+import { systemClock } from '../src/kit/clock.ts';
+import { connectNbd } from '../src/nbd/client.ts';
+import { firstDifference } from './demo/compare.ts';
+import { makeImage, requireSpace, type DemoImage } from './demo/image.ts';
+import { tidemark } from './demo/process.ts';
+import { Site } from './demo/site.ts';
+import { replay, Writer, type LoggedWrite } from './demo/writer.ts';
+
+interface Options {
+  readonly size: string;
+  readonly image?: string;
+  readonly keep?: string;
+  readonly sabotage?: boolean;
+  readonly json?: boolean;
+}
+
+interface ListedPoint {
+  readonly point: number;
+  readonly cutTimeMs: number;
+  readonly provenMs: number | null;
+  readonly disks: readonly { readonly root: string; readonly writes: number | null }[];
+}
+
+interface ComparedPoint {
+  readonly id: number;
+  readonly cutTime: string;
+  readonly identical: boolean;
+  readonly proven: boolean;
+  readonly root: string;
+}
+
+const machine = 'quickstart';
+const disk = 'disk0';
+const pointsWanted = 4;
+const deadlineMs = 10 * 60_000;
+
+function say(text: string): void {
+  process.stderr.write(`${text}\n`);
+}
+
+function parseSize(text: string): number {
+  const match = /^(\d+)([KMG]?)$/.exec(text);
+  const unit = { '': 1, K: 1024, M: 1024 ** 2, G: 1024 ** 3 }[match?.[2] ?? ''] ?? 1;
+  const size = Number(match?.[1] ?? Number.NaN) * unit;
+  if (!Number.isSafeInteger(size) || size < 8 * 1024 ** 2 || size % 512 !== 0) {
+    throw new Error(`--size ${text} is not a size: write 512M or 2G, at least 8M, a multiple of 512 bytes`);
+  }
+  return size;
+}
+
+async function until<T>(what: string, ask: () => Promise<T | undefined>, everyMs: number): Promise<T> {
+  const end = performance.now() + deadlineMs;
+  while (performance.now() < end) {
+    const answer = await ask();
+    if (answer !== undefined) return answer;
+    await systemClock.sleep(everyMs);
+  }
+  throw new Error(`${what} did not happen within ${deadlineMs / 1000} s`);
+}
+
+async function listPoints(site: Site): Promise<readonly ListedPoint[]> {
+  const listed = await tidemark(['points', machine, '--data', site.targetData, '--json']);
+  return listed.code === 0 ? (JSON.parse(listed.stdout) as { points: ListedPoint[] }).points : [];
+}
+
+interface Kill {
+  readonly batchesBefore: number;
+  readonly batchesAfter: number;
+  readonly bytesResent: number;
+}
+
+/** Kills the process server once batches flow in the first cycle, starts it again. Returns the batches that were durable before. */
+async function killMidCycle(site: Site): Promise<number> {
+  const batches = (): Promise<number | undefined> => site.metric('agent', 'tidemark_agent_batches_durable_total');
+  await until('the first batches', async () => ((await batches()) ?? 0) >= 8 || undefined, 10);
+  const committed = (await site.metric('agent', 'tidemark_agent_points_committed_total')) ?? 0;
+  const before = (await batches()) ?? 0;
+  await site.kill('process-server');
+  if (committed > 0) say('  (the first cycle was over already; the kill hit a later one)');
+  say(`  killed the process server with SIGKILL after ${before} batches`);
+  await systemClock.sleep(1000);
+  await site.startProcessServer();
+  say('  started it again');
+  return before;
+}
+
+/** Makes what the disk must be after its first `writes` writes. */
+async function makeOracle(base: string, to: string, log: readonly LoggedWrite[], writes: number): Promise<void> {
+  await copyFile(base, to);
+  const file = await open(to, 'r+');
+  try {
+    await replay(log, 0, writes, (data, offset) => file.write(data, 0, data.length, offset));
+  } finally {
+    await file.close();
+  }
+}
+
+/** Flips one bit of a stored payload. */
+async function sabotage(site: Site): Promise<void> {
+  const segments = path.join(site.targetData, 'machines', machine, 'segments');
+  const names = (await readdir(segments)).filter((name) => name.endsWith('.seg')).sort();
+  const target = path.join(segments, names[0] ?? '');
+  const file = await open(target, 'r+');
+  try {
+    const { size } = await file.stat();
+    // The middle of the first segment's data: fresh segments are preallocated, so look for a place that is not zero.
+    const probe = Buffer.alloc(4096);
+    for (let at = Math.floor(size / 3); at > 0; at = Math.floor(at / 2)) {
+      await file.read(probe, 0, probe.length, at);
+      if (probe.every((byte) => byte === 0)) continue;
+      probe[2048] = (probe[2048] ?? 0) ^ 1;
+      await file.write(probe, 0, probe.length, at);
+      say(`  sabotage: flipped one bit of ${names[0] ?? ''} at ${at + 2048}`);
+      return;
+    }
+    throw new Error('nothing was found to sabotage');
+  } finally {
+    await file.close();
+  }
+}
+
+interface Run {
+  readonly directory: string;
+  readonly site: Site;
+  readonly image: DemoImage;
+  readonly base: string;
+  readonly writer: Writer;
+}
+
+async function comparePoint(run: Run, point: ListedPoint): Promise<ComparedPoint> {
+  const { directory, site, base, writer } = run;
+  const oracle = path.join(directory, `source-${point.point}.raw`);
+  const exported = path.join(directory, `point-${point.point}.raw`);
+  const writes = point.disks[0]?.writes;
+  if (writes === null || writes === undefined)
+    throw new Error(`point ${point.point} does not note the writes before its cut`);
+  await makeOracle(base, oracle, writer.log, writes);
+  const result = await tidemark([
+    'export',
+    machine,
+    disk,
+    '--data',
+    site.targetData,
+    '--point',
+    String(point.point),
+    '--to',
+    exported,
+    '--json',
+  ]);
+  let identical = false;
+  if (result.code === 0) {
+    const difference = await firstDifference(oracle, exported);
+    identical = difference === null;
+    say(
+      `  point ${point.point}: ${identical ? 'identical' : `differs from byte ${String(difference)} on`} (after ${writes} writes)`,
+    );
+  } else {
+    say(`  point ${point.point}: export refused with exit code ${result.code}: ${result.stderr.trim()}`);
+  }
+  return {
+    id: point.point,
+    cutTime: new Date(point.cutTimeMs).toISOString(),
+    identical,
+    proven: point.provenMs !== null,
+    root: point.disks[0]?.root ?? '',
+  };
+}
+
+interface Figures {
+  readonly bytesReplicated: number;
+  readonly bytesOnWire: number;
+  readonly compressionRatio: number;
+  readonly seconds: number;
+  readonly mbps: number;
+  readonly cpuSecondsPerGB: { readonly agent: number; readonly processServer: number; readonly target: number };
+  readonly kill: Kill;
+}
+
+/** Replicates while the writer writes, with the kill in the middle, until there are enough proven points. */
+async function replicate(run: Run): Promise<{ points: readonly ListedPoint[]; figures: Figures }> {
+  const { site, image, writer } = run;
+  const started = performance.now();
+  await site.startAgent();
+  const client = await connectNbd({ unixPath: site.socketOf(disk) }, { exportName: disk, clock: systemClock });
+  writer.start({ write: (data, offset) => client.write(data, offset) }, image.writableFrom, image.size, 4);
+  say('  the writer writes, the first cycle runs');
+  const batchesBefore = await killMidCycle(site);
+  await until('the first point', async () => ((await listPoints(site)).length > 0 ? true : undefined), 200);
+  const seconds = (performance.now() - started) / 1000;
+  say(`  first point after ${seconds.toFixed(1)} s`);
+  const points = await until(
+    `${pointsWanted} proven points`,
+    async () => {
+      const listed = await listPoints(site);
+      return listed.filter((point) => point.provenMs !== null).length >= pointsWanted ? listed : undefined;
+    },
+    500,
+  );
+  await writer.stop();
+  await client.close();
+  const read = async (role: 'agent' | 'target', series: string): Promise<number> =>
+    (await site.metric(role, series)) ?? 0;
+  const bytesReplicated = await read('target', 'tidemark_target_plain_bytes_total');
+  const bytesOnWire = await read('target', 'tidemark_target_sealed_received_bytes_total');
+  const perGB = async (role: 'agent' | 'process-server' | 'target'): Promise<number> =>
+    rounded((await site.cpuSeconds(role)) / (bytesReplicated / 1e9), 2);
+  const kill = {
+    batchesBefore,
+    batchesAfter: (await read('agent', 'tidemark_agent_batches_durable_total')) - batchesBefore,
+    bytesResent: await read('agent', 'tidemark_agent_payload_resent_bytes_total'),
+  };
+  const cpuSecondsPerGB = {
+    agent: await perGB('agent'),
+    processServer: await perGB('process-server'),
+    target: await perGB('target'),
+  };
+  const compressionRatio = rounded(bytesReplicated / bytesOnWire, 2);
+  const figures = {
+    bytesReplicated,
+    bytesOnWire,
+    compressionRatio,
+    seconds: rounded(seconds, 2),
+    mbps: rounded(bytesReplicated / 1e6 / seconds, 1),
+    cpuSecondsPerGB,
+    kill,
+  };
+  return { points, figures };
+}
+
+function rounded(value: number, digits: number): number {
+  return Number(value.toFixed(digits));
+}
+
+function printTable(points: readonly ComparedPoint[], figures: Figures): void {
+  const { kill, cpuSecondsPerGB: cpu } = figures;
+  const lines = [
+    '',
+    'point  cut                       identical  proven  root',
+    ...points.map(
+      (point) =>
+        `${String(point.id).padEnd(6)} ${point.cutTime}  ${String(point.identical).padEnd(9)}  ${String(point.proven).padEnd(6)}  ${point.root.slice(0, 16)}…`,
+    ),
+    '',
+    `replicated ${(figures.bytesReplicated / 1e6).toFixed(0)} MB, ${(figures.bytesOnWire / 1e6).toFixed(0)} MB sealed on the wire (ratio ${figures.compressionRatio})`,
+    `until the first point ${figures.seconds} s with the kill in it; CPU s/GB: agent ${cpu.agent}, process server ${cpu.processServer}, target ${cpu.target}`,
+    `kill: ${kill.batchesBefore} batches before, ${kill.batchesAfter} after, ${kill.bytesResent} bytes sent again`,
+    '',
+  ];
+  process.stdout.write(`${lines.join('\n')}\n`);
+}
+
+async function keepFiles(run: Run, keep: string): Promise<void> {
+  await mkdir(keep, { recursive: true });
+  for (const name of (await readdir(run.directory)).filter((each) => /^(source|point)-\d+\.raw$/.test(each))) {
+    await copyFile(path.join(run.directory, name), path.join(keep, name));
+  }
+}
+
+async function main(options: Options): Promise<number> {
+  const size = options.image === undefined ? parseSize(options.size) : (await stat(options.image)).size;
+  const directory = await mkdtemp(path.join(tmpdir(), 'tidemark-quickstart-'));
+  const imagePath = path.join(directory, 'disk.raw');
+  const site = new Site({
+    directory,
+    machine,
+    disks: [{ name: disk, image: imagePath }],
+    intervalSeconds: 2,
+    compression: 'lz4',
+  });
+  try {
+    await requireSpace(directory, size * 7);
+    say(`making a disk of ${Math.round(size / 1024 ** 2)} MiB`);
+    const image = await makeImage(imagePath, size, options.image ?? null, directory);
+    const base = path.join(directory, 'base.raw');
+    await copyFile(imagePath, base);
+    const run: Run = { directory, site, image, base, writer: new Writer() };
+    say(`  content: ${image.content}`);
+    say('starting control, target, process server and agent');
+    await site.enrollAll();
+    await site.startTarget();
+    await site.startProcessServer();
+    const { points, figures } = await replicate(run);
+    say(
+      `  ${points.length} points, ${run.writer.log.length} writes, longest gap between writes ${run.writer.longestGapMs.toFixed(0)} ms`,
+    );
+    if (options.sabotage === true) await sabotage(site);
+    say('exporting two points and comparing them with the oracle');
+    const [first, last] = [points[0], points.at(-1)];
+    if (!first || !last || first.point === last.point) throw new Error('there are no two different points');
+    const compared = [await comparePoint(run, first), await comparePoint(run, last)];
+    const identical = compared.every((point) => point.identical);
+    if (options.keep !== undefined) await keepFiles(run, options.keep);
+    if (options.json === true) {
+      process.stdout.write(
+        `${JSON.stringify({ identical, points: compared, ...figures, keep: options.keep ?? null })}\n`,
+      );
+    } else {
+      printTable(compared, figures);
+    }
+    return identical ? 0 : 1;
+  } catch (error) {
+    for (const [name, role] of site.roles) if (role.isOver) say(`${name} is not running any more`);
+    await showLogs(directory);
+    throw error;
+  } finally {
+    await site.stop();
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+async function showLogs(directory: string): Promise<void> {
+  for (const name of (await readdir(directory)).filter((each) => each.endsWith('.log'))) {
+    const text = await tidemarkLogTail(path.join(directory, name));
+    if (text !== '') say(`--- end of ${name}\n${text}`);
+  }
+}
+
+async function tidemarkLogTail(file: string): Promise<string> {
+  const handle = await open(file, 'r');
+  try {
+    return (await handle.readFile('utf8')).split('\n').slice(-12).join('\n');
+  } finally {
+    await handle.close();
+  }
+}
+
+const program = new Command('quickstart')
+  .description('replicate a live disk end to end and compare recovery points with what was written')
+  .option('--size <size>', 'size of the disk', '512M')
+  .option('--image <file>', 'replicate a copy of this image instead')
+  .option('--keep <dir>', 'keep source-<point>.raw (oracle) and point-<point>.raw (export) there')
+  .option('--sabotage', 'flip one stored byte before the export; must end with exit code 1')
+  .option('--json', 'print one JSON object on stdout');
+
+try {
+  process.exitCode = await main(program.parse().opts<Options>());
+} catch (error) {
+  say(`quickstart: ${error instanceof Error ? error.message : String(error)}`);
+  process.exitCode = 2;
+}

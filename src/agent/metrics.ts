@@ -1,0 +1,65 @@
+/** What an agent exports, sampled from its report at each scrape. */
+import type { MetricRegistry, SeriesDeclaration } from '../observe/registry.ts';
+import type { Agent } from './agent.ts';
+import type { AgentCounters } from './counters.ts';
+
+const counter = (name: string, help: string) =>
+  ({ name, help, type: 'counter', labels: [] }) as const satisfies SeriesDeclaration;
+
+/** Counters of the whole agent: field of `AgentCounters`, factor to the base unit. */
+const counters: readonly (readonly [keyof AgentCounters, SeriesDeclaration<never>])[] = [
+  ['blocksHashed', counter('tidemark_agent_blocks_hashed_total', 'Blocks read and hashed.')],
+  [
+    'blocksUnchanged',
+    counter('tidemark_agent_blocks_unchanged_total', 'Blocks whose leaf was what the target has; not sent.'),
+  ],
+  ['batchesSent', counter('tidemark_agent_batches_sent_total', 'Batches handed to the connection.')],
+  ['batchesDurable', counter('tidemark_agent_batches_durable_total', 'Batches the target said are durable.')],
+  ['payloadBytesSent', counter('tidemark_agent_payload_sent_bytes_total', 'Pages sent, before compression.')],
+  [
+    'payloadBytesResent',
+    counter(
+      'tidemark_agent_payload_resent_bytes_total',
+      'Pages sent again because their session ended before they were durable.',
+    ),
+  ],
+  ['frameBytesSent', counter('tidemark_agent_frames_sent_bytes_total', 'Batch frames sent, headers included.')],
+  ['sessions', counter('tidemark_agent_sessions_total', 'Sessions opened with a process server.')],
+  ['pointsCommitted', counter('tidemark_agent_points_committed_total', 'Recovery points committed.')],
+  ['pointsRejected', counter('tidemark_agent_points_rejected_total', 'Recovery points the target rejected.')],
+  ['cutsGivenUp', counter('tidemark_agent_cuts_given_up_total', 'Cuts given up; the sets returned to current.')],
+];
+
+const heldSeconds = {
+  name: 'tidemark_agent_writers_held_max_seconds',
+  help: 'Longest time a cut held writers.',
+  type: 'gauge',
+  labels: [],
+} as const satisfies SeriesDeclaration;
+const lagBytes = {
+  name: 'tidemark_disk_lag_bytes',
+  help: 'Changed and not yet in a committed point, by page masks.',
+  type: 'gauge',
+  labels: ['machine', 'disk'],
+} as const;
+const newestCut = {
+  name: 'tidemark_agent_newest_point_cut_timestamp_seconds',
+  help: 'Cut time of the newest point this agent had committed since it started.',
+  type: 'gauge',
+  labels: ['machine'],
+} as const;
+
+export function registerAgentSeries(registry: MetricRegistry, agent: Agent): void {
+  for (const [field, declaration] of counters) {
+    registry.sampled(declaration, () => [{ labels: {}, value: agent.report().counters[field] }]);
+  }
+  registry.sampled(heldSeconds, () => [{ labels: {}, value: agent.report().counters.writersHeldMsMax / 1000 }]);
+  registry.sampled(lagBytes, () => {
+    const { machine, disks } = agent.report();
+    return disks.map((disk) => ({ labels: { machine, disk: disk.disk }, value: disk.lagBytes }));
+  });
+  registry.sampled(newestCut, () => {
+    const { machine, lastPoint } = agent.report();
+    return [{ labels: { machine }, value: lastPoint === null ? undefined : lastPoint.cutTimeMs / 1000 }];
+  });
+}

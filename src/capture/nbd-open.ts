@@ -1,0 +1,196 @@
+/**
+ * Opening a disk for capture: lock, image, change log, in this order; everything is undone when a step fails.
+ *
+ * Invariant: before the log is trusted or made, the image is synced. What another process, or this one before a kill, left in the page cache
+ * would otherwise be committed elsewhere and could still be lost here.
+ */
+import * as path from 'node:path';
+import type { Clock } from '../kit/clock.ts';
+import { invariant } from '../kit/invariant.ts';
+import { Problem } from '../kit/problem.ts';
+import type { Random } from '../kit/random.ts';
+import { limits } from '../limits.ts';
+import { geometryOf } from '../disk/geometry.ts';
+import type { File, FileFacts, Files } from '../posix/files.ts';
+import { ChangeLog } from './change-log.ts';
+import type { LogLoss } from './contract.ts';
+import { DirtySets } from './dirty-sets.ts';
+import { openImage } from './image.ts';
+import { loadLog, type LoadedLog } from './log-load.ts';
+import { layoutOf, logIdBytes, type LogLayout } from './log-layout.ts';
+import { createLog, imageRecordOf, LogWriter } from './log-writer.ts';
+import { NbdCapture } from './nbd-splitter.ts';
+
+export interface NbdCaptureOptions {
+  readonly files: Files;
+  readonly clock: Clock;
+  readonly random: Random;
+  /** The disk image: a regular file or block device. */
+  readonly image: string;
+  /** The disk's name; names the change log too. */
+  readonly name: string;
+  /** Whose log it is; a log of another owner is foreign. Machine and disk, for example `web1/vda`. */
+  readonly owner: string;
+  /** Bytes. */
+  readonly blockSize: number;
+  /** The agent's state directory; made if missing. */
+  readonly stateDirectory: string;
+  /** Whether the agent's state knows of an earlier change log of this disk. Record `true` durably once this function resolved. */
+  readonly hadLog: boolean;
+  /** Takes the image for this process alone; rejects with Problem `locked`. */
+  readonly lock: (imagePath: string, identity: string) => Promise<{ release(): Promise<void> }>;
+  readonly hotRegionsMax?: number;
+  readonly copyBeforeWriteMemoryBytes?: number;
+  readonly copyBeforeWriteScratchBytes?: number;
+}
+
+const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
+
+/** @throws Problem `bad-argument`, `not-found`, `bad-image`, `bad-geometry`, `locked`, `shrunk`, `wrong-version`. */
+export async function openNbdCapture(options: NbdCaptureOptions): Promise<NbdCapture> {
+  const { files, name, stateDirectory } = options;
+  if (!namePattern.test(name)) {
+    throw new Problem('bad-argument', `disk name ${JSON.stringify(name)} does not match ${namePattern.source}`, {
+      remedy: 'choose a name like vda',
+    });
+  }
+  const undo: (() => Promise<void>)[] = [];
+  try {
+    const image = await openImage(files, options.image);
+    undo.push(() => image.close());
+    const lock = await options.lock(options.image, options.owner);
+    undo.push(() => lock.release());
+    const layout = layoutOf(geometryOf(image.facts().size, options.blockSize));
+    await image.datasync();
+    await files.makeDirectory(stateDirectory);
+    return await openOver(options, image, layout, lock);
+  } catch (error) {
+    for (const step of undo.reverse()) await step().catch(() => undefined);
+    throw error;
+  }
+}
+
+async function openOver(
+  options: NbdCaptureOptions,
+  image: File,
+  layout: LogLayout,
+  lock: { release(): Promise<void> },
+): Promise<NbdCapture> {
+  const { files, name, stateDirectory } = options;
+  const logPath = path.join(stateDirectory, `${name}.hrl`);
+  const sets = new DirtySets(layout);
+  const { writer, loss } = await openWriter(options, logPath, layout, sets, image.facts());
+  const hotRegionsMax = options.hotRegionsMax ?? limits.capture.hotRegionsMax;
+  let capture: NbdCapture | null = null;
+  const syncImage = async (): Promise<void> => {
+    invariant(capture, 'regions cool only after the first write');
+    await capture.syncImage();
+  };
+  const log = new ChangeLog({ files, path: logPath, writer, hotRegionsMax, syncImage });
+  const finish = async (synced: boolean): Promise<void> => {
+    const facts = synced ? image.facts() : null;
+    try {
+      const clean = await log.close(facts);
+      if (!clean && facts && log.failure !== null) await startAnew(options, logPath, layout, sets, facts);
+    } finally {
+      await image.close();
+      await lock.release();
+    }
+  };
+  const openScratch = async (): Promise<File> => {
+    const scratchPath = path.join(stateDirectory, `${name}.scratch`);
+    await files.remove(scratchPath);
+    const scratch = await files.open(scratchPath, 'exclusive', 0o600);
+    await files.remove(scratchPath);
+    return scratch;
+  };
+  const memoryBytesMax = options.copyBeforeWriteMemoryBytes ?? limits.capture.copyBeforeWriteMemoryBytes;
+  const scratchBytesMax = options.copyBeforeWriteScratchBytes ?? limits.capture.copyBeforeWriteScratchBytes;
+  capture = new NbdCapture(
+    { name, layout, image, sets, logLoss: loss, hotRegionsMax, memoryBytesMax, scratchBytesMax, openScratch, finish },
+    log,
+  );
+  return capture;
+}
+
+/** The log continued, or a new one with everything marked. */
+async function openWriter(
+  options: NbdCaptureOptions,
+  logPath: string,
+  layout: LogLayout,
+  sets: DirtySets,
+  image: FileFacts,
+): Promise<{ writer: LogWriter; loss: LogLoss | null }> {
+  const { files, owner, hadLog } = options;
+  const loaded = await loadLog({
+    files,
+    path: logPath,
+    owner,
+    layout,
+    image,
+    hadLog,
+    masks: (region, masks) => sets.addMasks(region, masks),
+    wholeRegion: (region) => sets.markRegion(region),
+  });
+  if (loaded.kind === 'log') return { writer: await continueLog(loaded, layout, sets, image), loss: null };
+  const { loss } = loaded;
+  if (loss === 'damaged' || loss === 'foreign') await files.rename(logPath, `${logPath}.${loss}`);
+  sets.markAll();
+  return { writer: await newLog(options, logPath, layout, sets, image, 'open'), loss };
+}
+
+/** Hot regions of the last run become cold: their chunks are written whole while the old activity slot still names them. */
+async function continueLog(
+  loaded: LoadedLog & { kind: 'log' },
+  layout: LogLayout,
+  sets: DirtySets,
+  image: FileFacts,
+): Promise<LogWriter> {
+  const { file, header, activity, rewrite } = loaded;
+  const writer = new LogWriter({
+    file,
+    layout,
+    header,
+    activitySequence: activity.sequence,
+    unionOf: (region, into) => sets.unionOf(region, into),
+  });
+  try {
+    await writer.writeChunks(rewrite);
+    await writer.sync();
+    await writer.writeActivity(() => new Uint32Array(0));
+    await writer.writeHeader('open', imageRecordOf(image));
+    return writer;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+function newLog(
+  options: NbdCaptureOptions,
+  logPath: string,
+  layout: LogLayout,
+  sets: DirtySets,
+  image: FileFacts,
+  state: 'open' | 'clean',
+): Promise<LogWriter> {
+  const { files, owner, random } = options;
+  const unionOf = (region: number, into: Uint16Array): void => sets.unionOf(region, into);
+  return createLog({ files, path: logPath, owner, logId: random.bytes(logIdBytes), layout, state, image, unionOf });
+}
+
+/** A log that failed was disowned; a stop in order may still leave a true one. Without it the next start compares by checksum. */
+async function startAnew(
+  options: NbdCaptureOptions,
+  logPath: string,
+  layout: LogLayout,
+  sets: DirtySets,
+  image: FileFacts,
+): Promise<void> {
+  try {
+    const writer = await newLog(options, logPath, layout, sets, image, 'clean');
+    await writer.close();
+  } catch {
+    await options.files.remove(`${logPath}.new`).catch(() => undefined);
+  }
+}

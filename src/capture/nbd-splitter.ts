@@ -1,0 +1,309 @@
+/**
+ * The write splitter: the disk that a machine uses through NBD (`Backend`), and the capture an agent drives (`CaptureDisk`), in one.
+ *
+ * A change goes: gate (a cut may hold it) → pin its regions (durably hot) → mark its blocks → save old pages a cut still needs → image →
+ * mark again if a swap happened meanwhile → unpin → answer.
+ *
+ * Invariants:
+ *  1. Marked before issued, and durably hot before that (C3).
+ *  2. A write that was in flight across a swap marks again when it ends: the block may have been read for the round before the data
+ *     arrived. Under a cut nothing is in flight.
+ *  3. Capture never fails a writer; the image's own errors reach it, and marks stay.
+ *  4. A failed write marks like any other: what it left behind is unknown.
+ *  5. Requests longer than `pieceRegions` regions are done in pieces, so that no request needs more pins than there are slots.
+ */
+import { invariant } from '../kit/invariant.ts';
+import { Problem } from '../kit/problem.ts';
+import { Serial } from '../kit/serial.ts';
+import { blockBytesOnDisk, type Geometry } from '../disk/geometry.ts';
+import type { Backend, Extent } from '../nbd/backend.ts';
+import type { File } from '../posix/files.ts';
+import type { ChangeLog } from './change-log.ts';
+import type { CaptureDisk, LogLoss } from './contract.ts';
+import type { Cuttable } from './cut.ts';
+import type { DirtySets } from './dirty-sets.ts';
+import { backendProblem, readWhole, zeroRange } from './image.ts';
+import { regionOfBlock, type LogLayout } from './log-layout.ts';
+import { OldPages } from './old-pages.ts';
+import { WriteGate } from './write-gate.ts';
+
+/** A request's piece spans at most this many regions. */
+const pieceRegionsMax = 16;
+
+export interface SplitterParts {
+  readonly name: string;
+  readonly layout: LogLayout;
+  readonly image: File;
+  readonly sets: DirtySets;
+  readonly logLoss: LogLoss | null;
+  readonly hotRegionsMax: number;
+  readonly memoryBytesMax: number;
+  readonly scratchBytesMax: number;
+  readonly openScratch: () => Promise<File>;
+  /** Ends log, image and lock, in that order, after the last write; `synced` tells whether the image's last sync succeeded. */
+  readonly finish: (synced: boolean) => Promise<void>;
+}
+
+export class NbdCapture implements CaptureDisk, Backend, Cuttable {
+  readonly readOnly = false;
+  readonly multiConnection = true;
+  readonly preferredBytes: number;
+  readonly name: string;
+  readonly geometry: Geometry;
+  readonly size: number;
+  readonly logLoss: LogLoss | null;
+  readonly #parts: SplitterParts;
+  readonly #image: File;
+  readonly #sets: DirtySets;
+  readonly #log: ChangeLog;
+  readonly #pieceRegions: number;
+  readonly #gate = new WriteGate();
+  readonly #reads = new WriteGate();
+  readonly #cutEnds = new Serial();
+  #cut: OldPages | null = null;
+  #closing: Promise<void> | null = null;
+
+  constructor(parts: SplitterParts, log: ChangeLog) {
+    this.#parts = parts;
+    this.#image = parts.image;
+    this.#sets = parts.sets;
+    this.#log = log;
+    this.name = parts.name;
+    this.geometry = parts.layout.geometry;
+    this.size = this.geometry.size;
+    this.preferredBytes = this.geometry.pageSize;
+    this.logLoss = parts.logLoss;
+    this.#pieceRegions = Math.max(1, Math.min(pieceRegionsMax, Math.floor(parts.hotRegionsMax / 2)));
+  }
+
+  // ---- Backend: the disk a machine uses -------------------------------------------------------------------------------------
+
+  async read(into: Uint8Array, offset: number): Promise<void> {
+    await this.#reading(() => readWhole(this.#image, into, offset));
+  }
+
+  write(data: Uint8Array, offset: number, fua: boolean): Promise<void> {
+    return this.#change(offset, data.byteLength, fua, (at, length) =>
+      this.#image.write([length === data.byteLength ? data : data.subarray(at - offset, at - offset + length)], at),
+    );
+  }
+
+  zero(offset: number, length: number, fua: boolean, mayUnmap: boolean): Promise<void> {
+    return this.#change(offset, length, fua, (at, bytes) => zeroRange(this.#image, at, bytes, mayUnmap));
+  }
+
+  async flush(): Promise<void> {
+    await this.#reading(() => this.syncImage());
+  }
+
+  /** Everything is data: holes are not looked up yet. */
+  extents(_offset: number, length: number): Promise<readonly Extent[]> {
+    return Promise.resolve([{ length, zero: false, hole: false }]);
+  }
+
+  // ---- CaptureDisk: what an agent drives ------------------------------------------------------------------------------------
+
+  get currentBlocks(): number {
+    return this.#sets.current.size;
+  }
+
+  get currentBytes(): number {
+    return this.#sets.current.bytes;
+  }
+
+  currentMask(block: number): number {
+    return this.#sets.current.get(block);
+  }
+
+  get writesAccepted(): number {
+    return this.#gate.accepted;
+  }
+
+  get cutVoid(): string | null {
+    return this.#cut?.voidReason ?? null;
+  }
+
+  get logFailure(): string | null {
+    return this.#log.failure;
+  }
+
+  swap(): number {
+    return this.#sets.swap();
+  }
+
+  sending(from = 0): Iterable<readonly [block: number, mask: number]> {
+    return this.#sets.sending.entries(from);
+  }
+
+  readBlock(block: number, into: Uint8Array): Promise<void> {
+    const { blockSize } = this.geometry;
+    invariant(into.byteLength === blockSize, 'a block is read into blockSize bytes');
+    const cut = this.#cut;
+    invariant(!cut || this.#sets.sending.get(block) !== 0, 'under a cut only blocks of sending are read');
+    return this.#reading(async () => {
+      const onDisk = blockBytesOnDisk(this.geometry, block);
+      await readWhole(this.#image, into.subarray(0, onDisk), block * blockSize);
+      if (onDisk < blockSize) into.fill(0, onDisk);
+      await cut?.settle(block, into);
+    }, false);
+  }
+
+  mark(block: number, mask: number): void {
+    this.#sets.current.add(block, mask);
+    this.#log.touch(regionOfBlock(this.#parts.layout, block));
+    void this.#log.persist();
+  }
+
+  markAll(): void {
+    this.#sets.markAll();
+    for (let region = 0; region < this.#parts.layout.regionCount; region += 1) this.#log.touch(region);
+    void this.#log.persist();
+  }
+
+  endSending(): void {
+    const reason = this.cutVoid;
+    if (reason !== null) throw new Problem('cut-void', `the cut is void: ${reason}`, { retryable: true });
+    this.#sets.endSending();
+    this.#endCut();
+  }
+
+  forget(): Promise<void> {
+    this.#sets.forget((region) => this.#log.touch(region));
+    return this.#log.persist();
+  }
+
+  giveUp(): void {
+    this.#endCut();
+    this.#sets.giveUp();
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  // ---- Cuttable -------------------------------------------------------------------------------------------------------------
+
+  get canCut(): boolean {
+    return this.#closing === null && this.#sets.sending.size === 0;
+  }
+
+  holdWrites(): void {
+    this.#gate.hold();
+  }
+
+  writesDrained(): Promise<void> {
+    return this.#gate.drained();
+  }
+
+  swapInCut(): number {
+    this.#sets.swap();
+    const { geometry, memoryBytesMax, scratchBytesMax, openScratch } = { ...this.#parts, geometry: this.geometry };
+    this.#endCut();
+    this.#cut = new OldPages({
+      geometry,
+      image: this.#image,
+      sending: this.#sets.sending,
+      memoryBytesMax,
+      scratchBytesMax,
+      openScratch,
+    });
+    return this.#gate.included;
+  }
+
+  releaseWrites(): void {
+    this.#gate.release();
+  }
+
+  // ---- inside ---------------------------------------------------------------------------------------------------------------
+
+  /** Makes durable every write that has ended, and tells the log so. */
+  async syncImage(): Promise<void> {
+    const tick = this.#log.imageSyncBegins();
+    await this.#image.datasync();
+    this.#log.imageSynced(tick);
+  }
+
+  async #change(
+    offset: number,
+    length: number,
+    fua: boolean,
+    issue: (at: number, length: number) => Promise<void>,
+  ): Promise<void> {
+    const held = this.#gate.enter();
+    if (held) await held;
+    try {
+      this.#refuseClosed();
+      const { regionBytes } = this.#parts.layout;
+      const end = offset + length;
+      for (let at = offset; at < end;) {
+        const first = Math.floor(at / regionBytes);
+        const pieceEnd = Math.min(end, (first + this.#pieceRegions) * regionBytes);
+        await this.#piece(at, pieceEnd - at, first, issue);
+        at = pieceEnd;
+      }
+      if (fua) await this.syncImage();
+    } catch (error) {
+      throw backendProblem(error);
+    } finally {
+      this.#gate.leave();
+    }
+  }
+
+  async #piece(
+    at: number,
+    length: number,
+    first: number,
+    issue: (at: number, length: number) => Promise<void>,
+  ): Promise<void> {
+    const last = Math.floor((at + length - 1) / this.#parts.layout.regionBytes);
+    const pinning = this.#log.pin(first, last);
+    if (pinning) await pinning;
+    const { generation } = this.#sets;
+    try {
+      this.#sets.markRange(at, length);
+      const saving = this.#cut?.save(at, length);
+      if (saving) await saving;
+      await issue(at, length);
+    } finally {
+      if (this.#sets.generation !== generation) this.#sets.markRange(at, length);
+      this.#log.unpin(first, last);
+    }
+  }
+
+  async #reading(run: () => Promise<void>, forClient = true): Promise<void> {
+    this.#refuseClosed();
+    void this.#reads.enter();
+    try {
+      await run();
+    } catch (error) {
+      throw forClient ? backendProblem(error) : error;
+    } finally {
+      this.#reads.leave();
+    }
+  }
+
+  #refuseClosed(): void {
+    if (this.#closing) throw new Problem('ESHUTDOWN', `disk ${this.name} is being closed`, { retryable: true });
+  }
+
+  #endCut(): void {
+    const cut = this.#cut;
+    this.#cut = null;
+    if (cut) void this.#cutEnds.run(() => cut.end());
+  }
+
+  async #close(): Promise<void> {
+    await this.#gate.drained();
+    await this.#reads.drained();
+    this.giveUp();
+    await this.#cutEnds.idle();
+    let synced = true;
+    try {
+      await this.syncImage();
+    } catch {
+      synced = false;
+    }
+    await this.#parts.finish(synced);
+  }
+}

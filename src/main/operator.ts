@@ -1,0 +1,102 @@
+/** What an operator asks of the control API: registration keys, enrolment, protection, status. */
+import * as path from 'node:path';
+import type { EnrollReport, ProtectReport, ProtectRequest, Roles, StatusReport, TokenReport } from '../cli/roles.ts';
+import type { ClientConfig } from '../config.ts';
+import { ControlClient, enroll as enrollWith } from '../control/client.ts';
+import { isProblem, Problem } from '../kit/problem.ts';
+import type { Parts } from './parts.ts';
+
+const tokenFileName = 'operator.token';
+
+/** Runs `use` with a client that shows the operator's token. */
+async function withControl<T>(
+  parts: Parts,
+  config: ClientConfig,
+  use: (client: ControlClient) => Promise<T>,
+): Promise<T> {
+  const { files, clock } = parts;
+  const file = path.join(config.credentials, tokenFileName);
+  if (!(await files.exists(file))) {
+    throw new Problem('not-found', `${file} does not exist`, {
+      remedy: "run this on control's host, or copy its operator.token into a directory and name it with --credentials",
+    });
+  }
+  const token = (await files.readWhole(file)).toString('utf8').trim();
+  const client = new ControlClient({ url: config.controlUrl, access: { kind: 'operator', token }, clock });
+  try {
+    return await use(client);
+  } finally {
+    client.close();
+  }
+}
+
+export function createToken(parts: Parts, request: Parameters<Roles['createToken']>[0]): Promise<TokenReport> {
+  const { role, name, hours } = request;
+  return withControl(parts, request, async (client) => {
+    const body = { role, ttlSeconds: hours * 3600, ...(name === undefined ? {} : { name }) };
+    return (await client.call('createRegistrationKey', { body })).value;
+  });
+}
+
+export async function enroll(parts: Parts, request: Parameters<Roles['enroll']>[0]): Promise<EnrollReport> {
+  const { files, clock, random } = parts;
+  const { controlUrl, registrationKey, role, name, into } = request;
+  const credentials = await enrollWith({
+    url: controlUrl,
+    registrationKey,
+    role,
+    name,
+    directory: into,
+    files,
+    clock,
+    random,
+  });
+  return { role, name, credentials: into, expiresMs: credentials.identity.notAfterMs };
+}
+
+/** Reads a record, or null where there is none. */
+async function existing<T>(call: () => Promise<T>): Promise<T | null> {
+  try {
+    return await call();
+  } catch (error) {
+    if (isProblem(error) && error.code === 'not-found') return null;
+    throw error;
+  }
+}
+
+export function protect(parts: Parts, request: ProtectRequest): Promise<ProtectReport> {
+  const { machine, disks, policy, change } = request;
+  return withControl(parts, request, async (client) => {
+    const wanted = Object.fromEntries(Object.entries(change).filter(([, value]) => value !== undefined));
+    const oldPolicy = await existing(() => client.call('getPolicy', { name: policy }));
+    if (oldPolicy === null || Object.keys(wanted).length > 0) {
+      const { name: _name, ...before } = oldPolicy?.value ?? { name: policy };
+      const ifMatch = oldPolicy?.version;
+      await client.call('putPolicy', {
+        name: policy,
+        body: { ...before, ...wanted },
+        ...(ifMatch === undefined ? {} : { ifMatch }),
+      });
+    }
+    const oldMachine = await existing(() => client.call('getMachine', { name: machine }));
+    const ifMatch = oldMachine?.version;
+    const body = { disks: disks.map((name) => ({ name })), policy };
+    await client.call('putMachine', { name: machine, body, ...(ifMatch === undefined ? {} : { ifMatch }) });
+    return { machine, disks, policy };
+  });
+}
+
+export function status(parts: Parts, request: Parameters<Roles['status']>[0]): Promise<StatusReport> {
+  return withControl(parts, request, async (client) => {
+    const { value } = await client.call('getStatus');
+    const { machine } = request;
+    if (machine === undefined) return value;
+    const machines = value.machines.filter((each) => each.name === machine);
+    if (machines.length === 0) {
+      throw new Problem('not-found', `machine ${machine} is not protected`, {
+        remedy: `run tidemark protect ${machine}`,
+      });
+    }
+    return { ...value, machines };
+  });
+}

@@ -1,0 +1,75 @@
+/** Composition of the process server: listener for agents, connections to the target, the worker pool, metrics. */
+import { availableParallelism } from 'node:os';
+import type { Running } from '../cli/roles.ts';
+import type { ProcessServerConfig } from '../config.ts';
+import { providers } from '../kernels/providers.ts';
+import { limits } from '../limits.ts';
+import { registerProcessServerSeries } from '../process-server/metrics.ts';
+import { SealPool } from '../process-server/pool.ts';
+import { ProcessServer } from '../process-server/server.ts';
+import { formatAddress } from '../transport/address.ts';
+import { connect } from '../transport/client.ts';
+import { loadCredentials } from '../transport/credentials.ts';
+import { listen } from '../transport/server.ts';
+import { controlLink } from './control-link.ts';
+import { RoleBuilder, type Parts } from './parts.ts';
+
+export function startProcessServer(parts: Parts, config: ProcessServerConfig): Promise<Running> {
+  const { files, clock, random, version } = parts;
+  const logger = parts.loggerOf(config, 'process-server');
+  return RoleBuilder.build(async (builder) => {
+    const credentials = await loadCredentials(files, config.credentials, clock.wallMs());
+    for (const { kernel, provider, fallback, reason } of providers()) {
+      if (fallback) logger.warn({ kernel, provider, reason }, 'a kernel runs on a slower provider than preferred');
+    }
+    const sealer = new SealPool({ threads: config.workers ?? availableParallelism() });
+    builder.closers.add(() => sealer.close());
+    const server = new ProcessServer({
+      connectTarget: (_machine, signal) =>
+        connect({
+          host: config.target.host,
+          port: config.target.port,
+          credentials,
+          expectRole: 'target',
+          clock,
+          signal,
+        }),
+      sealer,
+      clock,
+      random,
+      logger,
+      version,
+    });
+    const listener = await listen({
+      ...config.listen,
+      credentials,
+      accept: ['agent'],
+      clock,
+      onConnection: (connection) => {
+        server.accept(connection);
+      },
+      onRefused: (refusal) => {
+        logger.warn({ ...refusal }, 'a connection was refused');
+      },
+    });
+    builder.closers.add(async () => {
+      server.close();
+      await listener.close();
+    });
+    builder.reachable('agents', formatAddress({ host: config.listen.host, port: listener.port }));
+    registerProcessServerSeries(builder.registry, server);
+    await builder.observe(parts, config, logger, () => ({ ready: true, reasons: [] }));
+    const link = await controlLink(parts, config, credentials, logger);
+    builder.closers.add(() => {
+      link.close();
+    });
+    link.reportEvery(() => ({
+      role: 'process-server',
+      atMs: Math.round(clock.wallMs()),
+      version,
+      problems: [],
+      sessions: server.sessions.length,
+      inFlightBytes: Math.min(server.grantedBytes, limits.processServer.inFlightBytesMax),
+    }));
+  });
+}

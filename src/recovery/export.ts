@@ -1,0 +1,88 @@
+/**
+ * Export of a point to a raw, sparse file. Every block is checked against its leaf while it is written, the root over all of them against
+ * the point at the end; the file gets its name only after that, so a file of that name is a whole, proven disk.
+ */
+import type { Clock } from '../kit/clock.ts';
+import { Problem } from '../kit/problem.ts';
+import { blockBytesOnDisk } from '../disk/geometry.ts';
+import type { File, Files } from '../posix/files.ts';
+import type { PointImage } from './point-image.ts';
+
+export interface ExportOptions {
+  readonly files: Files;
+  readonly clock: Clock;
+  readonly to: string;
+  readonly overwrite: boolean;
+  readonly signal: AbortSignal;
+  /** Bytes of the disk dealt with so far. */
+  readonly progress: (doneBytes: number) => void;
+}
+
+/** Blocks read and written together. */
+const blocksInFlight = 8;
+
+/** Returns the bytes written; the rest are holes. @throws Problem `damaged`, `full`, `interrupted`, `bad-argument`. */
+export async function exportRaw(image: PointImage, options: ExportOptions): Promise<number> {
+  const { files, to, overwrite } = options;
+  const device = (await files.exists(to)) ? await files.facts(to) : null;
+  if (device?.kind === 'block-device') {
+    throw new Problem('bad-argument', `${to} is a block device`, {
+      remedy: 'export to a file, or use tidemark nbd and qemu-img convert',
+    });
+  }
+  if (device !== null && !overwrite) {
+    throw new Problem('bad-argument', `${to} exists`, { remedy: 'choose another file or pass --overwrite' });
+  }
+  await image.checkLeaves();
+  const partial = `${to}.part`;
+  await files.remove(partial);
+  const file = await files.open(partial, 'exclusive', 0o600);
+  try {
+    await file.truncate(image.geometry.size);
+    const written = await copyBlocks(image, file, options);
+    await file.datasync();
+    await file.close();
+    await files.rename(partial, to);
+    return written;
+  } catch (error) {
+    await file.close();
+    await files.remove(partial);
+    throw error;
+  }
+}
+
+async function copyBlocks(image: PointImage, file: File, options: ExportOptions): Promise<number> {
+  const { geometry } = image;
+  const buffers = Array.from({ length: blocksInFlight }, () => Buffer.allocUnsafeSlow(geometry.blockSize));
+  let written = 0;
+  let group: number[] = [];
+  const flush = async (): Promise<void> => {
+    await Promise.all(
+      group.map(async (block, index) => {
+        const buffer = buffers[index];
+        if (!buffer) return;
+        await image.readBlock(block, buffer);
+        const bytes = blockBytesOnDisk(geometry, block);
+        await file.write([buffer.subarray(0, bytes)], block * geometry.blockSize);
+        written += bytes;
+      }),
+    );
+    const last = group.at(-1);
+    if (last !== undefined) options.progress(Math.min(geometry.size, (last + 1) * geometry.blockSize));
+    group = [];
+    await options.clock.turn();
+    if (options.signal.aborted) {
+      throw new Problem('interrupted', `the export to ${options.to} was interrupted`, {
+        remedy: 'the unfinished file was removed; run it again',
+      });
+    }
+  };
+  for (const { block, zero } of image.blocks()) {
+    if (zero) continue;
+    group.push(block);
+    if (group.length === blocksInFlight) await flush();
+  }
+  await flush();
+  options.progress(geometry.size);
+  return written;
+}

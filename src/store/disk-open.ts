@@ -1,0 +1,132 @@
+/**
+ * Opening one disk's replica: keys, leaf file, pending layers. The leaf file is a cache: when its root is not the committed point's, it
+ * is rebuilt from the index; when even that does not make the root, records are missing, and the source is asked to compare everything.
+ */
+import * as path from 'node:path';
+import { geometryOf } from '../disk/geometry.ts';
+import { fullMask } from '../disk/page-mask.ts';
+import { merkleHashes } from '../kernels/hash.ts';
+import type { Random } from '../kit/random.ts';
+import type { Files } from '../posix/files.ts';
+import { DiskStore, type CommittedDisk, type PendingLayer } from './disk-store.ts';
+import type { IndexReader } from './index-reader.ts';
+import { LeafFile } from './leaf-file.ts';
+import type { DiskFacts } from './machine-directory.ts';
+import { leavesOfLayers, type MachineLog } from './machine-log.ts';
+import { maxSeqAt, newestWith } from './point-layers.ts';
+import type { PointsView } from './points-view.ts';
+import type { Vault } from './vault.ts';
+
+const firstKeyVersion = 1;
+
+/** A new disk's entry for `machine.json`, with fresh keys. @throws Problem `bad-geometry`. */
+export function makeDiskFacts(options: {
+  readonly vault: Vault;
+  readonly random: Random;
+  readonly no: number;
+  readonly name: string;
+  readonly size: number;
+  readonly blockSize: number;
+}): DiskFacts {
+  const { vault, random, no, name, size, blockSize } = options;
+  geometryOf(size, blockSize);
+  const id = random.bytes(16);
+  return {
+    no,
+    id: id.toString('hex'),
+    name,
+    blockSize,
+    keys: [vault.wrapDiskKeys(id, firstKeyVersion, vault.newDiskKeys())],
+  };
+}
+
+export interface OpenDiskOptions {
+  readonly files: Files;
+  readonly vault: Vault;
+  readonly record: DiskFacts;
+  /** The machine's `leaves` directory. */
+  readonly directory: string;
+  readonly log: MachineLog;
+  readonly view: PointsView;
+  /** Size the source says; needed for a disk that has no point yet. */
+  readonly size?: number | undefined;
+}
+
+/** Fills the committed leaves from the index; answers whether they make the committed root. */
+async function rebuildLeaves(
+  leaves: LeafFile,
+  index: IndexReader,
+  diskNo: number,
+  committed: CommittedDisk,
+  maxSeq: number,
+): Promise<boolean> {
+  leaves.reset();
+  for (const entry of index.entriesAt(diskNo, maxSeq)) leaves.set(entry.block, entry.leaf);
+  await leaves.commit();
+  return Buffer.from(leaves.committedRoot()).toString('hex') === committed.root;
+}
+
+/** Layers above everything points list: durable work the next point will list. */
+function pendingLayers(index: IndexReader, diskNo: number, maxSeq: number): PendingLayer[] {
+  return [...index.layersOf(diskNo, maxSeq + 1)].map((seq) => {
+    const applied = index.batchCountOf(diskNo, seq);
+    return { seq, applied, next: applied, lastBlock: -1, state: 'ended' };
+  });
+}
+
+/** Damaged blocks that no whole record has replaced since. */
+function blocksToRepair(index: IndexReader, view: PointsView, diskNo: number): number[] {
+  const blocks = new Set<number>();
+  for (const [point, disks] of view.damaged) {
+    const maxSeq = maxSeqAt(view, diskNo, point);
+    for (const block of disks.get(diskNo) ?? []) {
+      const newest = index.lookup(diskNo, block, Number.MAX_SAFE_INTEGER);
+      if (!newest || newest.seq <= maxSeq || newest.pageMask !== fullMask) blocks.add(block);
+    }
+  }
+  return [...blocks];
+}
+
+/** @throws Problem `damaged` (its keys can not be unwrapped). */
+export async function openDiskStore(options: OpenDiskOptions): Promise<DiskStore> {
+  const { files, vault, record, directory, log, view } = options;
+  const newest = newestWith(view, record.no);
+  const committed: CommittedDisk | null = newest && {
+    point: newest.point.point,
+    cutTimeMs: newest.point.cutTimeMs,
+    size: newest.disk.size,
+    root: newest.disk.root,
+  };
+  const index = await log.index.reader();
+  const maxSeq = newest ? maxSeqAt(view, record.no, newest.point.point) : 0;
+  const geometry = geometryOf(committed?.size ?? options.size ?? record.blockSize, record.blockSize);
+  await files.makeDirectory(directory);
+  const leaves = await LeafFile.open({
+    files,
+    path: path.join(directory, String(record.no)),
+    geometry,
+    hashes: merkleHashes,
+  });
+  let complete = true;
+  if (committed === null) leaves.reset();
+  else if (Buffer.from(leaves.committedRoot()).toString('hex') !== committed.root) {
+    complete = await rebuildLeaves(leaves, index, record.no, committed, maxSeq);
+  }
+  const wrapped = record.keys.at(-1);
+  if (!wrapped) throw new Error('a disk record has keys');
+  const disk = new DiskStore({
+    no: record.no,
+    id: record.id,
+    name: record.name,
+    keys: { ...vault.unwrapDiskKeys(Buffer.from(record.id, 'hex'), wrapped), version: wrapped.version },
+    log,
+    leaves,
+    geometry,
+    committed,
+    pending: pendingLayers(index, record.no, maxSeq),
+    toRepair: blocksToRepair(index, view, record.no),
+    leavesComplete: complete,
+  });
+  await disk.layPending(leavesOfLayers(index, record.no, maxSeq));
+  return disk;
+}

@@ -1,0 +1,240 @@
+/**
+ * One disk's replica while its machine's store is open for writing: the layers no point lists yet, the working leaves, what is
+ * committed.
+ *
+ * Invariants:
+ *  1. A batch is indexed, and its leaves are laid, only after its bytes are durable, and in the order of the log. So index, leaves and
+ *     `pendingLayers` never speak of bytes that could be lost.
+ *  2. Batches of a layer are contiguous from 0 and its blocks ascend strictly. After a failed append the layer takes nothing more.
+ *  3. Working leaves = committed leaves + all pending layers, in order.
+ */
+import { zeroLeaf } from '../disk/merkle.ts';
+import { geometryOf, type Geometry } from '../disk/geometry.ts';
+import { fullMask } from '../disk/page-mask.ts';
+import { digest } from '../kernels/hash.ts';
+import { invariant } from '../kit/invariant.ts';
+import { Problem } from '../kit/problem.ts';
+import { limits } from '../limits.ts';
+import { protocolError } from '../wire/codes.ts';
+import type { LeafPair } from '../wire/leaves.ts';
+import { decodeSealedHeader, decodeSealedRows, sealedHeaderBytes } from '../wire/sealed.ts';
+import { epochOf } from '../wire/seq.ts';
+import type { LeafFile } from './leaf-file.ts';
+import type { MachineLog } from './machine-log.ts';
+import type { DiskKeys } from './vault.ts';
+
+export interface CommittedDisk {
+  readonly point: number;
+  readonly cutTimeMs: number;
+  readonly size: number;
+  /** Hex. */
+  readonly root: string;
+}
+
+export interface NewLayer {
+  readonly seq: number;
+  readonly kind: 'initial' | 'delta' | 'resync';
+  readonly base: number | null;
+  readonly salt: Uint8Array;
+  readonly keyVersion: number;
+  /** The session's epoch; the layer's must be the same. */
+  readonly epoch: number;
+}
+
+export interface AcceptedBatch {
+  readonly seq: number;
+  readonly batch: number;
+  readonly records: number;
+  readonly plainBytes: number;
+  /** Durable and indexed. */
+  readonly durable: Promise<void>;
+}
+
+/** A layer that no point lists. `applied` batches are durable and indexed; `next` is the number the next one must have. */
+export interface PendingLayer {
+  readonly seq: number;
+  applied: number;
+  next: number;
+  lastBlock: number;
+  state: 'open' | 'ended';
+}
+
+export interface DiskStoreParts {
+  readonly no: number;
+  readonly id: string;
+  readonly name: string;
+  readonly keys: DiskKeys & { readonly version: number };
+  readonly log: MachineLog;
+  readonly leaves: LeafFile;
+  readonly geometry: Geometry;
+  readonly committed: CommittedDisk | null;
+  readonly pending: readonly PendingLayer[];
+  /** Blocks of the newest points whose stored bytes failed a check and have not been sent again. */
+  readonly toRepair: Iterable<number>;
+  /** False when the index lacks records of committed points: the source then compares every block. */
+  readonly leavesComplete: boolean;
+}
+
+export class DiskStore {
+  readonly no: number;
+  readonly id: string;
+  readonly name: string;
+  readonly keys: DiskStoreParts['keys'];
+  readonly leaves: LeafFile;
+  committed: CommittedDisk | null;
+  leavesComplete: boolean;
+  #geometry: Geometry;
+  #pending: PendingLayer[];
+  readonly #log: MachineLog;
+  readonly #toRepair: Set<number>;
+  readonly #beyond: LeafPair[] = [];
+
+  constructor(parts: DiskStoreParts) {
+    this.no = parts.no;
+    this.id = parts.id;
+    this.name = parts.name;
+    this.keys = parts.keys;
+    this.leaves = parts.leaves;
+    this.committed = parts.committed;
+    this.leavesComplete = parts.leavesComplete;
+    this.#geometry = parts.geometry;
+    this.#pending = [...parts.pending];
+    this.#log = parts.log;
+    this.#toRepair = new Set(parts.toRepair);
+  }
+
+  get geometry(): Geometry {
+    return this.#geometry;
+  }
+
+  /** The source says the disk has this size now. Growth is taken over by the next point, shrinking is refused. */
+  async resize(size: number): Promise<void> {
+    const committed = this.committed?.size ?? 0;
+    if (size < committed || size < this.#geometry.size) {
+      throw new Problem(
+        'shrunk',
+        `disk ${this.name} is ${size} bytes, its replica ${Math.max(committed, this.#geometry.size)}`,
+        {
+          remedy: 'a disk may grow, not shrink; restore its size or protect it under a new name',
+        },
+      );
+    }
+    if (size === this.#geometry.size) return;
+    this.#geometry = geometryOf(size, this.#geometry.blockSize);
+    await this.leaves.grow(this.#geometry);
+    for (const [block, leaf] of this.#beyond.splice(0))
+      if (block < this.#geometry.blockCount) this.leaves.set(block, leaf);
+  }
+
+  /** Durable layers that no point lists, ascending; those without a batch hold nothing and are left out. */
+  pendingLayers(): { seq: number; batches: number }[] {
+    return this.#pending
+      .filter((layer) => layer.applied > 0)
+      .map((layer) => ({ seq: layer.seq, batches: layer.applied }));
+  }
+
+  /** Begins a layer: durable when this resolves. */
+  async beginLayer(layer: NewLayer): Promise<void> {
+    if (epochOf(layer.seq) !== layer.epoch)
+      throw new Problem('stale-epoch', `layer ${layer.seq} is not of epoch ${layer.epoch}`, { retryable: true });
+    if (layer.seq <= this.#log.highestSeq)
+      throw protocolError(`layer ${layer.seq} after layer ${this.#log.highestSeq}`);
+    if (layer.keyVersion !== this.keys.version)
+      throw protocolError(`key version ${layer.keyVersion}, the disk has ${this.keys.version}`);
+    if (this.#pending.length >= limits.wire.layersPendingMax) throw protocolError('too many layers without a point');
+    for (const earlier of this.#pending) earlier.state = 'ended';
+    const pending: PendingLayer = { seq: layer.seq, applied: 0, next: 0, lastBlock: -1, state: 'open' };
+    this.#pending.push(pending);
+    try {
+      await this.#log.appendLayer(this.no, layer);
+    } catch (error) {
+      pending.state = 'ended';
+      throw error;
+    }
+  }
+
+  /** Checks a SEALED body and appends it. Throws at once what is wrong with it; `durable` tells the rest. The body is kept until then. */
+  appendBatch(body: Uint8Array): AcceptedBatch {
+    const header = decodeSealedHeader(body);
+    const rows = decodeSealedRows(body, this.#geometry);
+    const layer = this.#pending.at(-1);
+    if (layer?.seq !== header.seq || layer.state !== 'open')
+      throw protocolError(`a batch of layer ${header.seq}, which is not open`);
+    if (header.batch !== layer.next)
+      throw protocolError(`batch ${header.batch} of layer ${header.seq}, expected ${layer.next}`);
+    const first = rows[0];
+    const last = rows.at(-1);
+    invariant(first && last, 'a checked batch has rows');
+    if (first.block <= layer.lastBlock)
+      throw protocolError(`block ${first.block} after block ${layer.lastBlock} of the same layer`);
+    if (Buffer.compare(digest(body.subarray(sealedHeaderBytes)), header.digest) !== 0) {
+      throw new Problem('leaf-mismatch', `batch ${header.batch} of layer ${header.seq} does not match its digest`, {
+        retryable: true,
+      });
+    }
+    layer.next += 1;
+    layer.lastBlock = last.block;
+    const applied = this.#log.appendBatch(this.no, { seq: header.seq, batch: header.batch, rows }, body).then(
+      () => {
+        layer.applied = header.batch + 1;
+        for (const row of rows) {
+          this.leaves.set(row.block, row.leaf);
+          // A partial record still leans on the damaged pages.
+          if (this.#toRepair.size > 0 && row.pageMask === fullMask) this.#toRepair.delete(row.block);
+        }
+      },
+      (error: unknown) => {
+        layer.state = 'ended';
+        throw error;
+      },
+    );
+    return {
+      seq: header.seq,
+      batch: header.batch,
+      records: rows.length,
+      plainBytes: header.plainBytes,
+      durable: applied,
+    };
+  }
+
+  /** Every leaf that is not zero, working state, ascending. */
+  async *allLeaves(): AsyncGenerator<LeafPair> {
+    await Promise.resolve();
+    for (const [block, leaf] of this.leaves.entries()) {
+      if (Buffer.compare(leaf, zeroLeaf) !== 0) yield [block, leaf];
+    }
+  }
+
+  /** Leaves of all records with a higher seq, committed or pending, in order of their layers. */
+  leavesSince(maxSeq: number): AsyncGenerator<LeafPair> {
+    return this.#log.leavesSince(this.no, maxSeq);
+  }
+
+  blocksToRepair(): number[] {
+    return [...this.#toRepair].filter((block) => block < this.#geometry.blockCount).sort((a, b) => a - b);
+  }
+
+  needRepair(blocks: readonly number[]): void {
+    for (const block of blocks) this.#toRepair.add(block);
+  }
+
+  /**
+   * At opening: leaves of pending layers over the committed ones. A disk that grew after its last point has leaves beyond the size
+   * known here; they wait until `resize`.
+   */
+  async layPending(pairs: Iterable<LeafPair>): Promise<void> {
+    await Promise.resolve();
+    for (const [block, leaf] of pairs) {
+      if (block < this.#geometry.blockCount) this.leaves.set(block, leaf);
+      else this.#beyond.push([block, leaf]);
+    }
+  }
+
+  /** A point lists all pending layers. */
+  async pointCommitted(committed: CommittedDisk): Promise<void> {
+    this.committed = committed;
+    this.leavesComplete = true;
+    this.#pending = [];
+    await this.leaves.commit();
+  }
+}

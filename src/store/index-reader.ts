@@ -1,0 +1,262 @@
+/**
+ * Reading the index of a machine (FORMAT.md, Index): what `RecordIndex` (the writer) and a process that only reads have in common.
+ *
+ * A reader in another process sees what the writer has committed, anew with every turn of the event loop. Iterations take at most
+ * `indexStepEntries` entries at a time and hold no snapshot between the steps, so a slow one never makes the file grow.
+ */
+import { open, type Database, type RootDatabase } from 'lmdb';
+import * as path from 'node:path';
+import { Problem } from '../kit/problem.ts';
+import { limits } from '../limits.ts';
+import type { Files } from '../posix/files.ts';
+import * as codec from './index-codec.ts';
+import type { IndexBatch, IndexEntry } from './index-codec.ts';
+
+/** How far the log has been applied: the first byte not yet in the index. */
+export interface LogPosition {
+  readonly segment: number;
+  readonly offset: number;
+}
+
+export const startOfLog: LogPosition = { segment: 0, offset: 0 };
+
+/** What a reader at a point needs of an index; tests feed their own. */
+export interface RecordLookup {
+  /** The newest record of the block with seq ≤ `maxSeq`. */
+  lookup(diskNo: number, block: number, maxSeq: number): IndexEntry | undefined;
+  get(diskNo: number, block: number, seq: number): IndexEntry | undefined;
+  /** The LAYER body of the layer. */
+  layer(diskNo: number, seq: number): Uint8Array | undefined;
+}
+
+type Bytes = Database<Buffer, Buffer>;
+
+/** The databases of one LMDB environment. */
+export interface IndexStores {
+  readonly root: RootDatabase<Buffer, Buffer>;
+  readonly records: Bytes;
+  readonly batches: Bytes;
+  readonly layers: Bytes;
+  /** With versions: they chain the transactions (`record-index.ts`, invariant 2). */
+  readonly state: Bytes;
+}
+
+export const positionKey = Buffer.from('position');
+const binary = { keyEncoding: 'binary', encoding: 'binary' } as const;
+
+export function openStores(directory: string, readOnly: boolean): IndexStores {
+  const root = open<Buffer, Buffer>({
+    path: directory,
+    noSubdir: false,
+    readOnly,
+    noSync: true,
+    overlappingSync: false,
+    maxDbs: 8,
+    mapSize: limits.store.indexMapBytes,
+    ...binary,
+  });
+  return {
+    root,
+    records: root.openDB({ name: 'records', ...binary }),
+    batches: root.openDB({ name: 'batches', ...binary }),
+    layers: root.openDB({ name: 'layers', ...binary }),
+    state: root.openDB({ name: 'state', useVersions: true, ...binary }),
+  };
+}
+
+export function encodePosition(position: LogPosition): Buffer {
+  const value = Buffer.allocUnsafeSlow(8);
+  value.writeUInt32LE(position.segment, 0);
+  value.writeUInt32LE(position.offset, 4);
+  return value;
+}
+
+/** What stands beside the data and is read before LMDB is, because damage that LMDB maps can take the process with it. */
+export interface IndexBoot {
+  /** The boot the index was last written under. */
+  readonly boot: string;
+  /** It was closed with everything on stable storage. */
+  readonly clean: boolean;
+  /** How often it was opened for writing since it was last closed cleanly. */
+  readonly starts: number;
+}
+
+export const bootFileName = 'boot.json';
+
+/** Null when the file is missing or unreadable. */
+export async function readBootFile(files: Files, directory: string): Promise<IndexBoot | null> {
+  const file = path.join(directory, bootFileName);
+  if (!(await files.exists(file))) return null;
+  try {
+    const value: unknown = JSON.parse((await files.readWhole(file)).toString('utf8'));
+    if (typeof value !== 'object' || value === null || !('boot' in value) || !('clean' in value)) return null;
+    if (typeof value.boot !== 'string' || !('starts' in value) || typeof value.starts !== 'number') return null;
+    return { boot: value.boot, clean: value.clean === true, starts: value.starts };
+  } catch {
+    return null;
+  }
+}
+
+const dataFileName = 'data.mdb';
+/** Of LMDB's first meta page: magic and version of its data format, at byte 24. */
+const dataMagic = Buffer.from('dec0efbe02000000', 'hex');
+const dataMagicAt = 24;
+
+/**
+ * Whether the data may be mapped and relied on: written under this boot, or closed cleanly under an earlier one, and an LMDB file
+ * at all (opening anything else ends the process with a segmentation fault).
+ */
+export async function isReliable(
+  files: Files,
+  directory: string,
+  boot: IndexBoot | null,
+  bootId: string,
+): Promise<boolean> {
+  if (boot === null || !(boot.clean || boot.boot === bootId)) return false;
+  const data = path.join(directory, dataFileName);
+  if (!(await files.exists(data))) return false;
+  const file = await files.open(data, 'read');
+  try {
+    const magic = Buffer.alloc(dataMagic.byteLength);
+    await file.read(magic, dataMagicAt);
+    return magic.equals(dataMagic);
+  } finally {
+    await file.close();
+  }
+}
+
+export async function removeData(files: Files, directory: string): Promise<void> {
+  for (const name of [dataFileName, 'lock.mdb']) await files.remove(path.join(directory, name));
+}
+
+export async function syncData(files: Files, directory: string): Promise<void> {
+  const data = await files.open(path.join(directory, dataFileName), 'write');
+  try {
+    await data.datasync();
+  } finally {
+    await data.close();
+  }
+}
+
+export class IndexReader implements RecordLookup {
+  readonly #stores: IndexStores;
+
+  constructor(stores: IndexStores) {
+    this.#stores = stores;
+  }
+
+  /**
+   * Opens the index of another process, or of none, for reading. `null` when there is none that can be relied on: rebuild it
+   * elsewhere from the segments.
+   */
+  static async openReadOnly(options: {
+    readonly files: Files;
+    readonly directory: string;
+    readonly bootId: string;
+  }): Promise<IndexReader | null> {
+    const { files, directory, bootId } = options;
+    if (!(await isReliable(files, directory, await readBootFile(files, directory), bootId))) return null;
+    try {
+      return new IndexReader(openStores(directory, true));
+    } catch (cause) {
+      throw new Problem('index-unreadable', `the index ${directory} can not be opened`, {
+        remedy: 'stop the target, delete the directory and start again: it is rebuilt from the segments',
+        cause,
+      });
+    }
+  }
+
+  /** How far the log was applied when the last transaction ended. */
+  get position(): LogPosition {
+    const value = this.#stores.state.get(positionKey);
+    return value ? { segment: value.readUInt32LE(0), offset: value.readUInt32LE(4) } : startOfLog;
+  }
+
+  /** The newest record's raw value with seq ≤ `maxSeq`. */
+  lookupRaw(diskNo: number, block: number, maxSeq: number): { seq: number; value: Buffer } | undefined {
+    const range = this.#stores.records.getRange({
+      start: codec.recordKey(diskNo, block, maxSeq),
+      end: codec.blockStartKey(diskNo, block),
+      reverse: true,
+      limit: 1,
+    });
+    for (const { key, value } of range) return { seq: codec.readRecordKey(key).seq, value };
+    return undefined;
+  }
+
+  lookup(diskNo: number, block: number, maxSeq: number): IndexEntry | undefined {
+    const found = this.lookupRaw(diskNo, block, maxSeq);
+    return found && codec.readRecord(block, found.seq, found.value);
+  }
+
+  get(diskNo: number, block: number, seq: number): IndexEntry | undefined {
+    const value = this.#stores.records.get(codec.recordKey(diskNo, block, seq));
+    return value && codec.readRecord(block, seq, value);
+  }
+
+  layer(diskNo: number, seq: number): Uint8Array | undefined {
+    return this.#stores.layers.get(codec.layerKey(diskNo, seq));
+  }
+
+  /** The seqs of the disk's layers, ascending, from `fromSeq`. */
+  *layersOf(diskNo: number, fromSeq = 0): Generator<number> {
+    const end = codec.diskEndKey(diskNo);
+    for (const { key } of steps(this.#stores.layers, codec.layerKey(diskNo, fromSeq), end)) {
+      yield codec.readLayerKeySeq(key);
+    }
+  }
+
+  /** The batches of a layer, ascending. */
+  *batchesOf(diskNo: number, seq: number): Generator<IndexBatch> {
+    const start = codec.batchKey(diskNo, seq, 0);
+    for (const { key, value } of steps(this.#stores.batches, start, codec.layerKey(diskNo, seq + 1))) {
+      yield codec.readBatch(codec.readBatchKeyNumber(key), value);
+    }
+  }
+
+  /** Batches applied of a layer; they come in order, so it is the last one's number plus one. */
+  batchCountOf(diskNo: number, seq: number): number {
+    const range = this.#stores.batches.getRange({
+      start: codec.batchKey(diskNo, seq, 2 ** 32 - 1),
+      end: codec.layerKey(diskNo, seq),
+      reverse: true,
+      limit: 1,
+    });
+    for (const { key } of range) return codec.readBatchKeyNumber(key) + 1;
+    return 0;
+  }
+
+  /** For each block from `fromBlock` that has any, its newest record with seq ≤ `maxSeq`; ascending. All-zero records included. */
+  *entriesAt(diskNo: number, maxSeq: number, fromBlock = 0): Generator<IndexEntry> {
+    let newest: IndexEntry | undefined;
+    const start = codec.blockStartKey(diskNo, fromBlock);
+    for (const { key, value } of steps(this.#stores.records, start, codec.diskEndKey(diskNo))) {
+      const { block, seq } = codec.readRecordKey(key);
+      if (newest && newest.block !== block) {
+        yield newest;
+        newest = undefined;
+      }
+      if (seq <= maxSeq) newest = codec.readRecord(block, seq, value);
+    }
+    if (newest) yield newest;
+  }
+
+  async close(): Promise<void> {
+    await this.#stores.root.close();
+  }
+}
+
+/** Entries with start ≤ key < end, `indexStepEntries` at a time. */
+function* steps(store: Bytes, start: Buffer, end: Buffer): Generator<{ key: Buffer; value: Buffer }> {
+  let from = start;
+  let exclusiveStart = false;
+  for (;;) {
+    const limit = limits.store.indexStepEntries;
+    const step = [...store.getRange({ start: from, end, exclusiveStart, limit })];
+    yield* step;
+    const last = step.at(-1);
+    if (!last || step.length < limit) return;
+    from = last.key;
+    exclusiveStart = true;
+  }
+}

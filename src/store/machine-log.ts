@@ -1,0 +1,107 @@
+/**
+ * The log of one machine and its index as one: what is appended is indexed once it is durable, in the order of the log.
+ *
+ * Invariants:
+ *  1. The index never names bytes that are not durable; its position only moves over durable entries. So after a crash the replay
+ *     from that position completes it, and nothing it says has to be taken back.
+ *  2. What is appended and not yet applied is bounded by the credit the caller granted for it (C5); the index has a bound of its own.
+ */
+import { Serial } from '../kit/serial.ts';
+import type { SealedRow } from '../wire/sealed.ts';
+import type { NewLayer } from './disk-store.ts';
+import type { LeafPair } from '../wire/leaves.ts';
+import type { IndexReader } from './index-reader.ts';
+import type { RecordIndex } from './record-index.ts';
+import { encodeLayerBody, entryHeaderBytes, type Position } from './segment-format.ts';
+import type { SegmentLog } from './segment-log.ts';
+
+export interface NewBatch {
+  readonly seq: number;
+  readonly batch: number;
+  readonly rows: readonly SealedRow[];
+}
+
+export class MachineLog {
+  readonly segments: SegmentLog;
+  readonly index: RecordIndex;
+  #highestSeq: number;
+  readonly #inOrder = new Serial();
+
+  constructor(options: { segments: SegmentLog; index: RecordIndex; highestSeq: number }) {
+    this.segments = options.segments;
+    this.index = options.index;
+    this.#highestSeq = options.highestSeq;
+  }
+
+  /** The highest seq any layer of the machine ever had here. */
+  get highestSeq(): number {
+    return this.#highestSeq;
+  }
+
+  /** Resolves when the layer's entry is durable and indexed. */
+  appendLayer(diskNo: number, layer: NewLayer): Promise<void> {
+    this.#highestSeq = Math.max(this.#highestSeq, layer.seq);
+    const appended = this.segments.append({ type: 'layer', diskNo, layer });
+    return this.#inOrder.run(async () => {
+      await appended.durable;
+      await this.index.room();
+      this.index.applyLayer(diskNo, layer.seq, encodeLayerBody(layer), appended.end);
+    });
+  }
+
+  /** Resolves when the batch is durable and indexed. The body must not change until then. */
+  appendBatch(diskNo: number, batch: NewBatch, body: Uint8Array): Promise<void> {
+    const appended = this.segments.append({ type: 'batch', diskNo, body });
+    return this.#inOrder.run(async () => {
+      await appended.durable;
+      await this.index.room();
+      this.index.applyBatch(diskNo, batch.seq, batch.batch, appliedBatch(appended.position, batch.rows), appended.end);
+    });
+  }
+
+  /** The layer will never be listed; its records leave the index. */
+  appendDrop(diskNo: number, seq: number): Promise<void> {
+    const appended = this.segments.append({ type: 'drop', diskNo, seq });
+    return this.#inOrder.run(async () => {
+      await appended.durable;
+      await this.index.room();
+      await this.index.dropLayer(diskNo, seq, appended.end);
+    });
+  }
+
+  /** Resolves when everything appended so far was applied or has failed. */
+  settled(): Promise<void> {
+    return this.#inOrder.idle();
+  }
+
+  /** (block, leaf) of every record of the disk with a seq above `maxSeq`, in order of the log. */
+  async *leavesSince(diskNo: number, maxSeq: number): AsyncGenerator<LeafPair> {
+    yield* leavesOfLayers(await this.index.reader(), diskNo, maxSeq);
+  }
+
+  async close(): Promise<void> {
+    await this.settled();
+    await this.segments.close();
+    await this.index.close(true);
+  }
+}
+
+/** Where the index finds a batch whose entry stands at `position`. Rows come from `decodeSealedRows`. */
+export function appliedBatch(
+  position: Position,
+  rows: readonly SealedRow[],
+): { segment: number; entryOffset: number; payloadOffset: number; rows: readonly SealedRow[] } {
+  const payloadOffset = position.offset + entryHeaderBytes + (rows[0]?.payloadOffset ?? 0);
+  return { segment: position.segment, entryOffset: position.offset, payloadOffset, rows };
+}
+
+export function* leavesOfLayers(reader: IndexReader, diskNo: number, maxSeq: number): Generator<LeafPair> {
+  for (const seq of reader.layersOf(diskNo, maxSeq + 1)) {
+    for (const batch of reader.batchesOf(diskNo, seq)) {
+      for (const block of batch.blocks) {
+        const entry = reader.get(diskNo, block, seq);
+        if (entry) yield [block, entry.leaf];
+      }
+    }
+  }
+}

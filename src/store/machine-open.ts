@@ -1,0 +1,163 @@
+/**
+ * Opening a machine's replica for writing: points, then index, then one replay that completes the index and finds the log's end, then
+ * disks. Makes the machine on its first session.
+ */
+import type { Clock } from '../kit/clock.ts';
+import type { Problem } from '../kit/problem.ts';
+import type { Random } from '../kit/random.ts';
+import type { Files } from '../posix/files.ts';
+import { decodeSealedRows } from '../wire/sealed.ts';
+import { openDiskStore } from './disk-open.ts';
+import type { DiskStore } from './disk-store.ts';
+import { machinePaths, readMachineFacts, type DataDirectory, type MachineFacts } from './machine-directory.ts';
+import { appliedBatch, MachineLog } from './machine-log.ts';
+import { MachineStore } from './machine-store.ts';
+import { maxSeqAt } from './point-layers.ts';
+import { PointsLog } from './points-log.ts';
+import type { PointsView } from './points-view.ts';
+import { RecordIndex } from './record-index.ts';
+import type { ReplayedEntry, ReplayOutcome } from './replay.ts';
+import { encodeLayerBody } from './segment-format.ts';
+import { openSegmentLog } from './segment-recovery.ts';
+import { SegmentReader } from './segment-reader.ts';
+import type { Vault } from './vault.ts';
+
+/** What was found while opening, for the log. */
+export interface OpeningReport {
+  readonly replayedEntries: number;
+  readonly damage: ReplayOutcome['damage'];
+  /** Copies of torn ends that were cut off. */
+  readonly torn: readonly string[];
+  /** Disks whose index does not make the committed root: records are missing. */
+  readonly incompleteDisks: readonly string[];
+}
+
+export interface OpenMachineOptions {
+  readonly files: Files;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly vault: Vault;
+  readonly data: DataDirectory;
+  readonly machine: string;
+  readonly bootId: string;
+  readonly fatal: (problem: Problem) => void;
+  readonly fullChanged?: (full: boolean) => void;
+}
+
+/**
+ * Puts replayed entries into an index. Of layers no point lists only the batches before the first gap count; of listed ones everything
+ * that is there, so that as much as possible can be read when some of it is damaged.
+ */
+export class IndexFiller {
+  entries = 0;
+  readonly #index: RecordIndex;
+  readonly #facts: MachineFacts;
+  readonly #listed: ReadonlyMap<number, number>;
+  readonly #next = new Map<string, number>();
+
+  constructor(index: RecordIndex, facts: MachineFacts, view: PointsView) {
+    this.#index = index;
+    this.#facts = facts;
+    const last = view.points.length;
+    this.#listed = new Map(facts.disks.map(({ no }) => [no, maxSeqAt(view, no, last)]));
+  }
+
+  async take(entry: ReplayedEntry): Promise<void> {
+    this.entries += 1;
+    await this.#index.room();
+    switch (entry.type) {
+      case 'layer':
+        this.#index.applyLayer(entry.diskNo, entry.layer.seq, encodeLayerBody(entry.layer), entry.end);
+        return;
+      case 'drop':
+        await this.#index.dropLayer(entry.diskNo, entry.seq, entry.end);
+        return;
+      case 'batch':
+        await this.#takeBatch(entry);
+        return;
+    }
+  }
+
+  async #takeBatch(entry: ReplayedEntry & { type: 'batch' }): Promise<void> {
+    const { diskNo, header } = entry;
+    const disk = this.#facts.disks.find(({ no }) => no === diskNo);
+    const key = `${diskNo}/${header.seq}`;
+    const next = this.#next.get(key) ?? (await this.#index.reader()).batchCountOf(diskNo, header.seq);
+    const listed = header.seq <= (this.#listed.get(diskNo) ?? 0);
+    if (!disk || (!listed && header.batch !== next)) {
+      this.#index.advance(entry.end);
+      return;
+    }
+    this.#next.set(key, header.batch + 1);
+    const bounds = { blockCount: 2 ** 32 - 1, pageSize: disk.blockSize / 16 };
+    const rows = decodeSealedRows(entry.rows, bounds, entry.bodyLength);
+    const applied = appliedBatch(
+      entry.position,
+      rows.map((row) => ({ ...row, leaf: row.leaf.slice(), tag: row.tag.slice() })),
+    );
+    this.#index.applyBatch(diskNo, header.seq, header.batch, applied, entry.end);
+  }
+}
+
+/** @throws Problem `damaged`, `wrong-version`, `no-key`, `store-failed`, `points-log-sync-failed`. */
+export async function openMachineStore(
+  options: OpenMachineOptions,
+): Promise<{ store: MachineStore; report: OpeningReport }> {
+  const { files, clock, random, vault, data, machine, bootId, fatal, fullChanged } = options;
+  const paths = machinePaths(data.path, machine);
+  const facts = (await readMachineFacts(files, data.path, machine)) ?? (await makeMachine(options));
+  const machineId = Buffer.from(facts.id, 'hex');
+  const points = await PointsLog.open({ files, path: paths.pointsLog, machineId });
+  const index = await RecordIndex.open({ files, directory: paths.index, bootId });
+  const filler = new IndexFiller(index, facts, points.view);
+  const from = index.position.segment === 0 ? undefined : index.position;
+  const opened = await openSegmentLog(
+    {
+      files,
+      clock,
+      directory: paths.segments,
+      machineId,
+      extents: points.view.extents,
+      from,
+      check: 'headers',
+      ...(fullChanged ? { fullChanged } : {}),
+    },
+    (entry) => filler.take(entry),
+  );
+  const log = new MachineLog({ segments: opened.log, index, highestSeq: await highestSeq(index, facts) });
+  const disks: DiskStore[] = [];
+  for (const record of facts.disks) {
+    disks.push(await openDiskStore({ files, vault, record, directory: paths.leaves, log, view: points.view }));
+  }
+  const reader = new SegmentReader(files, paths.segments);
+  const store = new MachineStore({
+    files,
+    clock,
+    random,
+    vault,
+    data,
+    machine,
+    facts,
+    log,
+    points,
+    reader,
+    disks,
+    fatal,
+  });
+  const torn = [points.repaired?.copy, opened.repaired?.copy].filter((copy) => copy !== undefined);
+  const incompleteDisks = disks.filter((disk) => !disk.leavesComplete).map((disk) => disk.name);
+  return { store, report: { replayedEntries: filler.entries, damage: opened.outcome.damage, torn, incompleteDisks } };
+}
+
+async function makeMachine(options: OpenMachineOptions): Promise<MachineFacts> {
+  const facts: MachineFacts = { id: options.random.bytes(16).toString('hex'), disks: [] };
+  await options.data.writeMachine(options.machine, facts);
+  return facts;
+}
+
+async function highestSeq(index: RecordIndex, facts: MachineFacts): Promise<number> {
+  const reader = await index.reader();
+  let highest = 0;
+  for (const { no } of facts.disks) for (const seq of reader.layersOf(no)) highest = Math.max(highest, seq);
+  return highest;
+}

@@ -1,0 +1,304 @@
+/**
+ * A machine's replica, open for writing: log, index, points and disks as one. A target holds one per machine.
+ *
+ * Invariants:
+ *  1. A point commits by one durable record, after every byte it lists is durable and indexed, and only if the root of every disk's
+ *     working leaves equals the root the source sent (C1, C2).
+ *  2. Segments and `points.log` are the truth; index and leaf files are caches, checked at opening and rebuilt from the truth.
+ *  3. The epoch of a session is durable before anything is acknowledged under it (C9, first form: a new process-server instance
+ *     gets a higher one).
+ */
+import { Problem } from '../kit/problem.ts';
+import type { Clock } from '../kit/clock.ts';
+import type { Random } from '../kit/random.ts';
+import { limits } from '../limits.ts';
+import type { Geometry } from '../disk/geometry.ts';
+import type { Files } from '../posix/files.ts';
+import { counterOf, epochOf } from '../wire/seq.ts';
+import type { DiskStore } from './disk-store.ts';
+import { machinePaths, type DataDirectory, type MachineFacts } from './machine-directory.ts';
+import type { MachineLog } from './machine-log.ts';
+import { makeDiskFacts, openDiskStore } from './disk-open.ts';
+import { maxSeqAt } from './point-layers.ts';
+import { PointReader } from './point-reader.ts';
+import type { PointBody } from './points-record.ts';
+import type { PointsLog } from './points-log.ts';
+import type { PointsView } from './points-view.ts';
+import type { SegmentReader } from './segment-reader.ts';
+import type { Vault } from './vault.ts';
+
+export interface NewPoint {
+  readonly cutTimeMs: number;
+  readonly consistency: 'crash' | 'app';
+  readonly epoch: number;
+  readonly disks: readonly {
+    readonly store: DiskStore;
+    readonly size: number;
+    /** Hex. */
+    readonly root: string;
+    readonly layers: readonly number[];
+    readonly kind: 'initial' | 'delta' | 'resync';
+    readonly records: number;
+    readonly payloadBytes: number;
+    readonly writes?: number | undefined;
+  }[];
+}
+
+export type CommitOutcome =
+  | { readonly kind: 'committed'; readonly point: number }
+  | {
+      readonly kind: 'rejected';
+      readonly reason: 'root-mismatch' | 'layer-unknown' | 'layer-incomplete' | 'shrunk';
+      readonly disk: DiskStore;
+      readonly detail: string;
+      readonly retryable: boolean;
+    };
+
+export interface MachineStoreParts {
+  readonly files: Files;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly vault: Vault;
+  readonly data: DataDirectory;
+  readonly machine: string;
+  readonly facts: MachineFacts;
+  readonly log: MachineLog;
+  readonly points: PointsLog;
+  readonly reader: SegmentReader;
+  readonly disks: readonly DiskStore[];
+  /** `points.log` can not be trusted to take more: the process has to end (C4). */
+  readonly fatal: (problem: Problem) => void;
+}
+
+export class MachineStore {
+  readonly #parts: MachineStoreParts;
+  readonly #disks: DiskStore[];
+  #facts: MachineFacts;
+  #closed = false;
+
+  /** Made by `openMachineStore`. */
+  constructor(parts: MachineStoreParts) {
+    this.#parts = parts;
+    this.#disks = [...parts.disks];
+    this.#facts = parts.facts;
+  }
+
+  get machine(): string {
+    return this.#parts.machine;
+  }
+
+  get points(): PointsView {
+    return this.#parts.points.view;
+  }
+
+  get disks(): readonly DiskStore[] {
+    return this.#disks;
+  }
+
+  /** There is no space for content; acknowledging has stopped. */
+  get full(): boolean {
+    return this.#parts.log.segments.full;
+  }
+
+  /** Resolves when everything appended so far was applied or has failed. */
+  settle(): Promise<void> {
+    return this.#parts.log.settled();
+  }
+
+  /** The epoch of a process-server instance: its own again when nobody came in between, else a new one, durable when this resolves. */
+  async acquireEpoch(instance: string): Promise<number> {
+    const now = this.points.epoch;
+    if (now?.instance === instance) return now.epoch;
+    const epoch = (now?.epoch ?? 0) + 1;
+    await this.#appendPoint({ type: 'epoch', body: { epoch, instance, atMs: this.#parts.clock.wallMs() } });
+    return epoch;
+  }
+
+  /** The lowest counter of the epoch that no layer had yet. */
+  nextCounter(epoch: number): number {
+    const { highestSeq } = this.#parts.log;
+    return epochOf(highestSeq) === epoch ? counterOf(highestSeq) + 1 : 1;
+  }
+
+  /** The disk of this name, made if the machine has none. @throws Problem `shrunk`, `bad-geometry`, `full`. */
+  async openDisk(wanted: { name: string; size: number; blockSize: number }): Promise<DiskStore> {
+    if (this.full) await this.#parts.log.segments.checkSpace();
+    if (this.full) {
+      throw new Problem('full', `the target has no space left for machine ${this.machine}`, {
+        remedy: 'free some space on the file system of its directory; replication goes on by itself',
+        retryable: true,
+      });
+    }
+    const known = this.#disks.find((disk) => disk.name === wanted.name);
+    if (known) {
+      if (known.geometry.blockSize !== wanted.blockSize) {
+        throw new Problem(
+          'bad-geometry',
+          `disk ${wanted.name} has blocks of ${known.geometry.blockSize} bytes, not ${wanted.blockSize}`,
+          {
+            remedy: `set the agent's block size to ${known.geometry.blockSize}`,
+          },
+        );
+      }
+      await known.resize(wanted.size);
+      return known;
+    }
+    const { data, files, vault, random, log } = this.#parts;
+    const record = makeDiskFacts({ vault, random, no: this.#disks.length, ...wanted });
+    const facts = { ...this.#facts, disks: [...this.#facts.disks, record] };
+    await data.writeMachine(this.machine, facts);
+    this.#facts = facts;
+    const directory = machinePaths(data.path, this.machine).leaves;
+    const made = await openDiskStore({ files, vault, record, directory, log, view: this.points, size: wanted.size });
+    this.#disks.push(made);
+    return made;
+  }
+
+  /** The highest seq that `point` or one before it lists of the disk; null when leaves since then can not be told. */
+  maxSeqAt(diskNo: number, point: number): number | null {
+    const disk = this.#disks.find((each) => each.no === diskNo);
+    if (!disk?.leavesComplete || !this.points.point(point)) return null;
+    return maxSeqAt(this.points, diskNo, point);
+  }
+
+  /** Invariant 1. Rejects only when the store failed; everything the source can mend is an outcome. */
+  async commit(wanted: NewPoint): Promise<CommitOutcome> {
+    const { log, clock } = this.#parts;
+    await log.settled();
+    for (const disk of wanted.disks) {
+      const objection = objectionTo(disk);
+      if (objection) return { kind: 'rejected', disk: disk.store, ...objection };
+    }
+    const point = (this.points.lastPoint?.point ?? 0) + 1;
+    const body: PointBody = {
+      point,
+      cutTimeMs: wanted.cutTimeMs,
+      committedMs: clock.wallMs(),
+      consistency: wanted.consistency,
+      epoch: wanted.epoch,
+      disks: wanted.disks.map(({ store, layers, writes, ...rest }) => ({
+        ...rest,
+        no: store.no,
+        blockSize: store.geometry.blockSize,
+        layers: [...layers],
+        ...(writes === undefined ? {} : { writes }),
+      })),
+      extents: log.segments.extentsSince(this.points.mark),
+    };
+    await this.#appendPoint({ type: 'point', body });
+    for (const { store, size, root } of wanted.disks) {
+      await store.pointCommitted({ point, cutTimeMs: wanted.cutTimeMs, size, root });
+    }
+    return { kind: 'committed', point };
+  }
+
+  /** Points whose proof has not ended yet, oldest first. */
+  unprovenPoints(): number[] {
+    return this.points.points.map(({ point }) => point).filter((point) => this.points.stateOf(point) === 'committed');
+  }
+
+  /** Disks that are part of the point. */
+  disksAt(point: number): DiskStore[] {
+    const listed = new Set(this.points.point(point)?.disks.map((disk) => disk.no));
+    return this.#disks.filter((disk) => listed.has(disk.no));
+  }
+
+  /** Blocks the point's own layers hold, each once, in no promised order. */
+  async *blocksOf(disk: DiskStore, point: number): AsyncGenerator<number> {
+    const layers = this.points.point(point)?.disks.find((each) => each.no === disk.no)?.layers ?? [];
+    const seen = new Uint8Array(Math.ceil(disk.geometry.blockCount / 8));
+    const index = await this.#parts.log.index.reader();
+    for (const seq of layers) {
+      for (const batch of index.batchesOf(disk.no, seq)) {
+        for (const block of batch.blocks) {
+          const bit = 1 << (block & 7);
+          const before = seen[block >>> 3] ?? 0;
+          if ((before & bit) !== 0) continue;
+          seen[block >>> 3] = before | bit;
+          yield block;
+        }
+      }
+    }
+  }
+
+  /** Reads the disk's blocks as of the point from stored bytes. */
+  readerAt(
+    disk: DiskStore,
+    point: number,
+  ): { geometry: Geometry; readBlock(block: number, into: Uint8Array): Promise<void> } {
+    const { log, reader } = this.#parts;
+    const at = {
+      no: disk.no,
+      id: Buffer.from(disk.id, 'hex'),
+      name: disk.name,
+      blockSize: disk.geometry.blockSize,
+      maxSeq: maxSeqAt(this.points, disk.no, point),
+      keys: new Map([[disk.keys.version, disk.keys]]),
+    };
+    const points = new PointReader({
+      machine: this.machine,
+      disks: [at],
+      index: log.index,
+      readAt: (segment, into, offset) => reader.readAt(segment, into, offset),
+    });
+    return { geometry: disk.geometry, readBlock: (block, into) => points.readBlock(disk.no, block, into) };
+  }
+
+  async markProven(point: number, blocks: number): Promise<void> {
+    await this.#appendPoint({ type: 'proven', body: { point, atMs: this.#parts.clock.wallMs(), blocks } });
+  }
+
+  /** Records the damage (the first blocks of it) and remembers to ask the source for all of them. */
+  async markDamaged(point: number, disk: DiskStore, blocks: readonly number[]): Promise<void> {
+    disk.needRepair(blocks);
+    const named = blocks.slice(0, limits.store.damagedBlocksMax);
+    await this.#appendPoint({
+      type: 'damaged',
+      body: { point, atMs: this.#parts.clock.wallMs(), disk: disk.no, blocks: named },
+    });
+  }
+
+  /** Closes everything cleanly. Idempotent. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    const { log, points, reader } = this.#parts;
+    await log.close();
+    await points.close();
+    await reader.close();
+    for (const disk of this.#disks) await disk.leaves.close();
+  }
+
+  async #appendPoint(entry: Parameters<PointsLog['append']>[0]): Promise<void> {
+    try {
+      await this.#parts.points.append(entry);
+    } catch (error) {
+      if (error instanceof Problem && error.code === 'points-log-sync-failed') this.#parts.fatal(error);
+      throw error;
+    }
+  }
+}
+
+function objectionTo(
+  disk: NewPoint['disks'][number],
+): Pick<CommitOutcome & { kind: 'rejected' }, 'reason' | 'detail' | 'retryable'> | null {
+  const { store, size, root, layers } = disk;
+  const pending = store.pendingLayers().map((layer) => layer.seq);
+  const unknown = layers.find((seq) => !pending.includes(seq));
+  if (unknown !== undefined)
+    return { reason: 'layer-unknown', detail: `layer ${unknown} is not durable here`, retryable: true };
+  const left = pending.find((seq) => !layers.includes(seq));
+  if (left !== undefined)
+    return { reason: 'layer-incomplete', detail: `layer ${left} is durable and not listed`, retryable: true };
+  if (size !== store.geometry.size) {
+    return {
+      reason: 'shrunk',
+      detail: `size ${size}, the session opened it with ${store.geometry.size}`,
+      retryable: false,
+    };
+  }
+  const mine = Buffer.from(store.leaves.workingRoot()).toString('hex');
+  if (mine !== root)
+    return { reason: 'root-mismatch', detail: `the source's root is ${root}, the target's ${mine}`, retryable: true };
+  return null;
+}

@@ -1,0 +1,203 @@
+/**
+ * A machine's recovery points, read-only: from the target's directory and its keys, whether or not a target runs on it (DESIGN §1).
+ *
+ * Invariants:
+ *  1. Nothing is written into the directory: no repair, no lock, no index. Where the target's index can not be relied on or does not
+ *     reach the newest point, one is built in a temporary directory the caller gives.
+ *  2. Only committed points are seen (C2).
+ */
+import { geometryOf, type Geometry } from '../disk/geometry.ts';
+import { Problem } from '../kit/problem.ts';
+import type { Files } from '../posix/files.ts';
+import { codec } from '../wire/sealed.ts';
+import type { IndexEntry } from './index-codec.ts';
+import { IndexReader } from './index-reader.ts';
+import { machinePaths, readMachineFacts, type DiskFacts, type MachineFacts } from './machine-directory.ts';
+import { IndexFiller } from './machine-open.ts';
+import { maxSeqAt } from './point-layers.ts';
+import { PointReader } from './point-reader.ts';
+import { readPoints } from './points-log.ts';
+import type { PointBody } from './points-record.ts';
+import type { PointsView } from './points-view.ts';
+import { RecordIndex } from './record-index.ts';
+import { replayAll } from './replay.ts';
+import { isBefore } from './segment-format.ts';
+import { SegmentReader } from './segment-reader.ts';
+import type { Vault } from './vault.ts';
+
+export interface StoredEntry {
+  readonly block: number;
+  /** All zero: nothing is stored. */
+  readonly zero: boolean;
+  /** 32 bytes. */
+  readonly leaf: Uint8Array;
+}
+
+/** A disk as of a point. */
+export interface DiskAtPoint {
+  readonly machine: string;
+  readonly disk: string;
+  readonly point: number;
+  readonly cutTimeMs: number;
+  readonly geometry: Geometry;
+  /** Hex. */
+  readonly root: string;
+  /** The newest record of every block that has one, ascending. */
+  entries(): Iterable<StoredEntry>;
+  /** @throws Problem `damaged`. */
+  readBlock(block: number, into: Uint8Array): Promise<void>;
+}
+
+export interface MachineViewOptions {
+  readonly files: Files;
+  /** The target's directory. */
+  readonly data: string;
+  readonly machine: string;
+  readonly bootId: string;
+  /** Where an index may be built; the caller removes it. */
+  readonly scratch: string;
+}
+
+export class MachineView {
+  readonly machine: string;
+  readonly facts: MachineFacts;
+  readonly points: PointsView;
+  /** `points.log` has a record that does not check with whole ones behind it. */
+  readonly pointsDamaged: boolean;
+  readonly #options: MachineViewOptions;
+  readonly #reader: SegmentReader;
+  #index: IndexReader | null = null;
+  #built: RecordIndex | null = null;
+
+  private constructor(options: MachineViewOptions, facts: MachineFacts, points: PointsView, pointsDamaged: boolean) {
+    this.machine = options.machine;
+    this.facts = facts;
+    this.points = points;
+    this.pointsDamaged = pointsDamaged;
+    this.#options = options;
+    this.#reader = new SegmentReader(options.files, machinePaths(options.data, options.machine).segments);
+  }
+
+  /** @throws Problem `not-found`, `damaged`. */
+  static async open(options: MachineViewOptions): Promise<MachineView> {
+    const { files, data, machine } = options;
+    const facts = await readMachineFacts(files, data, machine);
+    if (!facts) {
+      throw new Problem('not-found', `${data} holds no machine ${machine}`, {
+        remedy: 'run tidemark points to see which there are',
+      });
+    }
+    const { view, tail } = await readPoints({
+      files,
+      path: machinePaths(data, machine).pointsLog,
+      machineId: Buffer.from(facts.id, 'hex'),
+    });
+    return new MachineView(options, facts, view, tail === 'damaged');
+  }
+
+  /** The disk of this name; without a name the only one. @throws Problem `not-found`, `bad-argument`. */
+  disk(name: string | undefined): DiskFacts {
+    const { disks } = this.facts;
+    if (name === undefined && disks.length === 1 && disks[0]) return disks[0];
+    const names = disks.map((disk) => disk.name).join(', ') || 'none';
+    if (name === undefined) {
+      throw new Problem('bad-argument', `machine ${this.machine} has ${disks.length} disks: ${names}`, {
+        remedy: 'name one of them',
+      });
+    }
+    const found = disks.find((disk) => disk.name === name);
+    if (found) return found;
+    throw new Problem('not-found', `machine ${this.machine} has no disk ${name}`, { remedy: `its disks: ${names}` });
+  }
+
+  /** The point asked for. @throws Problem `not-found`. */
+  choosePoint(choice: number | 'latest' | 'proven'): PointBody {
+    const { points } = this.points;
+    const found =
+      choice === 'latest'
+        ? points.at(-1)
+        : choice === 'proven'
+          ? points.findLast(({ point }) => this.points.stateOf(point) === 'proven')
+          : points.find(({ point }) => point === choice);
+    if (found) return found;
+    const range = points.length === 0 ? 'it has none yet' : `it has points 1 to ${points.length}`;
+    throw new Problem(
+      'not-found',
+      `machine ${this.machine} has no ${typeof choice === 'number' ? `point ${choice}` : `${choice} point`}`,
+      {
+        remedy: `${range}; see tidemark points ${this.machine}`,
+      },
+    );
+  }
+
+  /** @throws Problem `not-found` when the disk is not part of the point, `no-key`, `damaged`. */
+  async diskAt(disk: DiskFacts, body: PointBody, vault: Vault): Promise<DiskAtPoint> {
+    const listed = body.disks.find(({ no }) => no === disk.no);
+    if (!listed) {
+      throw new Problem('not-found', `disk ${disk.name} is not part of point ${body.point} of ${this.machine}`, {
+        remedy: 'choose another point',
+      });
+    }
+    const index = await this.#openIndex();
+    const maxSeq = maxSeqAt(this.points, disk.no, body.point);
+    const id = Buffer.from(disk.id, 'hex');
+    const keys = new Map(disk.keys.map((wrapped) => [wrapped.version, vault.unwrapDiskKeys(id, wrapped)]));
+    const reader = new PointReader({
+      machine: this.machine,
+      disks: [{ no: disk.no, id, name: disk.name, blockSize: disk.blockSize, maxSeq, keys }],
+      index,
+      readAt: (segment, into, offset) => this.#reader.readAt(segment, into, offset),
+    });
+    return {
+      machine: this.machine,
+      disk: disk.name,
+      point: body.point,
+      cutTimeMs: body.cutTimeMs,
+      geometry: geometryOf(listed.size, disk.blockSize),
+      root: listed.root,
+      entries: () => storedEntries(index.entriesAt(disk.no, maxSeq)),
+      readBlock: (block, into) => reader.readBlock(disk.no, block, into),
+    };
+  }
+
+  async close(): Promise<void> {
+    await this.#reader.close();
+    await this.#built?.close(false);
+    if (!this.#built) await this.#index?.close();
+    this.#index = null;
+    this.#built = null;
+  }
+
+  /** Invariant 1. */
+  async #openIndex(): Promise<IndexReader> {
+    if (this.#index) return this.#index;
+    const { files, data, machine, bootId } = this.#options;
+    const present = await IndexReader.openReadOnly({ files, directory: machinePaths(data, machine).index, bootId });
+    const mark = this.points.mark;
+    if (present && (!mark || !isBefore(present.position, mark))) {
+      this.#index = present;
+      return present;
+    }
+    await present?.close();
+    this.#index = await this.#buildIndex();
+    return this.#index;
+  }
+
+  async #buildIndex(): Promise<IndexReader> {
+    const { files, data, machine, bootId, scratch } = this.#options;
+    const index = await RecordIndex.open({ files, directory: `${scratch}/${machine}`, bootId });
+    this.#built = index;
+    const filler = new IndexFiller(index, this.facts, this.points);
+    const machineId = Buffer.from(this.facts.id, 'hex');
+    const { segments } = machinePaths(data, machine);
+    await replayAll(
+      { files, directory: segments, machineId, extents: this.points.extents, check: 'headers' },
+      (entry) => filler.take(entry),
+    );
+    return index.reader();
+  }
+}
+
+function* storedEntries(entries: Iterable<IndexEntry>): Generator<StoredEntry> {
+  for (const { block, leaf, codec: how } of entries) yield { block, leaf, zero: how === codec.zero };
+}

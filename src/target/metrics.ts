@@ -1,0 +1,70 @@
+/** What a target exports, sampled from its counters and stores at each scrape. */
+import type { MetricRegistry, Sample, SeriesDeclaration } from '../observe/registry.ts';
+import type { MachineStore } from '../store/machine-store.ts';
+import type { TargetCounters } from './counters.ts';
+import type { Target } from './target.ts';
+
+const counter = (name: string, help: string) =>
+  ({ name: `tidemark_target_${name}_total`, help, type: 'counter', labels: [] }) as const satisfies SeriesDeclaration;
+
+const counters: readonly (readonly [keyof TargetCounters, SeriesDeclaration<never>])[] = [
+  ['sealedBytesIn', counter('sealed_received_bytes', 'Sealed batches received, rows included.')],
+  ['plainBytesIn', counter('plain_bytes', 'Bytes of pages in them before compression.')],
+  ['recordsIn', counter('records', 'Records received.')],
+  ['batchesDurable', counter('batches_durable', 'Batches made durable and indexed.')],
+  ['pointsCommitted', counter('points_committed', 'Recovery points committed.')],
+  ['pointsRejected', counter('points_rejected', 'Recovery points rejected.')],
+  ['pointsProven', counter('points_proven', 'Recovery points proven from stored bytes.')],
+  ['blocksProven', counter('blocks_proven', 'Blocks rebuilt from stored bytes and matched to their leaf.')],
+  ['integrityErrors', counter('integrity_errors', 'Blocks whose stored bytes failed a check.')],
+  ['refused', counter('sessions_refused', 'Sessions ended for breaking the protocol or lacking authority.')],
+];
+
+const perMachine = (name: string, help: string) =>
+  ({ name: `tidemark_${name}`, help, type: 'gauge', labels: ['machine'] }) as const;
+
+const newestCommitted = perMachine(
+  'newest_committed_point_cut_timestamp_seconds',
+  'Cut time of the newest committed point.',
+);
+const newestProven = perMachine('newest_proven_point_cut_timestamp_seconds', 'Cut time of the newest proven point.');
+const points = perMachine('points', 'Recovery points kept.');
+const full = perMachine('target_full', '1 while there is no space for content and acknowledging has stopped.');
+const sessions = {
+  name: 'tidemark_target_sessions',
+  help: 'Sessions open now, one per machine.',
+  type: 'gauge',
+  labels: [],
+} as const;
+
+/** Cut time in milliseconds of the newest point, or of the newest proven one; undefined when there is none. */
+export function newestCutMs(store: MachineStore, provenOnly: boolean): number | undefined {
+  const view = store.points;
+  return view.points.findLast(({ point }) => !provenOnly || view.stateOf(point) === 'proven')?.cutTimeMs;
+}
+
+export function registerTargetSeries(registry: MetricRegistry, target: Target): void {
+  for (const [field, declaration] of counters) {
+    registry.sampled(declaration, () => [{ labels: {}, value: target.counters[field] }]);
+  }
+  const each = (value: (store: MachineStore) => number | undefined) => (): Sample<'machine'>[] =>
+    [...target.stores()].map(([machine, store]) => ({ labels: { machine }, value: value(store) }));
+  const seconds = (ms: number | undefined): number | undefined => (ms === undefined ? undefined : ms / 1000);
+  registry.sampled(
+    newestCommitted,
+    each((store) => seconds(newestCutMs(store, false))),
+  );
+  registry.sampled(
+    newestProven,
+    each((store) => seconds(newestCutMs(store, true))),
+  );
+  registry.sampled(
+    points,
+    each((store) => store.points.points.length),
+  );
+  registry.sampled(
+    full,
+    each((store) => (store.full ? 1 : 0)),
+  );
+  registry.sampled(sessions, () => [{ labels: {}, value: target.sessions() }]);
+}
