@@ -5,7 +5,8 @@
  *  1. One state: open → closing → ended. Whoever moves it from open names the cause; `ws` 'close' ends it.
  *  2. Nothing is read until `onFrame` was called: the socket is paused from the first moment, so what came early waits in the
  *     socket's and the kernel's buffers, which are bounded, and not in a queue here.
- *  3. A send in flight is settled by the socket's callback or by the end, whichever is first.
+ *  3. A send in flight is settled by the socket's callback or by the end, whichever is first. (Sockets do call back when they
+ *     are destroyed; that a caller never waits for a connection that is gone shall not depend on it.)
  *  4. After our close the socket is read on (and what comes is dropped) so that the peer's close frame is seen; if it does not
  *     come in `limits.wire.closeMs`, `ws` destroys the socket. A half-open peer can not keep a connection alive.
  */

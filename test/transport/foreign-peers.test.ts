@@ -11,7 +11,9 @@ import type { Connection } from '../../src/transport/connection.ts';
 import type { Credentials } from '../../src/transport/credentials.ts';
 import { Heartbeat } from '../../src/transport/heartbeat.ts';
 import { tlsOptions } from '../../src/transport/tls-options.ts';
-import { decodeFrame } from '../../src/wire/frame.ts';
+import { decodeFrame, frameType } from '../../src/wire/frame.ts';
+import { encodePing } from '../../src/wire/ping.ts';
+import { memoryPair } from './memory-connection.ts';
 import { dial, makeSite, startServer } from './site.ts';
 import type { TestServer, TestSite } from './site.ts';
 
@@ -180,5 +182,30 @@ describe('heartbeat', () => {
     expect(performance.now() - started).toBeLessThan(limits.wire.closeMs + 1_000);
     clearInterval(farFrames);
     cable.close();
+  });
+
+  it('blames nobody for silence while we do not listen, and does once we do', async () => {
+    const { client } = memoryPair();
+    client.onFrame(() => undefined);
+    client.pause();
+    const heart = new Heartbeat(client, systemClock, quick);
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    expect(client.isClosed).toBe(false);
+    client.resume();
+    expect(await client.closed).toMatchObject({ by: 'deadline', code: 4009 });
+    expect(heart.roundTripMs).toBeUndefined();
+  });
+
+  it('keeps one PING and one PONG waiting at most', async () => {
+    const { client, server: far } = memoryPair();
+    client.onFrame(() => undefined);
+    client.bufferBytes = 0;
+    client.hold();
+    const heart = new Heartbeat(client, systemClock, { everyMs: 10, idleMs: 10_000 });
+    for (let token = 1; token <= 50; token += 1) expect(heart.take(decodeFrame(encodePing('ping', token)))).toBe(true);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    expect(client.sent.map((frame) => decodeFrame(frame).type).sort()).toEqual([frameType.ping, frameType.pong]);
+    client.cut();
+    expect(await far.closed).toMatchObject({ by: 'error', code: 1006 });
   });
 });
