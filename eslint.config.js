@@ -162,6 +162,8 @@ export default defineConfig(
         { ignoreArrowShorthand: true, ignoreVoidReturningFunctions: true },
       ],
       '@typescript-eslint/no-unnecessary-condition': ['error', { allowConstantLoopConditions: true }],
+      // `const { left, ...rest } = value` is how a key is left out.
+      '@typescript-eslint/no-unused-vars': ['error', { ignoreRestSiblings: true }],
       // Implementing an asynchronous contract with nothing to wait for is not a mistake.
       '@typescript-eslint/require-await': 'off',
     },
