@@ -12,6 +12,7 @@ import type { Random } from '../kit/random.ts';
 import { limits } from '../limits.ts';
 import { geometryOf } from '../disk/geometry.ts';
 import type { File, FileFacts, Files } from '../posix/files.ts';
+import { acquireLock, type Lock } from '../posix/lock.ts';
 import { ChangeLog } from './change-log.ts';
 import type { LogLoss } from './contract.ts';
 import { DirtySets } from './dirty-sets.ts';
@@ -37,8 +38,8 @@ export interface NbdCaptureOptions {
   readonly stateDirectory: string;
   /** Whether the agent's state knows of an earlier change log of this disk. Record `true` durably once this function resolved. */
   readonly hadLog: boolean;
-  /** Takes the image for this process alone; rejects with Problem `locked`. */
-  readonly lock: (imagePath: string, identity: string) => Promise<{ release(): Promise<void> }>;
+  /** Takes the image for this process alone, or rejects with Problem `locked`. Default: `posix/lock.ts`, as an agent. */
+  readonly lock?: (imagePath: string) => Promise<Lock>;
   readonly hotRegionsMax?: number;
   readonly copyBeforeWriteMemoryBytes?: number;
   readonly copyBeforeWriteScratchBytes?: number;
@@ -58,7 +59,7 @@ export async function openNbdCapture(options: NbdCaptureOptions): Promise<NbdCap
   try {
     const image = await openImage(files, options.image);
     undo.push(() => image.close());
-    const lock = await options.lock(options.image, options.owner);
+    const lock = await (options.lock ?? agentLock(options))(options.image);
     undo.push(() => lock.release());
     const layout = layoutOf(geometryOf(image.facts().size, options.blockSize));
     await image.datasync();
@@ -70,12 +71,12 @@ export async function openNbdCapture(options: NbdCaptureOptions): Promise<NbdCap
   }
 }
 
-async function openOver(
-  options: NbdCaptureOptions,
-  image: File,
-  layout: LogLayout,
-  lock: { release(): Promise<void> },
-): Promise<NbdCapture> {
+function agentLock({ files, clock }: NbdCaptureOptions): (imagePath: string) => Promise<Lock> {
+  const since = new Date(clock.wallMs()).toISOString();
+  return (imagePath) => acquireLock(files, clock, imagePath, { pid: process.pid, role: 'agent', since });
+}
+
+async function openOver(options: NbdCaptureOptions, image: File, layout: LogLayout, lock: Lock): Promise<NbdCapture> {
   const { files, name, stateDirectory } = options;
   const logPath = path.join(stateDirectory, `${name}.hrl`);
   const sets = new DirtySets(layout);

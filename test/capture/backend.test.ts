@@ -4,16 +4,17 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { openNbdCapture } from '../../src/capture/nbd-open.ts';
+import { systemClock } from '../../src/kit/clock.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import { posixFiles } from '../../src/posix/files.ts';
 import { backendContract } from '../nbd/backend-contract.ts';
-import { commitAll, noLock, stillClock } from './setup.ts';
+import { commitAll } from './setup.ts';
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
 
 function openReal(directory: string, hadLog: boolean, blockSize = 65_536): Promise<NbdCapture> {
   return openNbdCapture({
     files: posixFiles,
-    clock: stillClock,
+    clock: systemClock,
     random: systemRandom,
     image: path.join(directory, 'vda.raw'),
     name: 'vda',
@@ -21,7 +22,6 @@ function openReal(directory: string, hadLog: boolean, blockSize = 65_536): Promi
     blockSize,
     stateDirectory: path.join(directory, 'state'),
     hadLog,
-    lock: noLock,
   });
 }
 
@@ -82,4 +82,11 @@ test('punched holes release space and are marked', async () => {
   expect((await stat(image)).blocks).toBeLessThan(before);
   expect(capture.currentBytes).toBe(8 * 1024 * 1024);
   await capture.close();
+});
+
+test('a second agent for one image is refused and told who is first', async () => {
+  const first = await openReal(directory, false);
+  await expect(openReal(directory, true)).rejects.toMatchObject({ code: 'locked' });
+  await first.close();
+  await (await openReal(directory, true)).close();
 });

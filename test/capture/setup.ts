@@ -23,7 +23,8 @@ export function diceRandom(dice: Dice): Random {
   };
 }
 
-export const noLock: NbdCaptureOptions['lock'] = () => Promise.resolve({ release: () => Promise.resolve() });
+export const noLock: NonNullable<NbdCaptureOptions['lock']> = () =>
+  Promise.resolve({ release: () => Promise.resolve() });
 
 export function openSim(files: SimFiles, hadLog: boolean, more: Partial<NbdCaptureOptions> = {}): Promise<NbdCapture> {
   return openNbdCapture({

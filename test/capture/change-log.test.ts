@@ -1,0 +1,304 @@
+/** Every way a change log can be found, by name; and what the log costs and does while it works. */
+import { expect, test } from 'vitest';
+import { digest } from '../../src/kernels/hash.ts';
+import { HotRegions } from '../../src/capture/hot-regions.ts';
+import { MiB } from '../../src/limits.ts';
+import { commitAll, dirty, imagePath, logPath, openSim, simWithImage, turns } from './setup.ts';
+import { systemError, type SimFiles } from './sim-files.ts';
+
+const chunksAt = 24_576;
+const chunkBytes = 512;
+const regions = 3;
+
+/** A log after a clean stop with two dirty pages, in region 1. */
+async function cleanLog(): Promise<SimFiles> {
+  const files = simWithImage();
+  const capture = await openSim(files, false);
+  await commitAll(capture);
+  await capture.write(Buffer.alloc(2, 1), 4 * MiB + 4095, false);
+  await capture.close();
+  return files;
+}
+
+/** A log whose agent was killed with region 1 hot and nothing else dirty. */
+async function killedLog(): Promise<SimFiles> {
+  const files = simWithImage();
+  const capture = await openSim(files, false);
+  await commitAll(capture);
+  await capture.write(Buffer.alloc(2, 1), 4 * MiB + 4095, true);
+  return files.kill();
+}
+
+function edit(files: SimFiles, change: (bytes: Buffer) => Buffer | undefined): void {
+  const bytes = files.peek(logPath);
+  files.plant(logPath, change(bytes) ?? bytes);
+}
+
+function flip(at: number): (bytes: Buffer) => undefined {
+  return (bytes) => {
+    bytes[at] = (bytes[at] ?? 0) ^ 0x40;
+  };
+}
+
+async function found(
+  files: SimFiles,
+  more: Parameters<typeof openSim>[2] = {},
+): Promise<{ loss: string | null; blocks: number }> {
+  const capture = await openSim(files, true, more);
+  return { loss: capture.logLoss, blocks: capture.currentBlocks };
+}
+
+const all = 12 * 16;
+
+test('a clean stop is continued with exactly what was dirty', async () => {
+  const capture = await openSim(await cleanLog(), true);
+  expect(capture.logLoss).toBeNull();
+  expect([...dirty(capture)]).toEqual([[64, 0b11]]);
+});
+
+test('after a kill all blocks of hot regions count, and no others', async () => {
+  expect(await found(await killedLog())).toEqual({ loss: null, blocks: 64 });
+});
+
+test('a second start after a kill continues too', async () => {
+  const files = await killedLog();
+  await openSim(files, true);
+  expect(await found(files.kill())).toEqual({ loss: null, blocks: 64 });
+});
+
+test('no file, never one known: new', async () => {
+  const capture = await openSim(simWithImage(), false);
+  expect([capture.logLoss, capture.currentBlocks]).toEqual(['new', all]);
+});
+
+test('no file though one existed: lost', async () => {
+  const files = await cleanLog();
+  await files.remove(logPath);
+  expect(await found(files)).toEqual({ loss: 'lost', blocks: all });
+});
+
+test.each([
+  ['cut off in the chunks', (bytes: Buffer) => bytes.subarray(0, chunksAt + chunkBytes)],
+  ['cut off in the header', (bytes: Buffer) => bytes.subarray(0, 100)],
+  ['empty', () => Buffer.alloc(0)],
+  ['all zeros', (bytes: Buffer) => Buffer.alloc(bytes.byteLength)],
+  ['both headers flipped', (bytes: Buffer) => (flip(200)(bytes), flip(4096 + 200)(bytes))],
+  ['both activity slots gone', (bytes: Buffer) => (bytes.fill(0, 8192, chunksAt), undefined)],
+  ['a chunk flipped', flip(chunksAt + 17)],
+  ['a chunk zeroed', (bytes: Buffer) => (bytes.fill(0, chunksAt, chunksAt + chunkBytes), undefined)],
+  [
+    "another region's chunk",
+    (bytes: Buffer) => (bytes.copyWithin(chunksAt, chunksAt + chunkBytes, chunksAt + 2 * chunkBytes), undefined),
+  ],
+])('%s: damaged, kept aside', async (_, damage) => {
+  const files = await cleanLog();
+  edit(files, damage);
+  const planted = files.peek(logPath);
+  expect(await found(files)).toEqual({ loss: 'damaged', blocks: all });
+  expect(files.peek(`${logPath}.damaged`).equals(planted)).toBe(true);
+});
+
+test('one header slot flipped: the other counts, nothing is missed', async () => {
+  for (const at of [200, 4096 + 200]) {
+    const files = await cleanLog();
+    edit(files, flip(at));
+    const { loss, blocks } = await found(files);
+    expect(loss === null ? blocks : all).toBeGreaterThanOrEqual(1);
+    expect([null, 'changed-behind']).toContain(loss);
+  }
+});
+
+test('a rotten sector in the newest activity slot does not bring the older one back', async () => {
+  for (const at of [8192 + 64, 16_384 + 64, 8192 + 4096 + 64, 16_384 + 4096 + 64]) {
+    const files = await killedLog();
+    edit(files, flip(at));
+    expect(await found(files)).toEqual({ loss: null, blocks: 64 });
+  }
+});
+
+test('a torn chunk of a hot region is excused, of a cold one it is not', async () => {
+  const hot = await killedLog();
+  edit(hot, flip(chunksAt + chunkBytes + 20));
+  expect(await found(hot)).toEqual({ loss: null, blocks: 64 });
+  const cold = await killedLog();
+  edit(cold, flip(chunksAt + 2 * chunkBytes + 20));
+  expect((await found(cold)).loss).toBe('damaged');
+});
+
+test("another disk's log: foreign, kept aside", async () => {
+  const files = await cleanLog();
+  const theirs = files.peek(logPath);
+  expect(await found(files, { owner: 'web2/vda' })).toEqual({ loss: 'foreign', blocks: all });
+  expect(files.peek(`${logPath}.foreign`).equals(theirs)).toBe(true);
+});
+
+test('the image written behind a clean stop: changed-behind', async () => {
+  const files = await cleanLog();
+  files.plant(imagePath, files.peek(imagePath));
+  expect(await found(files)).toEqual({ loss: 'changed-behind', blocks: all });
+});
+
+test('the image replaced by another file, even after a kill: changed-behind', async () => {
+  const files = await killedLog();
+  const bytes = files.peek(imagePath);
+  await files.remove(imagePath);
+  files.plant(imagePath, bytes);
+  expect(await found(files)).toEqual({ loss: 'changed-behind', blocks: all });
+});
+
+test('the image grew: grown, all marked, the new size counts', async () => {
+  const files = await cleanLog();
+  files.plant(imagePath, Buffer.concat([files.peek(imagePath), Buffer.alloc(65_536)]));
+  expect(await found(files)).toEqual({ loss: 'grown', blocks: all + 1 });
+  expect((await found(files.kill())).loss).toBeNull();
+});
+
+test('the image shrank: refused as shrunk, the log untouched', async () => {
+  const files = await cleanLog();
+  const before = files.peek(logPath);
+  files.plant(imagePath, files.peek(imagePath).subarray(0, 4 * MiB));
+  await expect(openSim(files, true)).rejects.toMatchObject({ code: 'shrunk' });
+  expect(files.peek(logPath).equals(before)).toBe(true);
+});
+
+test('another format version: refused, the log untouched', async () => {
+  const files = await cleanLog();
+  edit(files, (bytes) => {
+    for (const at of [0, 4096]) {
+      bytes.writeUInt16LE(2, at + 4);
+      bytes.set(digest(bytes.subarray(at, at + 4064)), at + 4064);
+    }
+    return bytes;
+  });
+  const before = files.peek(logPath);
+  await expect(openSim(files, true)).rejects.toMatchObject({ code: 'wrong-version' });
+  expect(files.peek(logPath).equals(before)).toBe(true);
+});
+
+test('another block size: refused with the one that fits', async () => {
+  await expect(openSim(await cleanLog(), true, { blockSize: 131_072 })).rejects.toMatchObject({ code: 'bad-geometry' });
+});
+
+test('images that can not be: missing, odd size, odd block size', async () => {
+  const files = simWithImage();
+  await expect(openSim(files, false, { image: '/images/none.raw' })).rejects.toMatchObject({ code: 'not-found' });
+  await expect(openSim(files, false, { blockSize: 60_000 })).rejects.toMatchObject({ code: 'bad-geometry' });
+  files.plant(imagePath, Buffer.alloc(1000));
+  await expect(openSim(files, false)).rejects.toMatchObject({ code: 'bad-geometry' });
+});
+
+test('activations that come together share syncs; hot regions cost none', async () => {
+  const files = simWithImage();
+  const capture = await openSim(files, false);
+  await commitAll(capture);
+  const syncs = (): number => files.counts.get('datasync') ?? 0;
+  const before = syncs();
+  await Promise.all([0, 1, 2].map((region) => capture.write(Buffer.alloc(512, 1), region * 4 * MiB, false)));
+  expect(syncs() - before).toBe(1);
+  for (let index = 0; index < 50; index += 1) await capture.write(Buffer.alloc(512, 1), index * 9000, false);
+  expect(syncs() - before).toBe(1);
+});
+
+test('data is not issued before its region is durably hot', async () => {
+  const files = simWithImage();
+  const capture = await openSim(files, false);
+  await commitAll(capture);
+  let release = (): void => undefined;
+  const blocked = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  const step = files.step.bind(files);
+  files.step = async (operation, filePath) => {
+    if (operation === 'datasync' && filePath.startsWith(logPath)) await blocked;
+    await step(operation, filePath);
+  };
+  const write = capture.write(Buffer.alloc(512, 9), 0, false);
+  await turns();
+  expect(files.peek(imagePath)[0]).toBe(0);
+  release();
+  await write;
+  expect(files.peek(imagePath)[0]).toBe(9);
+});
+
+test('a region cools only after the image was synced behind it: power loss can not take back what was forgotten', async () => {
+  const files = simWithImage();
+  const capture = await openSim(files, false, { hotRegionsMax: 1 });
+  await commitAll(capture);
+  await capture.write(Buffer.alloc(512, 9), 0, false);
+  await commitAll(capture);
+  await capture.write(Buffer.alloc(512, 9), 4 * MiB, false);
+  await turns();
+  expect(files.inode(imagePath).durable[0]).toBe(9);
+});
+
+test('forgotten changes do not come back after a kill, though their regions are cold', async () => {
+  const files = simWithImage();
+  const capture = await openSim(files, false);
+  await commitAll(capture);
+  expect(await found(files.kill())).toEqual({ loss: null, blocks: 0 });
+});
+
+test('a mark by the target outlives a kill', async () => {
+  const files = simWithImage();
+  const capture = await openSim(files, false);
+  await commitAll(capture);
+  capture.mark(70, 0xffff);
+  await turns();
+  expect([...dirty(await openSim(files.kill(), true))]).toEqual([[70, 0xffff]]);
+});
+
+test('a log that can not be written is disowned: writers go on, a kill means lost, a stop in order leaves a true log', async () => {
+  for (const orderly of [false, true]) {
+    const files = simWithImage();
+    const capture = await openSim(files, false);
+    await commitAll(capture);
+    files.fault = (operation, filePath) =>
+      operation === 'write' && filePath.startsWith(logPath) ? systemError('ENOSPC') : null;
+    await capture.write(Buffer.alloc(512, 9), 4 * MiB, false);
+    await capture.write(Buffer.alloc(512, 9), 8 * MiB, false);
+    expect(capture.logFailure).toContain('ENOSPC');
+    files.fault = () => null;
+    if (orderly) await capture.close();
+    expect(await found(orderly ? files : files.kill())).toEqual(
+      orderly ? { loss: null, blocks: 2 } : { loss: 'lost', blocks: all },
+    );
+  }
+});
+
+test('a log that can neither be written, removed nor emptied: better no write than a log that lies', async () => {
+  const files = simWithImage();
+  const capture = await openSim(files, false);
+  await commitAll(capture);
+  files.fault = (operation, filePath) =>
+    filePath.startsWith('/state') && operation !== 'read' ? systemError('EROFS') : null;
+  await expect(capture.write(Buffer.alloc(512, 9), 4 * MiB, false)).rejects.toMatchObject({ code: 'EIO' });
+  expect(files.peek(imagePath)[4 * MiB]).toBe(0);
+});
+
+test('more regions under pinned writes than slots: all writers end, in order of arrival', async () => {
+  const files = simWithImage();
+  const capture = await openSim(files, false, { hotRegionsMax: 1 });
+  files.turnsMax = 3;
+  await Promise.all(
+    Array.from({ length: 60 }, (_, index) =>
+      capture.write(Buffer.alloc(512, 1), (index % regions) * 4 * MiB, index % 9 === 0),
+    ),
+  );
+  await capture.zero(0, 12 * MiB, false, true);
+  files.turnsMax = 0;
+  await capture.close();
+});
+
+test('a pin on a cooling region keeps it; a pinned one does not start to cool', () => {
+  const hot = new HotRegions(8, 2);
+  expect(hot.claim(3, 4)).toBe('activating');
+  expect(hot.tryPin(3, 3)).toBe(false);
+  hot.activated();
+  expect(hot.beginCooling(2)).toEqual([]);
+  hot.unpin(3, 4);
+  expect(hot.claim(5, 5)).toBe('no-room');
+  expect(hot.beginCooling(2)).toEqual([3, 4]);
+  expect(hot.tryPin(4, 4)).toBe(true);
+  expect(hot.endCooling([3, 4])).toBe(1);
+  expect([hot.isCold(3), hot.isCold(4), hot.used]).toEqual([true, false, 1]);
+});

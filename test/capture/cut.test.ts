@@ -1,0 +1,179 @@
+/** Cuts and copy-before-write, one rule at a time; the random walk over all of it is property.test.ts. */
+import { expect, test } from 'vitest';
+import { makeCutAll } from '../../src/capture/cut.ts';
+import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
+import { systemClock } from '../../src/kit/clock.ts';
+import { MiB } from '../../src/limits.ts';
+import { blockSize, commitAll, imagePath, openSim, pageSize, simWithImage, stillClock, turns } from './setup.ts';
+import { systemError, type SimFiles } from './sim-files.ts';
+
+const cutAll = makeCutAll(stillClock);
+
+/** Holds operations of one kind on the image until released. */
+function holdImage(files: SimFiles, operation: string): () => void {
+  const step = files.step.bind(files);
+  let release = (): void => undefined;
+  const held = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  files.step = async (name, filePath) => {
+    await step(name, filePath);
+    if (name === operation && filePath === imagePath) await held;
+  };
+  return () => {
+    files.step = step;
+    release();
+  };
+}
+
+async function quiet(
+  more: Parameters<typeof openSim>[2] = {},
+  seed = 1,
+): Promise<{ files: SimFiles; capture: NbdCapture }> {
+  const files = simWithImage(12 * MiB, seed);
+  const capture = await openSim(files, false, more);
+  await commitAll(capture);
+  return { files, capture };
+}
+
+const write = (capture: NbdCapture, byte: number, at: number, length = 100): Promise<void> =>
+  capture.write(Buffer.alloc(length, byte), at, false);
+
+async function readBlock(capture: NbdCapture, block: number): Promise<Buffer> {
+  const into = Buffer.alloc(blockSize);
+  await capture.readBlock(block, into);
+  return into;
+}
+
+test('a write in flight across a swap is marked again when it ends', async () => {
+  const { files, capture } = await quiet();
+  const release = holdImage(files, 'write');
+  const writing = write(capture, 7, 0);
+  await turns();
+  expect(capture.swap()).toBe(1);
+  expect((await readBlock(capture, 0))[0]).toBe(0);
+  capture.endSending();
+  await capture.forget();
+  expect(capture.currentBlocks).toBe(0);
+  release();
+  await writing;
+  expect(capture.currentMask(0)).toBe(1);
+});
+
+test('a cut waits for writes in flight, holds new ones, and counts what it contains', async () => {
+  const { files, capture } = await quiet();
+  const release = holdImage(files, 'write');
+  const before = write(capture, 1, 0);
+  await turns();
+  const cutting = cutAll([capture], 1000);
+  const after = write(capture, 2, 0);
+  await turns();
+  expect(capture.currentBlocks).toBe(1);
+  release();
+  const report = await cutting;
+  await Promise.all([before, after]);
+  expect(report?.writes).toEqual([1]);
+  expect(capture.writesAccepted).toBe(2);
+  expect((await readBlock(capture, 0))[0]).toBe(1);
+  expect(files.peek(imagePath)[0]).toBe(2);
+  expect(capture.currentMask(0)).toBe(1);
+});
+
+test('writes in flight past the deadline: no cut, nothing swapped on any disk, everybody goes on', async () => {
+  const one = await quiet();
+  const two = await quiet();
+  await write(two.capture, 1, 0);
+  const release = holdImage(one.files, 'write');
+  const slow = write(one.capture, 1, 0);
+  await turns();
+  const report = await makeCutAll(systemClock)([one.capture, two.capture], 20);
+  expect(report).toBeNull();
+  expect([one.capture.currentBlocks, two.capture.currentBlocks]).toEqual([1, 1]);
+  await write(two.capture, 2, blockSize);
+  release();
+  await slow;
+  const next = await cutAll([one.capture, two.capture], 1000);
+  expect(next?.writes).toEqual([1, 2]);
+});
+
+test('all disks are cut at one instant', async () => {
+  const [one, two] = [await quiet(), await quiet()];
+  const release = holdImage(two.files, 'write');
+  const slow = write(two.capture, 1, 0);
+  await turns();
+  const cutting = cutAll([one.capture, two.capture], 1000);
+  let ended = false;
+  const held = write(one.capture, 1, 0).then(() => {
+    ended = true;
+  });
+  await turns();
+  expect(ended).toBe(false);
+  release();
+  await Promise.all([cutting, held, slow]);
+  expect([one.capture.currentBlocks, two.capture.currentBlocks]).toEqual([1, 0]);
+});
+
+test.each([
+  ['in memory', 64 * MiB, 0],
+  ['in the scratch file', 0, 64 * MiB],
+])('old pages are kept %s, and only until their block is read', async (_, memory, scratch) => {
+  const { files, capture } = await quiet({ copyBeforeWriteMemoryBytes: memory, copyBeforeWriteScratchBytes: scratch });
+  await write(capture, 1, 0, 3 * blockSize);
+  await cutAll([capture], 1000);
+  await Promise.all([
+    write(capture, 2, 10),
+    write(capture, 3, 10),
+    write(capture, 4, pageSize - 5),
+    capture.zero(blockSize, blockSize, false, true),
+  ]);
+  for (const block of [0, 1, 2])
+    expect((await readBlock(capture, block)).equals(Buffer.alloc(blockSize, 1))).toBe(true);
+  const reads = files.counts.get('read');
+  await write(capture, 5, 0);
+  expect(files.counts.get('read')).toBe(reads);
+  capture.endSending();
+  expect(await files.list('/state')).toEqual(['vda.hrl']);
+});
+
+test('the bound of copy-before-write: the cut is void, the writer goes on, giving up brings everything back', async () => {
+  const { capture } = await quiet({ copyBeforeWriteMemoryBytes: pageSize, copyBeforeWriteScratchBytes: pageSize });
+  await write(capture, 1, 0, blockSize);
+  await cutAll([capture], 1000);
+  await write(capture, 2, 0, pageSize);
+  await write(capture, 2, 4 * pageSize, pageSize);
+  expect(capture.cutVoid).toBeNull();
+  await write(capture, 2, 8 * pageSize, pageSize);
+  expect(capture.cutVoid).toContain('bound');
+  await expect(readBlock(capture, 0)).rejects.toMatchObject({ code: 'cut-void' });
+  expect(() => capture.endSending()).toThrow();
+  capture.giveUp();
+  expect([capture.cutVoid, capture.currentMask(0)]).toEqual([null, 0xffff]);
+});
+
+test('a scratch file that can not be written voids the cut, not the write', async () => {
+  const { files, capture } = await quiet({ copyBeforeWriteMemoryBytes: 0 });
+  await write(capture, 1, 0);
+  await cutAll([capture], 1000);
+  files.fault = (_, filePath) => (filePath.endsWith('.scratch') ? systemError('ENOSPC') : null);
+  await write(capture, 2, 0);
+  expect(capture.cutVoid).toContain('ENOSPC');
+});
+
+test('an image error reaches the writer, and the block stays marked', async () => {
+  const { files, capture } = await quiet();
+  files.fault = (operation, filePath) =>
+    operation === 'write' && filePath === imagePath ? systemError('ENOSPC') : null;
+  await expect(write(capture, 1, 0)).rejects.toMatchObject({ code: 'ENOSPC' });
+  expect(capture.currentMask(0)).toBe(1);
+});
+
+test('after close every request is refused with ESHUTDOWN, and the lock is free again', async () => {
+  let released = 0;
+  const { capture } = await quiet({
+    lock: () => Promise.resolve({ release: () => Promise.resolve(void (released += 1)) }),
+  });
+  await Promise.all([capture.close(), capture.close()]);
+  await expect(write(capture, 1, 0)).rejects.toMatchObject({ code: 'ESHUTDOWN' });
+  await expect(capture.read(Buffer.alloc(1), 0)).rejects.toMatchObject({ code: 'ESHUTDOWN' });
+  expect(released).toBe(1);
+});
