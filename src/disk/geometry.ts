@@ -22,14 +22,24 @@ export function geometryOf(size: number, blockSize: number): Geometry {
     throw new Problem('bad-geometry', message, { remedy });
   };
   if (!Number.isSafeInteger(size) || size <= 0 || size % sectorBytes !== 0) {
-    refuse(`disk size ${size} is not a positive multiple of ${sectorBytes} bytes`, `grow the image to a multiple of ${sectorBytes} (truncate -s)`);
+    refuse(
+      `disk size ${size} is not a positive multiple of ${sectorBytes} bytes`,
+      `grow the image to a multiple of ${sectorBytes} (truncate -s)`,
+    );
   }
   const powerOfTwo = Number.isSafeInteger(blockSize) && blockSize > 0 && Number.isInteger(Math.log2(blockSize));
   if (!powerOfTwo || blockSize < blockBytesMin || blockSize > blockBytesMax) {
-    refuse(`block size ${blockSize} is not a power of two from ${blockBytesMin} to ${blockBytesMax}`, 'use 65536 unless you measured otherwise');
+    refuse(
+      `block size ${blockSize} is not a power of two from ${blockBytesMin} to ${blockBytesMax}`,
+      'use 65536 unless you measured otherwise',
+    );
   }
   const blockCount = Math.ceil(size / blockSize);
-  if (blockCount > blockCountMax) refuse(`a disk of ${size} bytes has more than ${blockCountMax} blocks of ${blockSize}`, 'choose a larger block size');
+  if (blockCount > blockCountMax)
+    refuse(
+      `a disk of ${size} bytes has more than ${blockCountMax} blocks of ${blockSize}`,
+      'choose a larger block size',
+    );
   return { size, blockSize, pageSize: blockSize / pagesPerBlock, blockCount };
 }
 

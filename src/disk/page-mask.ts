@@ -22,7 +22,13 @@ export function maskOfRange(geometry: Geometry, block: number, offset: number, l
 }
 
 /** Copies the pages of `mask` out of a whole block, one after another, into `into` at `at`. Returns the bytes copied. */
-export function gatherPages(blockBytes: Uint8Array, mask: number, pageSize: number, into: Uint8Array, at: number): number {
+export function gatherPages(
+  blockBytes: Uint8Array,
+  mask: number,
+  pageSize: number,
+  into: Uint8Array,
+  at: number,
+): number {
   if (mask === fullMask) {
     into.set(blockBytes, at);
     return blockBytes.byteLength;

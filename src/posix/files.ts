@@ -7,7 +7,20 @@
  *  2. A failed `datasync` is final (C4): the file remembers it and refuses every later write and datasync.
  *  3. `replaceFile` is the full dance: temporary name, write, fsync, rename, fsync of the directory.
  */
-import { closeSync, constants, fdatasync, fstatSync, fsync, ftruncate, openSync, read, readSync, write, writev, writeSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  fdatasync,
+  fstatSync,
+  fsync,
+  ftruncate,
+  openSync,
+  read,
+  readSync,
+  write,
+  writev,
+  writeSync,
+} from 'node:fs';
 import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { promisify } from 'node:util';
@@ -187,7 +200,9 @@ class PosixFile implements File {
 
   #refuseAfterFailedSync(): void {
     if (this.#syncFailed) {
-      throw new Problem('sync-failed', `${this.path}: an earlier sync failed, the file is given up`, { cause: this.#syncFailed });
+      throw new Problem('sync-failed', `${this.path}: an earlier sync failed, the file is given up`, {
+        cause: this.#syncFailed,
+      });
     }
   }
 }
