@@ -3,8 +3,8 @@
  * `bad-certificate` out. That the certificate is signed by the site's authority and meant for this use is TLS's check, made before.
  *
  *  1. Exactly one SAN of our scheme, and it matches as a whole: nothing is cut off, decoded, or compared without regard to case.
- *  2. The text form of SANs quotes what could be mistaken for a separator. Our authority never signs such a name, so a quote
- *     anywhere refuses the certificate: no name can smuggle in a second one.
+ *  2. Node's text form of SANs quotes and escapes what could be mistaken for a separator. Our authority never signs such a name,
+ *     so a quote anywhere refuses the certificate: that no name can smuggle in a second one shall not hang on one escape.
  *  3. The time of validity is checked here once more, against the clock that was handed in: a resumed session or a wrong
  *     library default must not make an expired certificate good.
  */

@@ -194,6 +194,7 @@ describe('a silent peer is closed at its deadline', () => {
     expect(await client.closed).toMatchObject({ by: 'peer', code: 4009 });
     expect(await (await quick.accepted()).closed).toMatchObject({ by: 'deadline', code: 4009 });
     const lively = await dial(quick.listener.port, agent);
+    lively.onFrame(() => undefined);
     await lively.send(Buffer.alloc(8));
     await new Promise((resolve) => setTimeout(resolve, 500));
     expect(quick.listener.connections).toBe(1);
