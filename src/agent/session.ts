@@ -37,7 +37,7 @@ export type PointAnswer =
 type Waiting<T> = PromiseWithResolvers<T>;
 
 type State =
-  | { readonly kind: 'greeting'; readonly welcomed: Waiting<void> }
+  | { readonly kind: 'greeting'; readonly welcomed: Waiting<undefined> }
   | {
       readonly kind: 'opening';
       readonly disk: ReplicaDisk;
@@ -79,7 +79,7 @@ export class Session {
     this.#events = options.events;
     this.#clock = options.clock;
     this.ended = this.#ended.promise;
-    this.#state = { kind: 'greeting', welcomed: Promise.withResolvers<void>() };
+    this.#state = { kind: 'greeting', welcomed: Promise.withResolvers<undefined>() };
     this.#heartbeat = new Heartbeat(this.#connection, this.#clock);
     this.#connection.onFrame((message) => {
       this.#receive(message);
@@ -242,7 +242,7 @@ export class Session {
       case frameType.welcome:
         if (this.#state.kind !== 'greeting') throw protocolError('WELCOME twice');
         decodeWelcome(frame.body);
-        this.#state.welcomed.resolve();
+        this.#state.welcomed.resolve(undefined);
         return;
       case frameType.opened:
       case frameType.leaves:

@@ -8,6 +8,7 @@ import { makeCutAll } from '../capture/cut.ts';
 import { openNbdCapture } from '../capture/nbd-open.ts';
 import type { NbdCapture } from '../capture/nbd-splitter.ts';
 import type { Running } from '../cli/roles.ts';
+import type { Report } from '../control/schemas.ts';
 import { agentDefaults, type AgentConfig, type DiskConfig } from '../config.ts';
 import { merkleHashes } from '../kernels/hash.ts';
 import { Problem } from '../kit/problem.ts';
@@ -21,7 +22,7 @@ import { connect } from '../transport/client.ts';
 import type { Credentials } from '../transport/credentials.ts';
 import { loadCredentials } from '../transport/credentials.ts';
 import { lockIdentity, RoleBuilder, type Closers, type Parts } from './parts.ts';
-import { controlLink, type ControlLink } from './control-link.ts';
+import { controlLink } from './control-link.ts';
 
 interface OpenDisk {
   readonly capture: NbdCapture;
@@ -42,7 +43,7 @@ async function openDisk(parts: Parts, config: AgentConfig, disk: DiskConfig, blo
     blockSize,
     stateDirectory: config.data,
     hadLog: state !== null,
-    lock: (image, identity) => acquireLock(files, clock, image, lockIdentity(clock, `agent of ${identity}`)),
+    lock: (image) => acquireLock(files, clock, image, lockIdentity(clock, `agent of ${owner}`)),
   });
   try {
     if (state === null) await writeDiskState(files, config.data, disk.name, { format: 1, diskId: null, point: null });
@@ -97,7 +98,7 @@ function readiness(report: AgentReport): Readiness {
 }
 
 /** What the control API is told (`control/schemas.ts`). */
-function reportOf(parts: Parts, report: AgentReport): Parameters<ControlLink['report']>[0] {
+function reportOf(parts: Parts, report: AgentReport): Report {
   const connected = report.state === 'idle' || report.state === 'cycling';
   const problems =
     report.reason === ''
@@ -132,7 +133,7 @@ export function startAgent(parts: Parts, config: AgentConfig): Promise<Running> 
   return RoleBuilder.build(async (builder) => {
     const credentials = await loadCredentials(files, config.credentials, clock.wallMs());
     checkName(config, credentials);
-    const link = await controlLink(parts, config, credentials, logger);
+    const link = controlLink(parts, config, credentials, logger);
     builder.closers.add(() => {
       link.close();
     });

@@ -5,6 +5,7 @@
 import type { RoleCommon } from '../config.ts';
 import { ControlClient } from '../control/client.ts';
 import type { Policy, Report } from '../control/schemas.ts';
+import type { Clock, Timer } from '../kit/clock.ts';
 import { messageOf } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
@@ -18,8 +19,6 @@ export interface ReportAnswer {
 export interface ControlLink {
   /** Asks once, then keeps asking; the function it gives tells the newest policy known. */
   policy(): Promise<() => Policy | null>;
-  /** Sends one report; null when control could not be reached. */
-  report(report: Report): Promise<ReportAnswer | null>;
   /** Sends what `make` gives, again and again, one at a time. */
   reportEvery(make: () => Report | Promise<Report>, answered?: (answer: ReportAnswer) => void): void;
   close(): void;
@@ -27,72 +26,80 @@ export interface ControlLink {
 
 const withoutControl: ControlLink = {
   policy: () => Promise.resolve(() => null),
-  report: () => Promise.resolve(null),
   reportEvery: () => undefined,
   close: () => undefined,
 };
 
-export async function controlLink(
-  parts: Parts,
-  common: RoleCommon,
-  credentials: Credentials,
-  logger: Logger,
-): Promise<ControlLink> {
-  await Promise.resolve();
+class RealLink implements ControlLink {
+  readonly #client: ControlClient;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #timers: Timer[] = [];
+  #reachable = true;
+
+  constructor(client: ControlClient, clock: Clock, logger: Logger) {
+    this.#client = client;
+    this.#clock = clock;
+    this.#logger = logger;
+  }
+
+  async policy(): Promise<() => Policy | null> {
+    let newest: Policy | null = null;
+    const ask = async (): Promise<void> => {
+      const answer = await this.#attempt('asking for the policy', () => this.#client.call('getAgentConfig'));
+      if (answer) newest = answer.value.policy;
+    };
+    await ask();
+    this.#every(limits.control.policyPollMs, ask);
+    return () => newest;
+  }
+
+  reportEvery(make: () => Report | Promise<Report>, answered?: (answer: ReportAnswer) => void): void {
+    const send = async (): Promise<void> => {
+      const answer = await this.#attempt('reporting', async () => this.#client.call('report', { body: await make() }));
+      if (answer) answered?.(answer.value);
+    };
+    void send();
+    this.#every(limits.control.reportEveryMs, send);
+  }
+
+  close(): void {
+    for (const timer of this.#timers) timer.cancel();
+    this.#client.close();
+  }
+
+  /** Never rejects. Logs only when it changes, so that a control that is away for days does not fill the log. */
+  async #attempt<T>(what: string, call: () => Promise<T>): Promise<T | null> {
+    try {
+      const value = await call();
+      if (!this.#reachable) this.#logger.info({}, 'control can be reached again');
+      this.#reachable = true;
+      return value;
+    } catch (error) {
+      if (this.#reachable)
+        this.#logger.warn({ reason: messageOf(error) }, `control: ${what} failed; data keeps flowing`);
+      this.#reachable = false;
+      return null;
+    }
+  }
+
+  /** One run at a time; `run` never rejects. */
+  #every(ms: number, run: () => Promise<void>): void {
+    let busy = false;
+    const timer = this.#clock.every(ms, () => {
+      if (busy) return;
+      busy = true;
+      void run().then(() => {
+        busy = false;
+      });
+    });
+    this.#timers.push(timer);
+  }
+}
+
+export function controlLink(parts: Parts, common: RoleCommon, credentials: Credentials, logger: Logger): ControlLink {
   if (common.controlUrl === undefined) return withoutControl;
   const { clock } = parts;
   const client = new ControlClient({ url: common.controlUrl, access: { kind: 'role', credentials }, clock });
-  const timers: { cancel(): void }[] = [];
-  let reachable = true;
-  /** Logs only when it changes, so that a control that is away for days does not fill the log. */
-  const attempt = async <T>(what: string, call: () => Promise<T>): Promise<T | null> => {
-    try {
-      const value = await call();
-      if (!reachable) logger.info({}, 'control can be reached again');
-      reachable = true;
-      return value;
-    } catch (error) {
-      if (reachable) logger.warn({ reason: messageOf(error) }, `control: ${what} failed; data keeps flowing`);
-      reachable = false;
-      return null;
-    }
-  };
-  const everyFreely = (ms: number, run: () => Promise<void>): void => {
-    let busy = false;
-    timers.push(
-      clock.every(ms, () => {
-        if (busy) return;
-        busy = true;
-        void run().finally(() => {
-          busy = false;
-        });
-      }),
-    );
-  };
-  const link: ControlLink = {
-    async policy() {
-      let newest: Policy | null = null;
-      const ask = async (): Promise<void> => {
-        const answer = await attempt('asking for the policy', () => client.call('getAgentConfig'));
-        if (answer) newest = answer.value.policy;
-      };
-      await ask();
-      everyFreely(limits.control.policyPollMs, ask);
-      return () => newest;
-    },
-    report: (report) => attempt('reporting', async () => (await client.call('report', { body: report })).value),
-    reportEvery(make, answered) {
-      const send = async (): Promise<void> => {
-        const answer = await link.report(await make());
-        if (answer) answered?.(answer);
-      };
-      void send().catch(() => undefined);
-      everyFreely(limits.control.reportEveryMs, send);
-    },
-    close() {
-      for (const timer of timers) timer.cancel();
-      client.close();
-    },
-  };
-  return link;
+  return new RealLink(client, clock, logger);
 }

@@ -70,7 +70,7 @@ export function protect(parts: Parts, request: ProtectRequest): Promise<ProtectR
     const wanted = Object.fromEntries(Object.entries(change).filter(([, value]) => value !== undefined));
     const oldPolicy = await existing(() => client.call('getPolicy', { name: policy }));
     if (oldPolicy === null || Object.keys(wanted).length > 0) {
-      const { name: _name, ...before } = oldPolicy?.value ?? { name: policy };
+      const before = Object.fromEntries(Object.entries(oldPolicy?.value ?? {}).filter(([key]) => key !== 'name'));
       const ifMatch = oldPolicy?.version;
       await client.call('putPolicy', {
         name: policy,

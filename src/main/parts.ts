@@ -39,15 +39,16 @@ export class Closers {
   }
 
   async #run(): Promise<void> {
-    let failure: unknown;
+    const failures: unknown[] = [];
     for (const step of this.#steps.reverse()) {
       try {
         await step();
       } catch (error) {
-        failure ??= error;
+        failures.push(error);
       }
     }
-    if (failure !== undefined) throw failure;
+    const [first] = failures;
+    if (failures.length > 0) throw first instanceof Error ? first : new Error(String(first));
   }
 }
 

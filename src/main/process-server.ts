@@ -59,7 +59,7 @@ export function startProcessServer(parts: Parts, config: ProcessServerConfig): P
     builder.reachable('agents', formatAddress({ host: config.listen.host, port: listener.port }));
     registerProcessServerSeries(builder.registry, server);
     await builder.observe(parts, config, logger, () => ({ ready: true, reasons: [] }));
-    const link = await controlLink(parts, config, credentials, logger);
+    const link = controlLink(parts, config, credentials, logger);
     builder.closers.add(() => {
       link.close();
     });

@@ -2,8 +2,6 @@
 import * as path from 'node:path';
 import type { Running } from '../cli/roles.ts';
 import type { TargetConfig } from '../config.ts';
-import type { PointReport, TargetReport } from '../control/schemas.ts';
-import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { Readiness } from '../observe/server.ts';
 import type { MachineStore } from '../store/machine-store.ts';
@@ -15,9 +13,10 @@ import { Target } from '../target/target.ts';
 import { formatAddress } from '../transport/address.ts';
 import { loadCredentials } from '../transport/credentials.ts';
 import { listen } from '../transport/server.ts';
-import { controlLink, type ReportAnswer } from './control-link.ts';
+import { controlLink } from './control-link.ts';
 import { lockIdentity, RoleBuilder, type Parts } from './parts.ts';
 import { readBootId } from './boot-id.ts';
+import { TargetReporter } from './target-report.ts';
 
 async function openVault(parts: Parts, config: TargetConfig, data: DataDirectory): Promise<Vault> {
   const { files, random } = parts;
@@ -54,102 +53,6 @@ async function openMachine(
   return opened.store;
 }
 
-function pointReport(store: MachineStore, number: number): PointReport | null {
-  const view = store.points;
-  const point = view.point(number);
-  if (!point) return null;
-  return {
-    point: number,
-    cutTimeMs: Math.round(point.cutTimeMs),
-    committedMs: Math.round(point.committedMs),
-    provenMs: Math.round(view.proven.get(number)?.atMs ?? Number.NaN) || null,
-    consistency: point.consistency,
-    damaged: view.stateOf(number) === 'damaged',
-    disks: point.disks.map(({ no, size, root }) => ({
-      name: store.disks.find((disk) => disk.no === no)?.name ?? `disk-${no}`,
-      size,
-      root,
-    })),
-  };
-}
-
-/** What the control API is told: points it does not have yet, and those that changed since. */
-function machineReport(
-  store: MachineStore,
-  known: number | null,
-  changed: ReadonlySet<number>,
-): TargetReport['machines'][number] {
-  const view = store.points;
-  const marks = (disk: number, provenOnly: boolean): { point: number; cutTimeMs: number } | null => {
-    const found = view.points.findLast(
-      ({ point, disks }) => disks.some(({ no }) => no === disk) && (!provenOnly || view.stateOf(point) === 'proven'),
-    );
-    return found ? { point: found.point, cutTimeMs: Math.round(found.cutTimeMs) } : null;
-  };
-  const numbers = view.points.map(({ point }) => point).filter((point) => point > (known ?? 0) || changed.has(point));
-  let damagedBlocks = 0;
-  for (const disk of store.disks) damagedBlocks += disk.blocksToRepair().length;
-  return {
-    name: store.machine,
-    oldestPoint: view.points[0]?.point ?? null,
-    damagedBlocks,
-    disks: store.disks.map((disk) => ({
-      name: disk.name,
-      size: disk.geometry.size,
-      committed: marks(disk.no, false),
-      proven: marks(disk.no, true),
-    })),
-    points: numbers
-      .slice(0, limits.control.pointsPerReportMax)
-      .map((number) => pointReport(store, number))
-      .filter((report) => report !== null),
-  };
-}
-
-/** Makes the target's reports, remembering what control already has. */
-class Reporter {
-  readonly #known = new Map<string, number | null>();
-  /** Points told as committed only, which may be proven or damaged meanwhile. */
-  readonly #open = new Map<string, Set<number>>();
-
-  make(parts: Parts, target: Target, recoveryFileWritten: boolean, freeBytes: number): TargetReport {
-    const machines = [...target.stores()].map(([name, store]) => {
-      const told = this.#open.get(name) ?? new Set<number>();
-      const changed = new Set([...told].filter((point) => store.points.stateOf(point) !== 'committed'));
-      const report = machineReport(store, this.#known.get(name) ?? null, changed);
-      this.#open.set(
-        name,
-        new Set(
-          [...told, ...report.points.map(({ point }) => point)].filter(
-            (point) => store.points.stateOf(point) === 'committed',
-          ),
-        ),
-      );
-      return report;
-    });
-    const full = [...target.stores()].filter(([, store]) => store.full);
-    return {
-      role: 'target',
-      atMs: Math.round(parts.clock.wallMs()),
-      version: parts.version,
-      problems: full.map(([machine]) => ({
-        code: 'full',
-        message: `the target has no space left for ${machine}; acknowledging has stopped`,
-        remedy: 'free some space on the file system of its directory; replication goes on by itself',
-        retryable: true,
-        machine,
-      })),
-      recoveryFileWritten,
-      freeBytes,
-      machines,
-    };
-  }
-
-  answered(answer: ReportAnswer): void {
-    for (const { name, newestPoint } of answer.machines) this.#known.set(name, newestPoint);
-  }
-}
-
 function readiness(target: Target): Readiness {
   const full = [...target.stores()]
     .filter(([, store]) => store.full)
@@ -157,32 +60,39 @@ function readiness(target: Target): Readiness {
   return { ready: full.length === 0, reasons: full };
 }
 
-export function startTarget(parts: Parts, config: TargetConfig): Promise<Running> {
+async function openTarget(
+  parts: Parts,
+  logger: Logger,
+  builder: RoleBuilder,
+  data: DataDirectory,
+  vault: Vault,
+): Promise<Target> {
   const { files, clock, version } = parts;
+  const bootId = await readBootId(files);
+  const fatal = (error: unknown): void => {
+    builder.fail(error);
+  };
+  const target = new Target({
+    version,
+    clock,
+    logger,
+    openMachine: (machine) => openMachine(parts, logger, { data, vault, bootId, fatal }, machine),
+    machines: () => listMachines(files, data.path),
+  });
+  builder.closers.add(() => target.close());
+  await target.start();
+  return target;
+}
+
+export function startTarget(parts: Parts, config: TargetConfig): Promise<Running> {
+  const { files, clock } = parts;
   const logger = parts.loggerOf(config, 'target');
   return RoleBuilder.build(async (builder) => {
     const credentials = await loadCredentials(files, config.credentials, clock.wallMs());
     const data = await openDataDirectory({ files, clock, path: config.data, identity: lockIdentity(clock, 'target') });
     builder.closers.add(() => data.close());
     const vault = await openVault(parts, config, data);
-    const bootId = await readBootId(files);
-    const store = {
-      data,
-      vault,
-      bootId,
-      fatal: (error: unknown) => {
-        builder.fail(error);
-      },
-    };
-    const target = new Target({
-      version,
-      clock,
-      logger,
-      openMachine: (machine) => openMachine(parts, logger, store, machine),
-      machines: () => listMachines(files, config.data),
-    });
-    builder.closers.add(() => target.close());
-    await target.start();
+    const target = await openTarget(parts, logger, builder, data, vault);
     const listener = await listen({
       ...config.listen,
       credentials,
@@ -202,11 +112,11 @@ export function startTarget(parts: Parts, config: TargetConfig): Promise<Running
     }
     registerTargetSeries(builder.registry, target);
     await builder.observe(parts, config, logger, () => readiness(target));
-    const link = await controlLink(parts, config, credentials, logger);
+    const link = controlLink(parts, config, credentials, logger);
     builder.closers.add(() => {
       link.close();
     });
-    const reporter = new Reporter();
+    const reporter = new TargetReporter();
     link.reportEvery(
       async () =>
         reporter.make(

@@ -20,7 +20,7 @@ import type { LeafPair } from '../wire/leaves.ts';
 import { decodeSealedHeader, decodeSealedRows, sealedHeaderBytes } from '../wire/sealed.ts';
 import { epochOf } from '../wire/seq.ts';
 import type { LeafFile } from './leaf-file.ts';
-import type { MachineLog } from './machine-log.ts';
+import type { MachineLog, NewLayer } from './machine-log.ts';
 import type { DiskKeys } from './vault.ts';
 
 export interface CommittedDisk {
@@ -29,16 +29,6 @@ export interface CommittedDisk {
   readonly size: number;
   /** Hex. */
   readonly root: string;
-}
-
-export interface NewLayer {
-  readonly seq: number;
-  readonly kind: 'initial' | 'delta' | 'resync';
-  readonly base: number | null;
-  readonly salt: Uint8Array;
-  readonly keyVersion: number;
-  /** The session's epoch; the layer's must be the same. */
-  readonly epoch: number;
 }
 
 export interface AcceptedBatch {

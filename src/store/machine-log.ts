@@ -8,12 +8,21 @@
  */
 import { Serial } from '../kit/serial.ts';
 import type { SealedRow } from '../wire/sealed.ts';
-import type { NewLayer } from './disk-store.ts';
 import type { LeafPair } from '../wire/leaves.ts';
 import type { IndexReader } from './index-reader.ts';
 import type { RecordIndex } from './record-index.ts';
 import { encodeLayerBody, entryHeaderBytes, type Position } from './segment-format.ts';
 import type { SegmentLog } from './segment-log.ts';
+
+export interface NewLayer {
+  readonly seq: number;
+  readonly kind: 'initial' | 'delta' | 'resync';
+  readonly base: number | null;
+  readonly salt: Uint8Array;
+  readonly keyVersion: number;
+  /** The session's epoch; the layer's must be the same. */
+  readonly epoch: number;
+}
 
 export interface NewBatch {
   readonly seq: number;

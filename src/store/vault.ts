@@ -132,8 +132,8 @@ export class Vault {
 
   /** Fresh keys for a new version of a disk. */
   newDiskKeys(): DiskKeys {
-    const { bytes } = this.#random;
-    return { diskKey: new Uint8Array(bytes(keyBytes)), leafKey: new Uint8Array(bytes(keyBytes)) };
+    const fresh = (): Uint8Array => new Uint8Array(this.#random.bytes(keyBytes));
+    return { diskKey: fresh(), leafKey: fresh() };
   }
 
   /** nonce (24) ‖ ciphertext (48); bound to disk, version and purpose. */

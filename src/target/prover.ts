@@ -43,12 +43,16 @@ export class Prover {
     await this.#running;
   }
 
+  #stopped(): boolean {
+    return this.#stop.signal.aborted;
+  }
+
   async #run(): Promise<void> {
     const { store, logger } = this.#options;
-    while (this.#again && !this.#stop.signal.aborted) {
+    while (this.#again && !this.#stopped()) {
       this.#again = false;
       for (const point of store.unprovenPoints()) {
-        if (this.#stop.signal.aborted) return;
+        if (this.#stopped()) return;
         try {
           await this.#prove(point);
         } catch (error) {
@@ -69,7 +73,7 @@ export class Prover {
       const reader = store.readerAt(disk, point);
       let sinceTurn = 0;
       for await (const block of store.blocksOf(disk, point)) {
-        if (this.#stop.signal.aborted) return;
+        if (this.#stopped()) return;
         try {
           await reader.readBlock(block, into);
         } catch (error) {

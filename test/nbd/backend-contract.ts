@@ -108,6 +108,11 @@ function readingRules(open: Open): void {
     expect(whole.subarray(100, 9_000).equals(content.subarray(777, 777 + 8_900))).toBe(true);
   });
 
+  sharedRules(open);
+}
+
+/** Rules for reading that are about more than bytes. */
+function sharedRules(open: Open): void {
   test('extents cover the range, differ from their neighbours and never call data zero', async () => {
     const content = patchyContent(oddSize, 4);
     const backend = await open(content);

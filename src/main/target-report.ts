@@ -1,0 +1,103 @@
+/** What a target tells the control API (`control/schemas.ts`): the points control does not have yet, and those that changed since. */
+import type { PointReport, TargetReport } from '../control/schemas.ts';
+import { limits } from '../limits.ts';
+import type { MachineStore } from '../store/machine-store.ts';
+import type { Target } from '../target/target.ts';
+import type { ReportAnswer } from './control-link.ts';
+import type { Parts } from './parts.ts';
+
+function pointReport(store: MachineStore, number: number): PointReport | null {
+  const view = store.points;
+  const point = view.point(number);
+  if (!point) return null;
+  return {
+    point: number,
+    cutTimeMs: Math.round(point.cutTimeMs),
+    committedMs: Math.round(point.committedMs),
+    provenMs: Math.round(view.proven.get(number)?.atMs ?? Number.NaN) || null,
+    consistency: point.consistency,
+    damaged: view.stateOf(number) === 'damaged',
+    disks: point.disks.map(({ no, size, root }) => ({
+      name: store.disks.find((disk) => disk.no === no)?.name ?? `disk-${no}`,
+      size,
+      root,
+    })),
+  };
+}
+
+/** What the control API is told: points it does not have yet, and those that changed since. */
+function machineReport(
+  store: MachineStore,
+  known: number | null,
+  changed: ReadonlySet<number>,
+): TargetReport['machines'][number] {
+  const view = store.points;
+  const marks = (disk: number, provenOnly: boolean): { point: number; cutTimeMs: number } | null => {
+    const found = view.points.findLast(
+      ({ point, disks }) => disks.some(({ no }) => no === disk) && (!provenOnly || view.stateOf(point) === 'proven'),
+    );
+    return found ? { point: found.point, cutTimeMs: Math.round(found.cutTimeMs) } : null;
+  };
+  const numbers = view.points.map(({ point }) => point).filter((point) => point > (known ?? 0) || changed.has(point));
+  let damagedBlocks = 0;
+  for (const disk of store.disks) damagedBlocks += disk.blocksToRepair().length;
+  return {
+    name: store.machine,
+    oldestPoint: view.points[0]?.point ?? null,
+    damagedBlocks,
+    disks: store.disks.map((disk) => ({
+      name: disk.name,
+      size: disk.geometry.size,
+      committed: marks(disk.no, false),
+      proven: marks(disk.no, true),
+    })),
+    points: numbers
+      .slice(0, limits.control.pointsPerReportMax)
+      .map((number) => pointReport(store, number))
+      .filter((report) => report !== null),
+  };
+}
+
+/** Makes the target's reports, remembering what control already has. */
+export class TargetReporter {
+  readonly #known = new Map<string, number | null>();
+  /** Points told as committed only, which may be proven or damaged meanwhile. */
+  readonly #open = new Map<string, Set<number>>();
+
+  make(parts: Parts, target: Target, recoveryFileWritten: boolean, freeBytes: number): TargetReport {
+    const machines = [...target.stores()].map(([name, store]) => {
+      const told = this.#open.get(name) ?? new Set<number>();
+      const changed = new Set([...told].filter((point) => store.points.stateOf(point) !== 'committed'));
+      const report = machineReport(store, this.#known.get(name) ?? null, changed);
+      this.#open.set(
+        name,
+        new Set(
+          [...told, ...report.points.map(({ point }) => point)].filter(
+            (point) => store.points.stateOf(point) === 'committed',
+          ),
+        ),
+      );
+      return report;
+    });
+    const full = [...target.stores()].filter(([, store]) => store.full);
+    return {
+      role: 'target',
+      atMs: Math.round(parts.clock.wallMs()),
+      version: parts.version,
+      problems: full.map(([machine]) => ({
+        code: 'full',
+        message: `the target has no space left for ${machine}; acknowledging has stopped`,
+        remedy: 'free some space on the file system of its directory; replication goes on by itself',
+        retryable: true,
+        machine,
+      })),
+      recoveryFileWritten,
+      freeBytes,
+      machines,
+    };
+  }
+
+  answered(answer: ReportAnswer): void {
+    for (const { name, newestPoint } of answer.machines) this.#known.set(name, newestPoint);
+  }
+}
