@@ -6,6 +6,7 @@
  * Exit code 0: identical. 1: not identical, or an export was refused. 2: it could not be run.
  */
 import { Command } from 'commander';
+import { rmSync } from 'node:fs';
 import { copyFile, mkdir, mkdtemp, open, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
@@ -13,7 +14,7 @@ import { systemClock } from '../src/kit/clock.ts';
 import { connectNbd } from '../src/nbd/client.ts';
 import { firstDifference } from './demo/compare.ts';
 import { makeImage, requireSpace, type DemoImage } from './demo/image.ts';
-import { tidemark } from './demo/process.ts';
+import { endChildren, tidemark } from './demo/process.ts';
 import { Site } from './demo/site.ts';
 import { replay, Writer, type LoggedWrite } from './demo/writer.ts';
 
@@ -193,7 +194,7 @@ async function replicate(run: Run): Promise<{ points: readonly ListedPoint[]; fi
   const started = performance.now();
   await site.startAgent();
   const client = await connectNbd({ unixPath: site.socketOf(disk) }, { exportName: disk, clock: systemClock });
-  writer.start({ write: (data, offset) => client.write(data, offset) }, image.writableFrom, image.size, 4);
+  writer.start(client, { from: image.writableFrom, size: image.size, pauseMs: 4 });
   say('  the writer writes, the first cycle runs');
   const batchesBefore = await killMidCycle(site);
   await until('the first point', async () => ((await listPoints(site)).length > 0 ? true : undefined), 200);
@@ -278,6 +279,12 @@ async function main(options: Options): Promise<number> {
     intervalSeconds: 2,
     compression: 'lz4',
   });
+  const interrupted = (): void => {
+    endChildren();
+    rmSync(directory, { recursive: true, force: true });
+    process.exit(2);
+  };
+  process.once('SIGINT', interrupted).once('SIGTERM', interrupted);
   try {
     await requireSpace(directory, size * 7);
     say(`making a disk of ${Math.round(size / 1024 ** 2)} MiB`);

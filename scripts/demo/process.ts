@@ -1,6 +1,6 @@
 /**
  * Roles as child processes of the quickstart and of whole-product tests: started from the compiled tree, ended by process id, their CPU
- * time read from the operating system.
+ * time read from the operating system. What still runs when this process ends is ended with it.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
@@ -12,34 +12,65 @@ const mainPath = fileURLToPath(
   new URL(import.meta.url.endsWith('.ts') ? '../../dist/src/main.js' : '../../src/main.js', import.meta.url),
 );
 const clockTicksPerSecond = 100;
+const commandMsMax = 120_000;
+
+/** Children that were not seen to end yet. */
+const alive = new Set<ChildProcess>();
+
+/** SIGKILL to everything this process started and did not see end. */
+export function endChildren(): void {
+  for (const child of alive) child.kill('SIGKILL');
+}
+process.on('exit', endChildren);
+
+/** Starts the compiled command line. Without settings of the caller's environment, which a product test must not depend on. */
+function start(args: readonly string[], environment: Readonly<Record<string, string>> = {}): ChildProcess {
+  const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('TIDEMARK_'));
+  const env = { ...Object.fromEntries(inherited), ...environment };
+  const child = spawn(process.execPath, [mainPath, ...args], { stdio: ['pipe', 'pipe', 'pipe'], env });
+  alive.add(child);
+  child.on('close', () => alive.delete(child));
+  return child;
+}
 
 export interface CommandResult {
+  /** Exit code; 255 when a signal ended it. */
   readonly code: number;
   readonly stdout: string;
   readonly stderr: string;
 }
 
-/** Runs one `tidemark` command to its end. */
-export async function tidemark(
-  args: readonly string[],
-  options: { input?: string; echoErrors?: boolean } = {},
-): Promise<CommandResult> {
-  const child = spawn(process.execPath, [mainPath, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
-  let stdout = '';
-  let stderr = '';
-  child.stdout.on('data', (chunk: Buffer) => (stdout += chunk.toString()));
-  child.stderr.on('data', (chunk: Buffer) => {
-    stderr += chunk.toString();
-    if (options.echoErrors === true) process.stderr.write(chunk);
-  });
-  child.stdin.end(options.input ?? '');
-  const code = await new Promise<number>((resolve) => child.on('close', (status) => resolve(status ?? 255)));
-  return { code, stdout, stderr };
+export interface CommandOptions {
+  /** For standard input. */
+  readonly input?: string;
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
-/** As `tidemark`, and throws with what the command said when it failed. */
-export async function tidemarkOk(args: readonly string[], options: { input?: string } = {}): Promise<string> {
-  const result = await tidemark(args, options);
+export type CommandRunner = (args: readonly string[], options?: CommandOptions) => Promise<CommandResult>;
+
+/** Runs one `tidemark` command to its end; killed after two minutes. */
+export const tidemark: CommandRunner = async (args, options = {}) => {
+  const child = start(args, options.environment);
+  let stdout = '';
+  let stderr = '';
+  child.stdout?.on('data', (chunk: Buffer) => (stdout += chunk.toString()));
+  child.stderr?.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
+  // A command that ends without reading its input is no failure of this program.
+  child.stdin?.on('error', () => undefined);
+  child.stdin?.end(options.input ?? '');
+  const deadline = setTimeout(() => child.kill('SIGKILL'), commandMsMax);
+  const code = await new Promise<number>((resolve) => child.on('close', (status) => resolve(status ?? 255)));
+  clearTimeout(deadline);
+  return { code, stdout, stderr };
+};
+
+/** Runs with `run`, and throws with what the command said when it failed. */
+export async function commandOk(
+  run: CommandRunner,
+  args: readonly string[],
+  options: CommandOptions = {},
+): Promise<string> {
+  const result = await run(args, options);
   if (result.code !== 0)
     throw new Error(`tidemark ${args.join(' ')} ended with ${result.code}: ${result.stderr.trim()}`);
   return result.stdout;
@@ -62,7 +93,10 @@ export class RoleProcess {
   constructor(name: string, args: readonly string[], logFile: string) {
     this.name = name;
     const log = createWriteStream(logFile, { flags: 'a' });
-    this.#child = spawn(process.execPath, [mainPath, ...args, '--json'], { stdio: ['ignore', 'pipe', 'pipe'] });
+    log.on('error', () => undefined);
+    this.#child = start([...args, '--json']);
+    this.#child.stdin?.on('error', () => undefined);
+    this.#child.stdin?.end();
     this.#child.stderr?.pipe(log, { end: false });
     const running = Promise.withResolvers<readonly Reachable[]>();
     this.running = running.promise;

@@ -4,7 +4,7 @@
  */
 import { writeFile } from 'node:fs/promises';
 import * as path from 'node:path';
-import { RoleProcess, tidemarkOk } from './process.ts';
+import { commandOk, RoleProcess, tidemark, type CommandRunner } from './process.ts';
 
 export interface SiteDisk {
   readonly name: string;
@@ -17,13 +17,22 @@ export interface SiteOptions {
   readonly disks: readonly SiteDisk[];
   readonly intervalSeconds: number;
   readonly compression: 'lz4' | 'zstd' | 'off';
+  /** Whether the roles report to control; without, `tidemark status` knows nothing. Default false. */
+  readonly reporting?: boolean;
+  /** Runs the operator's commands. Default: the compiled command line. */
+  readonly run?: CommandRunner;
 }
+
+export type RoleName = 'control' | 'target' | 'process-server' | 'agent';
+type EnrolledRole = Exclude<RoleName, 'control'>;
 
 const anyPort = '127.0.0.1:0';
 
 export class Site {
   readonly options: SiteOptions;
-  readonly roles = new Map<'control' | 'target' | 'process-server' | 'agent', RoleProcess>();
+  readonly roles = new Map<RoleName, RoleProcess>();
+  /** Every process this site ever started. */
+  readonly #started: RoleProcess[] = [];
   /** CPU seconds of instances that were replaced or ended. */
   readonly #spentCpu = new Map<string, number>();
   #controlUrl = '';
@@ -50,70 +59,80 @@ export class Site {
     return this.#controlUrl;
   }
 
-  /** Control, then certificates for the other three. */
-  async enrollAll(): Promise<void> {
-    const control = this.#start('control', ['control', '--data', this.dir('control'), '--listen', anyPort]);
-    this.#controlUrl = await control.where('control API');
-    await this.#enroll('target', 'target-1');
-    await this.#enroll('process-server', 'ps-1');
-    await this.#enroll('agent', this.options.machine);
+  /** `host:port` of the running process server and target, for who wants to speak to them. */
+  get processServerAddress(): string {
+    return this.#processServerPort;
   }
 
-  async #enroll(role: 'target' | 'process-server' | 'agent', name: string): Promise<void> {
-    const operator = ['--control-url', this.#controlUrl, '--credentials', this.dir('control')];
-    const key = (await tidemarkOk(['token', 'create', ...operator, '--role', role, '--name', name])).trim();
-    const into = this.dir(`${role}.credentials`);
-    await tidemarkOk(
-      ['enroll', name, '--control-url', this.#controlUrl, '--role', role, '--key-file', '-', '--into', into],
-      { input: key },
-    );
+  get targetAddress(): string {
+    return this.#targetPort;
+  }
+
+  /** What an operator's command needs to reach control. */
+  get operator(): readonly string[] {
+    return ['--control-url', this.#controlUrl, '--credentials', this.dir('control')];
+  }
+
+  /** Control, then certificates for the other three. */
+  async enrollAll(): Promise<void> {
+    await this.startControl();
+    await this.enroll('target', 'target-1');
+    await this.enroll('process-server', 'ps-1');
+    await this.enroll('agent', this.options.machine);
+  }
+
+  async startControl(): Promise<RoleProcess> {
+    const listen = this.#controlUrl === '' ? anyPort : new URL(this.#controlUrl).host;
+    const args = ['control', '--data', this.dir('control'), '--listen', listen, '--metrics', anyPort];
+    const control = this.#start('control', args);
+    this.#controlUrl = await control.where('control API');
+    return control;
+  }
+
+  /** Certificate and key of a role, in `<into>`; by default where the role looks for them. */
+  async enroll(role: EnrolledRole, name: string, into = this.dir(`${role}.credentials`)): Promise<string> {
+    const run = this.options.run ?? tidemark;
+    const key = (await commandOk(run, ['token', 'create', ...this.operator, '--role', role, '--name', name])).trim();
+    const words = ['enroll', name, '--control-url', this.#controlUrl, '--role', role, '--key-file', '-'];
+    await commandOk(run, [...words, '--into', into], { input: key });
+    return into;
   }
 
   async startTarget(): Promise<RoleProcess> {
-    const args = [
-      'target',
-      '--data',
-      this.targetData,
-      '--listen',
-      this.#targetPort,
-      '--credentials',
-      this.dir('target.credentials'),
-    ];
-    const role = this.#start('target', [...args, '--metrics', anyPort]);
+    const words = ['target', '--data', this.targetData, '--listen', this.#targetPort];
+    const role = this.#start('target', [...words, ...this.#common('target')]);
     this.#targetPort = await role.where('process servers');
     return role;
   }
 
   async startProcessServer(): Promise<RoleProcess> {
-    const args = [
-      'process-server',
-      '--data',
-      this.dir('ps'),
-      '--listen',
-      this.#processServerPort,
+    const words = ['process-server', '--data', this.dir('ps'), '--listen', this.#processServerPort];
+    const role = this.#start('process-server', [
+      ...words,
       '--target',
       this.#targetPort,
-    ];
-    const role = this.#start('process-server', [
-      ...args,
-      '--credentials',
-      this.dir('process-server.credentials'),
-      '--metrics',
-      anyPort,
+      ...this.#common('process-server'),
     ]);
     this.#processServerPort = await role.where('agents');
     return role;
   }
 
-  async startAgent(): Promise<RoleProcess> {
+  /** Waits until it runs; `settings` replace or add to those of the site. */
+  async startAgent(settings: Readonly<Record<string, string | number>> = {}): Promise<RoleProcess> {
+    const config = await this.writeAgentConfig('agent.yaml', settings);
+    const words = ['agent', '--config', config, '--data', this.dir('agent')];
+    const role = this.#start('agent', [...words, ...this.#common('agent')]);
+    await role.running;
+    return role;
+  }
+
+  /** Configuration of this site's agent as a file, with some settings changed. */
+  async writeAgentConfig(name: string, settings: Readonly<Record<string, string | number>> = {}): Promise<string> {
     const { machine, disks, intervalSeconds, compression } = this.options;
-    const config = this.dir('agent.yaml');
+    const own = { machine, processServer: this.#processServerPort, intervalSeconds, compression, ...settings };
     const lines = [
       'agent:',
-      `  machine: ${machine}`,
-      `  processServer: ${this.#processServerPort}`,
-      `  intervalSeconds: ${intervalSeconds}`,
-      `  compression: ${compression}`,
+      ...Object.entries(own).map(([key, value]) => `  ${key}: ${value}`),
       '  disks:',
       ...disks.flatMap((disk) => [
         `    - name: ${disk.name}`,
@@ -121,42 +140,31 @@ export class Site {
         `      socket: ${this.socketOf(disk.name)}`,
       ]),
     ];
-    await writeFile(config, `${lines.join('\n')}\n`);
-    const args = [
-      'agent',
-      '--config',
-      config,
-      '--data',
-      this.dir('agent'),
-      '--credentials',
-      this.dir('agent.credentials'),
-    ];
-    const role = this.#start('agent', [...args, '--metrics', anyPort]);
-    await role.running;
-    return role;
+    await writeFile(this.dir(name), `${lines.join('\n')}\n`);
+    return this.dir(name);
   }
 
-  role(name: 'control' | 'target' | 'process-server' | 'agent'): RoleProcess {
+  role(name: RoleName): RoleProcess {
     const role = this.roles.get(name);
     if (!role) throw new Error(`${name} was not started`);
     return role;
   }
 
   /** All CPU seconds of a role so far, ended instances included. */
-  async cpuSeconds(name: 'target' | 'process-server' | 'agent'): Promise<number> {
+  async cpuSeconds(name: EnrolledRole): Promise<number> {
     return (this.#spentCpu.get(name) ?? 0) + (await this.role(name).cpuSeconds());
   }
 
   /** SIGKILL, and waits until it is gone. */
-  async kill(name: 'target' | 'process-server' | 'agent'): Promise<void> {
+  async kill(name: RoleName): Promise<void> {
     const role = this.role(name);
-    this.#spentCpu.set(name, await this.cpuSeconds(name));
+    if (name !== 'control') this.#spentCpu.set(name, await this.cpuSeconds(name));
     role.signal('SIGKILL');
     await role.exited();
   }
 
   /** The value of an unlabelled metric, or the sum over its labels; undefined when absent. */
-  async metric(name: 'target' | 'process-server' | 'agent', series: string): Promise<number | undefined> {
+  async metric(name: EnrolledRole, series: string): Promise<number | undefined> {
     const text = await fetch(await this.role(name).where('metrics')).then((response) => response.text());
     const values = text
       .split('\n')
@@ -168,11 +176,18 @@ export class Site {
   /** Ends everything that runs, agent first. */
   async stop(): Promise<void> {
     for (const name of ['agent', 'process-server', 'target', 'control'] as const) await this.roles.get(name)?.stop();
+    await Promise.all(this.#started.map((role) => role.stop()));
   }
 
-  #start(name: 'control' | 'target' | 'process-server' | 'agent', args: readonly string[]): RoleProcess {
+  #common(role: EnrolledRole): string[] {
+    const words = ['--credentials', this.dir(`${role}.credentials`), '--metrics', anyPort];
+    return this.options.reporting === true ? [...words, '--control-url', this.#controlUrl] : words;
+  }
+
+  #start(name: RoleName, args: readonly string[]): RoleProcess {
     const role = new RoleProcess(name, args, this.dir(`${name}.log`));
     this.roles.set(name, role);
+    this.#started.push(role);
     return role;
   }
 }
