@@ -15,6 +15,7 @@ import { Serial } from '../kit/serial.ts';
 import type { File, Files } from '../posix/files.ts';
 import { decodeRecord, encodeRecord, firstPreviousHash, recordFollows, type PointsEntry } from './points-record.ts';
 import { PointsView } from './points-view.ts';
+import { tornCopyName } from './torn-copy.ts';
 
 export interface PointsLogOptions {
   readonly files: Files;
@@ -129,7 +130,7 @@ export class PointsLog {
     }
     let repaired: PointsLog['repaired'] = null;
     if (tail === 'torn') {
-      const copy = `${path}.torn`;
+      const copy = await tornCopyName(files, path);
       await files.replaceFile(copy, bytes.subarray(length));
       repaired = { offset: length, copy };
     }

@@ -2,8 +2,7 @@
  * What `points.log` says, in memory: the points, who may write, what was proven, what was found damaged, why there are gaps.
  * Changed by its log alone, one durable record at a time.
  */
-import type { Extent, Position } from './segment-format.ts';
-import { endOfExtents } from './segment-format.ts';
+import { endOfExtents, latest, type Extent, type Position } from './segment-format.ts';
 import type { EpochBody, GapBody, PointBody, PointsEntry, ProvenBody } from './points-record.ts';
 
 /** `damaged` wins over `proven`: a proof looks at what its point changed, damage may sit in what it took over. */
@@ -14,6 +13,8 @@ export class PointsView {
   readonly #proven = new Map<number, ProvenBody>();
   readonly #damaged = new Map<number, Map<number, Set<number>>>();
   readonly #gaps: GapBody[] = [];
+  readonly #extents: Extent[] = [];
+  #mark: Position | null = null;
   #epoch: EpochBody | null = null;
 
   /** Ascending; point n is the n-th. */
@@ -54,12 +55,12 @@ export class PointsView {
 
   /** What all points rely on, for replay. */
   get extents(): readonly Extent[] {
-    return this.#points.flatMap((point) => point.extents);
+    return this.#extents;
   }
 
-  /** Where the next point's extents begin (`SegmentLog.extentsSince`). */
+  /** Where the next point's extents begin (`SegmentLog.extentsSince`); `null` before the first. */
   get mark(): Position | null {
-    return endOfExtents(this.extents);
+    return this.#mark;
   }
 
   /** Why the entry can not follow what is here; `null` when it can. */
@@ -89,6 +90,8 @@ export class PointsView {
         return;
       case 'point':
         this.#points.push(entry.body);
+        this.#extents.push(...entry.body.extents);
+        this.#mark = latest(this.#mark, endOfExtents(entry.body.extents));
         return;
       case 'proven':
         this.#proven.set(entry.body.point, entry.body);

@@ -78,8 +78,7 @@ export class SegmentFile {
 
   /** Gives the spare's space back. */
   async dropSpare(): Promise<void> {
-    const spare = await this.#spare;
-    this.#spare = null;
+    const spare = await this.#takeSpare();
     if (!spare) return;
     await spare.close().catch(() => undefined);
     await this.#options.files.remove(spare.path).catch(() => undefined);
@@ -92,11 +91,17 @@ export class SegmentFile {
     await current?.file.close();
   }
 
+  /** Whoever asks first gets it, so it is never both used and dropped. */
+  #takeSpare(): Promise<File | null> {
+    const spare = this.#spare;
+    this.#spare = null;
+    return spare ?? Promise.resolve(null);
+  }
+
   /** Invariant 3. */
   async #take(segment: number, path: string): Promise<File> {
     const { files, directory } = this.#options;
-    const ready = await this.#spare;
-    this.#spare = null;
+    const ready = await this.#takeSpare();
     const spare = ready ?? (await this.#makeSpare(segment, false));
     if (!spare) throw new Error(`${directory}: no file for segment ${segment}`);
     try {

@@ -88,17 +88,17 @@ export interface LogStart {
   readonly extents: readonly Extent[];
 }
 
-type State = 'open' | 'closing' | 'closed';
-
 export class SegmentLog {
   readonly #plan: SegmentPlan;
   readonly #file: SegmentFile;
   readonly #space: SegmentSpace;
   readonly #groupBytesMax: number;
   readonly #directory: string;
-  #state: State = 'open';
+  #closed: Promise<void> | null = null;
   #queue: Queued[] = [];
-  #writing: Promise<void> | null = null;
+  #writing: Promise<void> = Promise.resolve();
+  /** Falls in the same step in which the writer found the queue empty, so that no append waits for a writer that has left. */
+  #running = false;
   /** Per disk the layer that takes batches, and the number of the next one (invariant 3). */
   readonly #layers = new Map<number, { readonly seq: number; next: number }>();
   /** Per segment how far it is durable. */
@@ -155,7 +155,7 @@ export class SegmentLog {
    * @throws Problem `full`, `store-failed` (closed, or invariant 3), `protocol-error` (not a SEALED body, or not the layer's next batch).
    */
   append(entry: NewEntry): Appended {
-    if (this.#state !== 'open') throw this.#failed('it is closed');
+    if (this.#closed) throw this.#failed('it is closed');
     if (this.full && entry.type !== 'drop') throw this.#outOfSpace();
     const { type, body } = this.#admit(entry);
     let appended: Appended | null = null;
@@ -182,18 +182,18 @@ export class SegmentLog {
   }
 
   /** Makes durable what is queued, ends the open segment with a FOOTER, closes. Idempotent; takes nothing more from its call on. */
-  async close(): Promise<void> {
-    if (this.#state === 'open') {
-      this.#state = 'closing';
-      const footer = this.#plan.finish();
-      // A footer that fails is no loss: the next opening finds the end without it.
-      if (footer) await this.#enqueue(footer).catch(() => undefined);
-      await this.#writing;
-      this.#space.end();
-      await this.#file.close();
-      this.#state = 'closed';
-    }
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    const footer = this.#plan.finish();
+    // A footer that fails is no loss: the next opening finds the end without it.
+    if (footer) await this.#enqueue(footer).catch(() => undefined);
     await this.#writing;
+    this.#space.end();
+    await this.#file.close();
   }
 
   /** The entry's bytes, if it may be appended now (invariant 3). */
@@ -224,9 +224,10 @@ export class SegmentLog {
       this.#queue.push({ placed, resolve, reject });
     });
     durable.catch(() => undefined);
-    this.#writing ??= this.#run().finally(() => {
-      this.#writing = null;
-    });
+    if (!this.#running) {
+      this.#running = true;
+      this.#writing = this.#run();
+    }
     return durable;
   }
 
@@ -248,6 +249,7 @@ export class SegmentLog {
       this.#space.wrote(placed.end - first.placed.from);
       for (const { resolve } of group) resolve();
     }
+    this.#running = false;
   }
 
   /** The longest run at the head of the queue that lies in one segment and within the bound. */

@@ -15,6 +15,7 @@ import type { File, Files } from '../posix/files.ts';
 import { isZero } from '../kernels/hash.ts';
 import { replayAll, type ReplayedEntry, type ReplayOutcome } from './replay.ts';
 import { removeSpares } from './segment-file.ts';
+import { tornCopyName } from './torn-copy.ts';
 import { SegmentLog, segmentLimits, type SegmentLogOptions } from './segment-log.ts';
 
 export interface OpenSegmentLogOptions extends SegmentLogOptions {
@@ -116,7 +117,7 @@ async function keepTail(files: Files, path: string, offset: number): Promise<str
   try {
     const end = await lastByte(file, offset);
     if (end <= offset) return null;
-    const copy = await freeName(files, `${path}.torn`);
+    const copy = await tornCopyName(files, path);
     const to = await files.open(copy, 'exclusive');
     try {
       const piece = Buffer.allocUnsafeSlow(copyBytes);
@@ -145,10 +146,4 @@ async function lastByte(file: File, offset: number): Promise<number> {
     if (!isZero(piece.subarray(0, got))) end = at + got;
   }
   return end;
-}
-
-async function freeName(files: Files, wanted: string): Promise<string> {
-  let name = wanted;
-  for (let n = 2; await files.exists(name); n += 1) name = `${wanted}.${n}`;
-  return name;
 }
