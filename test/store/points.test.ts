@@ -151,6 +151,18 @@ describe('an end that does not check', () => {
   });
 });
 
+it('out of space leaves nothing of the record behind', async () => {
+  const disk = new SimulatedDisk();
+  const log = await PointsLog.open({ files: disk, path, machineId });
+  disk.fault = 'ENOSPC';
+  disk.failAt = disk.operations + 1;
+  const long: PointsEntry = { type: 'gap', body: { atMs: 1, reason: 'x'.repeat(4000) } };
+  await expect(log.append(long)).rejects.toMatchObject({ code: 'full', retryable: true });
+  await log.append({ type: 'gap', body: { atMs: 2, reason: 'short' } });
+  expect((await read(disk)).tail).toBe('none');
+  expect(log.view.gaps).toHaveLength(1);
+});
+
 it('can be read while it is written', async () => {
   const { bytes, ends } = await written();
   const { view, tail } = await read(diskWith(bytes.subarray(0, (ends[4] ?? 0) - 3)));
