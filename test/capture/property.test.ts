@@ -37,7 +37,7 @@ const stories: fc.Arbitrary<Story> = fc.record({
   turnsMax: fc.integer({ min: 0, max: 6 }),
   hotRegionsMax: fc.integer({ min: 1, max: 4 }),
   memoryBytes: fc.constantFrom(0, 3 * pageSize, 1 * MiB),
-  logFails: fc.integer({ min: 0, max: 9 }).map((n) => n === 0),
+  logFails: fc.integer({ min: 0, max: 9 }).map((n) => n < 3),
 });
 
 /** One run of the agent: writers and a sender side by side until `stop`. */
@@ -226,10 +226,10 @@ async function tell(story: Story): Promise<void> {
 
 async function live(now: Life, story: Story, dice: Dice): Promise<SimFiles> {
   const { files, capture } = now;
-  const failAt = story.logFails ? dice.below(12) : Infinity;
+  const failAt = story.logFails ? dice.below(6) : Infinity;
   let operations = 0;
   files.fault = (operation, filePath) =>
-    filePath === logPath && operation === 'datasync' && (operations += 1) > failAt ? systemError('EIO') : null;
+    filePath.startsWith(logPath) && operation === 'datasync' && (operations += 1) > failAt ? systemError('EIO') : null;
   const broken: { error?: unknown } = {};
   const sender = now.sender().catch((error: unknown) => (broken.error = error));
   await now.writers(story.steps);
