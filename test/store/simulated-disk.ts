@@ -259,7 +259,9 @@ class SimulatedFile implements File {
     await Promise.resolve();
     this.#check();
     this.#disk.step(`truncate ${this.path}`);
-    this.#inode.cached = resized(this.#inode.cached, size);
+    const inode = this.#inode;
+    inode.cached = resized(inode.cached, size);
+    for (const sector of inode.dirty) if (sector * sectorBytes >= size) inode.dirty.delete(sector);
   }
 
   allocateSync(position: number, length: number): void {
