@@ -76,12 +76,13 @@ function changedAcrossLives(scene: Scene, last: PointReport, since: readonly Poi
 async function lives(scene: Scene, victim: Victim, dice: Dice): Promise<void> {
   await systemClock.sleep(dice.between(0, 1500));
   const before = await scene.points();
-  const sentBefore = (await scene.site.metric('agent', sent)) ?? 0;
   const acknowledged = (await scene.site.metric('agent', 'tidemark_agent_points_committed_total')) ?? 0;
   if (victim === 'agent') await scene.killLife();
   else await scene.site.kill(victim);
   const killedAtMs = Date.now();
-  await systemClock.sleep(dice.between(0, 400));
+  await systemClock.sleep(dice.between(100, 400));
+  // By now the agent knows: whatever it sends from here on, it sends to the next session.
+  const sentBefore = victim === 'agent' ? 0 : ((await scene.site.metric('agent', sent)) ?? 0);
   const after = await scene.points();
   expect(after.slice(0, before.length).map(identity)).toEqual(before.map(identity));
   const life = scene.life();
@@ -91,7 +92,7 @@ async function lives(scene: Scene, victim: Victim, dice: Dice): Promise<void> {
   await scene.untilPoints(`a point after the ${victim}'s death`, (points) =>
     points.some(({ cutTimeMs }) => cutTimeMs > killedAtMs),
   );
-  const sentSince = ((await scene.site.metric('agent', sent)) ?? 0) - (victim === 'agent' ? 0 : sentBefore);
+  const sentSince = ((await scene.site.metric('agent', sent)) ?? 0) - sentBefore;
   const points = await scene.points();
   expect(points.slice(0, after.length).map(identity)).toEqual(after.map(identity));
   const last = before.at(-1);
@@ -132,4 +133,38 @@ describe('SIGKILL', () => {
       expect(await scene.faults(points)).toEqual([]);
     },
   );
+
+  it('at 90 % of an initial replication sends at most 5 % again', { timeout: 120_000 }, async () => {
+    const seed = seedOfRun('initial replication');
+    const full = 352 * MiB;
+    const scene = await Scene.open({
+      image: (path) => writeImage(path, full + MiB, full, seed),
+      writer: { from: full, pauseMs: 25, sectorsMax: 16 },
+    });
+    onTestFinished(() => scene.close());
+    const { site } = scene;
+    const sentNow = async (): Promise<number> => (await site.metric('agent', sent)) ?? 0;
+    const received = async (): Promise<number> =>
+      (await site.metric('target', 'tidemark_target_plain_bytes_total')) ?? 0;
+    await site.startTarget();
+    await site.startProcessServer();
+    await scene.startLife();
+    await scene.until('88 %', async () => (await received()) >= 0.88 * full || undefined);
+    await site.kill('process-server');
+    await systemClock.sleep(300);
+    // What neither the target nor anybody else has any more.
+    const lost = (await sentNow()) - (await received());
+    expect(lost).toBeLessThanOrEqual(0.05 * full);
+    await site.startProcessServer();
+    await scene.until('92 %', async () => (await sentNow()) - lost >= 0.92 * full || undefined);
+    const firstLife = await sentNow();
+    await scene.killLife();
+    expect(await scene.points()).toEqual([]);
+    await scene.startLife();
+    const points = await scene.untilPoints('the first point', (listed) => listed.length > 0);
+    const inAll = firstLife + (await sentNow());
+    const changes = scene.lives.reduce((sum, { writer }) => sum + touched(writer.log, blockBytes), 0) * 4;
+    expect(inAll).toBeLessThanOrEqual(full + lost + 0.05 * full + changes);
+    expect(await scene.faults(points.slice(0, 1))).toEqual([]);
+  });
 });
