@@ -16,6 +16,7 @@ import type { OpenDisk } from '../wire/open-disk.ts';
 import { FlightLog, newCounters, type AgentCounters } from './counters.ts';
 import { runCycle, type CycleOutcome } from './cycle.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
+import { BuilderPool } from './sender.ts';
 import { Session } from './session.ts';
 
 export interface AgentOptions {
@@ -54,6 +55,7 @@ export class Agent {
   readonly #options: AgentOptions;
   readonly #counters = newCounters();
   readonly #flight = new FlightLog(this.#counters);
+  readonly #builders = new BuilderPool();
   readonly #stop = new AbortController();
   readonly #instance: string;
   #state: AgentReport['state'] = 'connecting';
@@ -174,7 +176,15 @@ export class Agent {
     const { disks, cutAll, clock } = this.#options;
     while (!session.isOver) {
       this.#state = 'cycling';
-      const outcome = await runCycle({ session, disks, cutAll, counters: this.#counters, flight: this.#flight, clock });
+      const outcome = await runCycle({
+        session,
+        disks,
+        cutAll,
+        counters: this.#counters,
+        flight: this.#flight,
+        clock,
+        builders: this.#builders,
+      });
       const end = this.#note(outcome);
       if (end) return end;
       if (session.wantsRecycling)

@@ -12,7 +12,7 @@ import type { PointMessage } from '../wire/point.ts';
 import type { AgentCounters, FlightLog } from './counters.ts';
 import { nextStep } from './plan.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
-import { LayerSender, type LayerResult } from './sender.ts';
+import { LayerSender, type BuilderPool, type LayerResult } from './sender.ts';
 import type { Session } from './session.ts';
 
 export type CycleOutcome =
@@ -33,6 +33,7 @@ export interface CycleContext {
   readonly counters: AgentCounters;
   readonly flight: FlightLog;
   readonly clock: Clock;
+  readonly builders: BuilderPool;
 }
 
 interface Sums {
@@ -89,13 +90,13 @@ async function sendLayer(
   disk: ReplicaDisk,
   underCut: boolean,
 ): Promise<LayerResult> {
-  const { session, counters, flight, clock } = context;
+  const { session, counters, flight, clock, builders } = context;
   const begin = async (): Promise<number> => {
     const seq = await session.beginLayer(index, { kind: disk.kind, base: disk.committedPoint });
     disk.layers.push(seq);
     return seq;
   };
-  return new LayerSender({ session, disk, index, begin, underCut, counters, flight, clock }).send();
+  return new LayerSender({ session, disk, index, begin, underCut, counters, flight, clock, builders }).send();
 }
 
 async function commit(context: CycleContext, cut: CutReport, sums: readonly Sums[]): Promise<CycleOutcome> {

@@ -6,9 +6,11 @@
  *  2. Mask and leaf speak of the same content: outside a cut the pages that were written during the read are added to the mask
  *     (`currentMask`), because the write behind them was marked when it was issued.
  *  3. A leaf is laid over the working leaves when its batch goes out, never before: what was packed and not sent is not at the target.
- *  4. Reads run ahead of hashing by at most `readAhead` blocks; memory is bounded by that and by one batch.
+ *  4. Reads run ahead of hashing by at most `readAhead` blocks, sends behind it by the builders of the pool; memory is bounded by both.
  */
 import type { Clock } from '../kit/clock.ts';
+import { Credit } from '../kit/credit.ts';
+import { invariant } from '../kit/invariant.ts';
 import { fullMask, gatherPages, pageCount } from '../disk/page-mask.ts';
 import { zeroLeaf } from '../disk/merkle.ts';
 import { leafOf } from '../kernels/hash.ts';
@@ -42,11 +44,38 @@ export interface SenderContext {
   readonly counters: AgentCounters;
   readonly flight: FlightLog;
   readonly clock: Clock;
+  readonly builders: BuilderPool;
+}
+
+/** Batches being built or sent. Two sends in flight keep the connection busy (one awaited at a time is a third slower). */
+const buildersMax = 3;
+
+/** The builders of an agent, which outlive layers and sessions so that their memory stays warm. */
+export class BuilderPool {
+  readonly #free: BatchBuilder[] = Array.from({ length: buildersMax }, () => new BatchBuilder());
+  readonly #slots = new Credit(buildersMax);
+
+  async take(): Promise<BatchBuilder> {
+    await this.#slots.take(1);
+    const builder = this.#free.pop();
+    invariant(builder, 'a slot is a builder');
+    return builder;
+  }
+
+  /** Its frame is not in use any more. */
+  give(builder: BatchBuilder): void {
+    builder.clear();
+    this.#free.push(builder);
+    this.#slots.give(1);
+  }
 }
 
 export class LayerSender {
   readonly #context: SenderContext;
-  readonly #builder = new BatchBuilder();
+  #builder: BatchBuilder | null = null;
+  /** Sends not resolved yet, and why one failed. */
+  readonly #sends = new Set<Promise<void>>();
+  #failure: Error | null = null;
   #packed: (readonly [block: number, leaf: Uint8Array, payloadBytes: number])[] = [];
   #seq: number | null = null;
   #batch = 0;
@@ -88,7 +117,12 @@ export class LayerSender {
       }
       while (ahead.length > 0) await finishOldest();
       await this.#flush();
+      await Promise.all(this.#sends);
+      if (this.#failure !== null) throw this.#failure;
     } finally {
+      await Promise.all(this.#sends);
+      if (this.#builder) this.#context.builders.give(this.#builder);
+      this.#builder = null;
       // Reads still under way write into buffers nobody uses any more; they end by themselves.
       await Promise.allSettled(ahead.map((read) => read.done));
     }
@@ -109,31 +143,49 @@ export class LayerSender {
     const zero = Buffer.compare(leaf, zeroLeaf) === 0;
     const mask = zero || asked ? fullMask : read.mask | (underCut ? 0 : disk.capture.currentMask(block));
     const length = zero ? 0 : pageCount(mask) * geometry.pageSize;
-    if (!this.#builder.fits(length)) await this.#flush();
+    if (this.#builder?.fits(length) === false) await this.#flush();
+    this.#builder ??= await this.#context.builders.take();
     this.#builder.add(block, mask, leaf, length, (into, at) => gatherPages(bytes, mask, geometry.pageSize, into, at));
     this.#packed.push([block, leaf, length]);
     this.#records += 1;
     this.#payloadBytes += length;
   }
 
+  /** Hands the batch over to be sent; resolves when the next one may be built. */
   async #flush(): Promise<void> {
-    if (this.#builder.count === 0) return;
-    const { session, disk, index, counters, flight } = this.#context;
+    const builder = this.#builder;
+    if (!builder || builder.count === 0) return;
+    if (this.#failure !== null) throw this.#failure;
+    const { disk, index, flight } = this.#context;
     this.#seq ??= await this.#context.begin();
     const seq = this.#seq;
-    const payloadBytes = this.#builder.payloadBytes;
-    const frame = this.#builder.finish(index, seq, this.#batch);
+    const frame = builder.finish(index, seq, this.#batch);
     for (const [block, leaf, bytes] of this.#packed) {
       disk.leaves.set(block, leaf);
       disk.repair.delete(block);
       flight.sending(index, block, bytes);
     }
+    const { payloadBytes } = builder;
     flight.sent({ disk: index, seq, batch: this.#batch, blocks: this.#packed.map(([block]) => block), payloadBytes });
     this.#packed = [];
     this.#batch += 1;
-    await session.sendBatch(frame);
-    counters.batchesSent += 1;
-    counters.payloadBytesSent += payloadBytes;
-    counters.frameBytesSent += frame.byteLength;
+    this.#builder = null;
+    const sending = this.#sendBatch(builder, frame, payloadBytes).finally(() => this.#sends.delete(sending));
+    this.#sends.add(sending);
+  }
+
+  /** Never rejects: a failure ends the layer at its next step. Credit is first come, first served, so batches keep their order. */
+  async #sendBatch(builder: BatchBuilder, frame: Uint8Array, payloadBytes: number): Promise<void> {
+    const { session, counters, builders } = this.#context;
+    try {
+      await session.sendBatch(frame);
+      counters.batchesSent += 1;
+      counters.payloadBytesSent += payloadBytes;
+      counters.frameBytesSent += frame.byteLength;
+    } catch (error) {
+      this.#failure ??= error instanceof Error ? error : new Error(String(error));
+    } finally {
+      builders.give(builder);
+    }
   }
 }

@@ -25,6 +25,11 @@ class Transferred {
   }
 }
 
-export default function seal(task: SealTask): unknown {
+/**
+ * Native outputs that were released are freed when the event loop turns, and piscina may hand over the next task without a turn: then every
+ * output is fresh memory, and page faults cost more than the kernels (measured: LZ4 at 172 MB/s, with a turn per batch 439).
+ */
+export default async function seal(task: SealTask): Promise<unknown> {
+  await systemClock.turn();
   return move(new Transferred(sealBatch(task, scratch, systemClock)));
 }

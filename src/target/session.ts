@@ -9,6 +9,7 @@
  *  3. DURABLE for a batch goes out only after its bytes were synced and indexed (C1). COMMITTED only after the point's record is durable.
  *  4. The peer never has more sealed bytes outstanding than it was granted (C5); one that sends more is closed.
  */
+import { release } from '../kernels/release.ts';
 import type { Clock } from '../kit/clock.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import { Serial } from '../kit/serial.ts';
@@ -24,7 +25,7 @@ import { encodeCredit } from '../wire/credit.ts';
 import { decodeCycle } from '../wire/cycle.ts';
 import { encodeDurable } from '../wire/durable.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
-import { decodeFrame, frameType, type Frame } from '../wire/frame.ts';
+import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
 import { decodeHello, type Hello } from '../wire/hello.ts';
 import { encodeLeaves, type LeafPair } from '../wire/leaves.ts';
 import { decodeOpenDisk, type OpenDisk } from '../wire/open-disk.ts';
@@ -277,6 +278,7 @@ export class TargetSession {
         counters.batchesDurable += 1;
         this.#answer(encodeDurable(frame.disk, { seq: accepted.seq, batches: accepted.batch + 1 }));
         if (this.#state.kind !== 'ended') this.#grant(frame.body.byteLength);
+        releaseMessage(frame);
       },
       (error: unknown) => {
         this.#fail(error);
@@ -307,4 +309,9 @@ export class TargetSession {
     );
     this.#host.committed(state.store);
   }
+}
+
+/** The bytes are in the segment and in the index: gives the message's memory back now instead of at the next collection. */
+function releaseMessage({ body }: Frame): void {
+  release(new Uint8Array(body.buffer, body.byteOffset - frameHeaderBytes, body.byteLength + frameHeaderBytes));
 }

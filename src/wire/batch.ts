@@ -88,10 +88,17 @@ export function* batchRecords(body: Uint8Array): Generator<BatchRecord> {
   }
 }
 
-/** Builds one BATCH frame. Records are added in ascending block order; `finish` gives a frame in an ArrayBuffer of its own. */
+const rowsBytesMax = limits.wire.batchRecordsMax * batchRecordBytes;
+/** Payload begins here in a builder's slab, so that header and rows, however many, can stand right before it. */
+const payloadStart = frameHeaderBytes + batchHeaderBytes + rowsBytesMax;
+
+/**
+ * Builds BATCH frames in one slab of its own, one at a time: records are added in ascending block order, `finish` puts header and rows
+ * before the payload, which is never copied again. The frame is the builder's memory: valid until `clear`.
+ */
 export class BatchBuilder {
-  readonly #payload = new Uint8Array(limits.wire.batchPayloadBytesMax);
-  readonly #rows = new Uint8Array(limits.wire.batchRecordsMax * batchRecordBytes);
+  readonly #slab = new Uint8Array(payloadStart + limits.wire.batchPayloadBytesMax);
+  readonly #rows = new Uint8Array(rowsBytesMax);
   readonly #rowView = viewOf(this.#rows);
   #payloadBytes = 0;
   #count = 0;
@@ -106,7 +113,8 @@ export class BatchBuilder {
 
   /** Whether a record with `bytes` of payload still fits. */
   fits(bytes: number): boolean {
-    return this.#count < limits.wire.batchRecordsMax && this.#payloadBytes + bytes <= this.#payload.byteLength;
+    const { batchRecordsMax, batchPayloadBytesMax } = limits.wire;
+    return this.#count < batchRecordsMax && this.#payloadBytes + bytes <= batchPayloadBytesMax;
   }
 
   /** Adds a record; `fill` copies its `bytes` of payload into the buffer at the offset and returns how many it copied. */
@@ -121,28 +129,32 @@ export class BatchBuilder {
     const at = this.#count * batchRecordBytes;
     this.#rowView.setUint32(at, block, true);
     this.#rowView.setUint16(at + 4, pageMask, true);
-    this.#rowView.setUint16(at + 6, 0, true);
     this.#rowView.setUint32(at + 8, bytes, true);
-    this.#rowView.setUint32(at + 12, 0, true);
     this.#rows.set(leaf, at + 16);
-    if (bytes > 0) invariant(fill(this.#payload, this.#payloadBytes) === bytes, 'a record fills what it announced');
+    if (bytes > 0) {
+      invariant(fill(this.#slab, payloadStart + this.#payloadBytes) === bytes, 'a record fills what it announced');
+    }
     this.#payloadBytes += bytes;
     this.#count += 1;
   }
 
-  /** The frame, and an empty builder again. */
+  /** The frame: a view, valid until `clear`. */
   finish(disk: number, seq: number, batch: number): Uint8Array {
     const rowBytes = this.#count * batchRecordBytes;
-    const frame = new Uint8Array(frameHeaderBytes + batchHeaderBytes + rowBytes + this.#payloadBytes);
+    const start = payloadStart - rowBytes - batchHeaderBytes - frameHeaderBytes;
+    const frame = this.#slab.subarray(start, payloadStart + this.#payloadBytes);
     const view = viewOf(frame);
     writeU64(view, frameHeaderBytes, seq);
     view.setUint32(frameHeaderBytes + 8, batch, true);
     view.setUint32(frameHeaderBytes + 12, this.#count, true);
     frame.set(this.#rows.subarray(0, rowBytes), frameHeaderBytes + batchHeaderBytes);
-    frame.set(this.#payload.subarray(0, this.#payloadBytes), frameHeaderBytes + batchHeaderBytes + rowBytes);
     writeFrameHeader(frame, frameType.batch, disk);
+    return frame;
+  }
+
+  /** Empty again. The frame given out before must not be in use any more. */
+  clear(): void {
     this.#count = 0;
     this.#payloadBytes = 0;
-    return frame;
   }
 }
