@@ -83,7 +83,7 @@ const stepOf: fc.Arbitrary<Step> = fc.oneof(
   { weight: 2, arbitrary: fc.record({ kind: fc.constantFrom('commit', 'commit-and-go-on') }) },
   { weight: 2, arbitrary: fc.record({ kind: fc.constantFrom('discard', 'roots', 'reopen') }) },
   { weight: 1, arbitrary: fc.record({ kind: fc.constantFrom('reset', 'grow') }) },
-) as fc.Arbitrary<Step>;
+);
 
 /** A leaf file and its model, driven side by side. */
 class Pair {
