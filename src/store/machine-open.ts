@@ -17,8 +17,8 @@ import { PointsLog } from './points-log.ts';
 import type { PointsView } from './points-view.ts';
 import { RecordIndex } from './record-index.ts';
 import type { ReplayedEntry, ReplayOutcome } from './replay.ts';
-import { encodeLayerBody } from './segment-format.ts';
-import { openSegmentLog } from './segment-recovery.ts';
+import { encodeLayerBody, isBefore } from './segment-format.ts';
+import { openSegmentLog, type OpenedSegmentLog } from './segment-recovery.ts';
 import { SegmentReader } from './segment-reader.ts';
 import type { Vault } from './vault.ts';
 
@@ -109,21 +109,16 @@ export async function openMachineStore(
   const machineId = Buffer.from(facts.id, 'hex');
   const points = await PointsLog.open({ files, path: paths.pointsLog, machineId });
   const index = await RecordIndex.open({ files, directory: paths.index, bootId });
-  const filler = new IndexFiller(index, facts, points.view);
-  const from = index.position.segment === 0 ? undefined : index.position;
-  const opened = await openSegmentLog(
-    {
-      files,
-      clock,
-      directory: paths.segments,
-      machineId,
-      extents: points.view.extents,
-      from,
-      check: 'headers',
-      ...(fullChanged ? { fullChanged } : {}),
-    },
-    (entry) => filler.take(entry),
-  );
+  const logOptions = {
+    files,
+    clock,
+    directory: paths.segments,
+    machineId,
+    extents: points.view.extents,
+    check: 'headers' as const,
+    ...(fullChanged ? { fullChanged } : {}),
+  };
+  const { opened, entries } = await openAndIndex(logOptions, index, facts, points.view);
   const log = new MachineLog({ segments: opened.log, index, highestSeq: await highestSeq(index, facts) });
   const disks: DiskStore[] = [];
   for (const record of facts.disks) {
@@ -146,7 +141,28 @@ export async function openMachineStore(
   });
   const torn = [points.repaired?.copy, opened.repaired?.copy].filter((copy) => copy !== undefined);
   const incompleteDisks = disks.filter((disk) => !disk.leavesComplete).map((disk) => disk.name);
-  return { store, report: { replayedEntries: filler.entries, damage: opened.outcome.damage, torn, incompleteDisks } };
+  return { store, report: { replayedEntries: entries, damage: opened.outcome.damage, torn, incompleteDisks } };
+}
+
+/**
+ * Opens the log and completes the index from it. An index that is ahead of the log (bytes above the last point rotted and were cut off)
+ * speaks of what is not there any more: it is emptied and filled again.
+ */
+async function openAndIndex(
+  options: Omit<Parameters<typeof openSegmentLog>[0], 'from'>,
+  index: RecordIndex,
+  facts: MachineFacts,
+  view: PointsView,
+): Promise<{ opened: OpenedSegmentLog; entries: number }> {
+  const start = index.position;
+  const filler = new IndexFiller(index, facts, view);
+  const from = start.segment === 0 ? undefined : start;
+  const opened = await openSegmentLog({ ...options, from }, (entry) => filler.take(entry));
+  const end = opened.outcome.end ?? { segment: 0, offset: 0 };
+  if (!isBefore(end, start)) return { opened, entries: filler.entries };
+  await opened.log.close();
+  await index.clear();
+  return openAndIndex(options, index, facts, view);
 }
 
 async function makeMachine(options: OpenMachineOptions): Promise<MachineFacts> {

@@ -33,9 +33,7 @@ export class Prover {
   /** Proves what is committed and not yet proven. Idempotent while it runs. */
   wake(): void {
     this.#again = true;
-    this.#running ??= this.#run().finally(() => {
-      this.#running = null;
-    });
+    this.#running ??= this.#run();
   }
 
   async stop(): Promise<void> {
@@ -47,18 +45,29 @@ export class Prover {
     return this.#stop.signal.aborted;
   }
 
+  /** Clears `#running` in the same step that found nothing left to do, so that a wake-up is never lost between the two. */
   async #run(): Promise<void> {
+    // Lets `wake` note the promise first.
+    await this.#options.clock.turn();
+    try {
+      while (this.#again && !this.#stopped()) {
+        this.#again = false;
+        await this.#proveAll();
+      }
+    } finally {
+      this.#running = null;
+    }
+  }
+
+  async #proveAll(): Promise<void> {
     const { store, logger } = this.#options;
-    while (this.#again && !this.#stopped()) {
-      this.#again = false;
-      for (const point of store.unprovenPoints()) {
-        if (this.#stopped()) return;
-        try {
-          await this.#prove(point);
-        } catch (error) {
-          logger.error({ machine: store.machine, point, error: messageOf(error) }, 'proof failed to run');
-          return;
-        }
+    for (const point of store.unprovenPoints()) {
+      if (this.#stopped()) return;
+      try {
+        await this.#prove(point);
+      } catch (error) {
+        logger.error({ machine: store.machine, point, error: messageOf(error) }, 'proof failed to run');
+        return;
       }
     }
   }
