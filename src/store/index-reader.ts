@@ -18,7 +18,7 @@ export interface LogPosition {
   readonly offset: number;
 }
 
-export const startOfLog: LogPosition = { segment: 0, offset: 0 };
+const startOfLog: LogPosition = { segment: 0, offset: 0 };
 
 /** What a reader at a point needs of an index; tests feed their own. */
 export interface RecordLookup {

@@ -17,7 +17,7 @@ import type { Random } from '../kit/random.ts';
 import type { Files } from '../posix/files.ts';
 
 export const vaultKeyFileName = 'vault.key';
-export const vaultStateFileName = 'vault.json';
+const vaultStateFileName = 'vault.json';
 const format = 1;
 const keyBytes = 32;
 const idBytes = 16;

@@ -12,7 +12,7 @@ import type { AppliedBatch } from '../../src/store/record-index.ts';
 import { encodeLayerBody } from '../../src/store/segment-format.ts';
 
 export const blockSize = 4096;
-export const pageSize = blockSize / 16;
+const pageSize = blockSize / 16;
 export const diskId = Buffer.alloc(16, 0x1d);
 export const keys = { diskKey: Buffer.alloc(32, 0xaa), leafKey: Buffer.alloc(32, 0xbb) };
 
