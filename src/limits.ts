@@ -149,6 +149,8 @@ export const limits = {
     exportCacheBytes: 16 * MiB,
   },
   agent: {
+    /** Payload of one batch: half of what the protocol allows keeps every message below the size at which memory is mapped afresh. */
+    batchPayloadBytes: 512 * KiB,
     /** A round smaller than this is made the last one, under a cut. */
     lastRoundBytes: 32 * MiB,
     /** Rounds before the cut is made anyway. */

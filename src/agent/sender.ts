@@ -14,6 +14,7 @@ import { invariant } from '../kit/invariant.ts';
 import { fullMask, gatherPages, pageCount } from '../disk/page-mask.ts';
 import { zeroLeaf } from '../disk/merkle.ts';
 import { leafOf } from '../kernels/hash.ts';
+import { limits } from '../limits.ts';
 import { BatchBuilder } from '../wire/batch.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
 import type { Session } from './session.ts';
@@ -68,6 +69,12 @@ export class BuilderPool {
     this.#free.push(builder);
     this.#slots.give(1);
   }
+}
+
+/** Whether the record goes into this batch: an empty one takes any. */
+function roomFor(builder: BatchBuilder, bytes: number): boolean {
+  if (builder.count === 0) return true;
+  return builder.fits(bytes) && builder.payloadBytes + bytes <= limits.agent.batchPayloadBytes;
 }
 
 export class LayerSender {
@@ -143,7 +150,7 @@ export class LayerSender {
     const zero = Buffer.compare(leaf, zeroLeaf) === 0;
     const mask = zero || asked ? fullMask : read.mask | (underCut ? 0 : disk.capture.currentMask(block));
     const length = zero ? 0 : pageCount(mask) * geometry.pageSize;
-    if (this.#builder?.fits(length) === false) await this.#flush();
+    if (this.#builder && !roomFor(this.#builder, length)) await this.#flush();
     this.#builder ??= await this.#context.builders.take();
     this.#builder.add(block, mask, leaf, length, (into, at) => gatherPages(bytes, mask, geometry.pageSize, into, at));
     this.#packed.push([block, leaf, length]);

@@ -13,3 +13,8 @@ export function release(output: Uint8Array): void {
   if (byteLength === 0 || byteLength >= releaseBytesMax) return;
   buffer.transfer(0);
 }
+
+/** As `release`, for the received message around a frame's body. The body must not be used afterwards. */
+export function releaseMessage(body: Uint8Array, headerBytes: number): void {
+  release(new Uint8Array(body.buffer, body.byteOffset - headerBytes, body.byteLength + headerBytes));
+}

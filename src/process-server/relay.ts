@@ -8,6 +8,7 @@
  *  3. Disk keys stay here: OPENED goes on to the agent without `diskKey` and `keyVersion` (DESIGN §4).
  *  4. Layers rise over the whole session, all disks alike.
  */
+import { releaseMessage } from '../kernels/release.ts';
 import type { Clock } from '../kit/clock.ts';
 import { Credit } from '../kit/credit.ts';
 import { Problem } from '../kit/problem.ts';
@@ -21,7 +22,7 @@ import { decodeCredit, encodeCredit } from '../wire/credit.ts';
 import { decodeCycle, encodeCycle } from '../wire/cycle.ts';
 import { decodeDurable } from '../wire/durable.ts';
 import { decodeErrorMessage } from '../wire/error.ts';
-import { encodeFrame, frameType, type Frame } from '../wire/frame.ts';
+import { encodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
 import { decodeOpenDisk } from '../wire/open-disk.ts';
 import { decodeOpened, encodeOpened } from '../wire/opened.ts';
 import { decodePointMessage } from '../wire/point.ts';
@@ -172,9 +173,11 @@ export class Relay {
     this.#grantedBytes -= body.byteLength;
     const buffer = slabs.take(sealedFrameBytes(plan.count, plan.payloadBytes));
     new Uint8Array(buffer).set(body);
+    const { byteLength } = body;
+    releaseMessage(body, frameHeaderBytes);
     counters.batches += 1;
-    counters.batchBytesIn += body.byteLength;
-    counters.inFlightBytes += body.byteLength;
+    counters.batchBytesIn += byteLength;
+    counters.inFlightBytes += byteLength;
     this.#egress.sealed(this.#seal(lane, plan, buffer), () => lane.sent(plan.seq, clock.monotonicMs()));
   }
 

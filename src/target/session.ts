@@ -9,7 +9,7 @@
  *  3. DURABLE for a batch goes out only after its bytes were synced and indexed (C1). COMMITTED only after the point's record is durable.
  *  4. The peer never has more sealed bytes outstanding than it was granted (C5); one that sends more is closed.
  */
-import { release } from '../kernels/release.ts';
+import { releaseMessage } from '../kernels/release.ts';
 import type { Clock } from '../kit/clock.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import { Serial } from '../kit/serial.ts';
@@ -278,7 +278,8 @@ export class TargetSession {
         counters.batchesDurable += 1;
         this.#answer(encodeDurable(frame.disk, { seq: accepted.seq, batches: accepted.batch + 1 }));
         if (this.#state.kind !== 'ended') this.#grant(frame.body.byteLength);
-        releaseMessage(frame);
+        // In the segment and in the index now: the memory goes back at once, not at the next collection.
+        releaseMessage(frame.body, frameHeaderBytes);
       },
       (error: unknown) => {
         this.#fail(error);
@@ -309,9 +310,4 @@ export class TargetSession {
     );
     this.#host.committed(state.store);
   }
-}
-
-/** The bytes are in the segment and in the index: gives the message's memory back now instead of at the next collection. */
-function releaseMessage({ body }: Frame): void {
-  release(new Uint8Array(body.buffer, body.byteOffset - frameHeaderBytes, body.byteLength + frameHeaderBytes));
 }
