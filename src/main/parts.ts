@@ -16,7 +16,7 @@ export interface Parts {
   readonly random: Random;
   readonly version: string;
   /** A logger of the level a role was configured with. */
-  readonly loggerOf: (common: RoleCommon, role: string) => Logger;
+  readonly loggerOf: (common: Pick<RoleCommon, 'logLevel'>, role: string) => Logger;
 }
 
 /** How a lock's holder introduces itself to whoever asks. */

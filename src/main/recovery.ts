@@ -15,7 +15,8 @@ import type {
   VerifyReport,
   VerifyRequest,
 } from '../cli/roles.ts';
-import { Problem } from '../kit/problem.ts';
+import type { Clock } from '../kit/clock.ts';
+import { isProblem, Problem } from '../kit/problem.ts';
 import { serveNbd } from '../nbd/server.ts';
 import { exportRaw } from '../recovery/export.ts';
 import { PointBackend } from '../recovery/point-backend.ts';
@@ -43,20 +44,56 @@ async function openVault(parts: Parts, place: VaultPlace): Promise<Vault> {
   return Vault.open({ files, random, keyFile: place.vault, expected: facts.vault });
 }
 
-async function openView(parts: Parts, closers: Closers, data: string, machine: string): Promise<MachineView> {
+async function openView(
+  parts: Parts,
+  closers: Closers,
+  place: { readonly data: string; readonly machine: string },
+  ownIndex = false,
+): Promise<MachineView> {
   const { files, random } = parts;
+  const { data, machine } = place;
   const scratch = path.join(tmpdir(), `tidemark-index-${random.bytes(8).toString('hex')}`);
   closers.add(() => files.removeTree(scratch));
-  const view = await MachineView.open({ files, data, machine, bootId: await readBootId(files), scratch });
+  const view = await MachineView.open({ files, data, machine, bootId: await readBootId(files), scratch, ownIndex });
   closers.add(() => view.close());
   return view;
 }
 
-async function openImage(parts: Parts, closers: Closers, request: DiskOfPoint): Promise<PointImage> {
-  const vault = await openVault(parts, request);
-  const view = await openView(parts, closers, request.data, request.machine);
+/** Whether a rebuilt index may do better: stored bytes seem damaged, or reading the index itself failed in an unforeseen way. */
+function mayBeIndex(error: unknown): boolean {
+  return !isProblem(error) || error.code === 'damaged' || error.code === 'index-unreadable';
+}
+
+/**
+ * Reads through the target's index, and where that ends in damage once more through one built from the segments: the index is a cache,
+ * what it says wrong must not cost a point.
+ */
+async function throughIndex<T>(
+  parts: Parts,
+  closers: Closers,
+  place: { readonly data: string; readonly machine: string },
+  read: (view: MachineView) => Promise<T>,
+  isGood: (value: T) => boolean = () => true,
+): Promise<T> {
+  const view = await openView(parts, closers, place);
+  try {
+    const value = await read(view);
+    if (isGood(value) || view.hasOwnIndex) return value;
+  } catch (error) {
+    if (view.hasOwnIndex || !mayBeIndex(error)) throw error;
+  }
+  parts
+    .loggerOf({ logLevel: 'warn' }, 'recovery')
+    .warn({ machine: place.machine }, 'reading failed by the index of the target; trying one built from the segments');
+  return read(await openView(parts, closers, place, true));
+}
+
+/** The image's leaves were checked against the point's root. */
+async function openImage(view: MachineView, vault: Vault, parts: Parts, request: DiskOfPoint): Promise<PointImage> {
   const at = await view.diskAt(view.disk(request.disk), view.choosePoint(request.point), vault);
-  return new PointImage(at, parts.clock);
+  const image = new PointImage(at, parts.clock);
+  await image.checkLeaves();
+  return image;
 }
 
 /** Runs `work` and closes what it opened, whatever happens. */
@@ -78,27 +115,30 @@ export function exportPoint(
   const { files, clock } = parts;
   return closing(async ({ closers }) => {
     const started = clock.monotonicMs();
-    const image = await openImage(parts, closers, request);
-    const { machine, disk, point, cutTimeMs, geometry, root } = image.at;
-    const dataBytes = await exportRaw(image, {
-      files,
-      clock,
-      signal,
-      to: request.to,
-      overwrite: request.overwrite,
-      progress: (doneBytes) => {
-        progress.report(doneBytes, geometry.size);
-      },
+    const vault = await openVault(parts, request);
+    return throughIndex(parts, closers, request, async (view) => {
+      const image = await openImage(view, vault, parts, request);
+      const { machine, disk, point, cutTimeMs, geometry, root } = image.at;
+      const dataBytes = await exportRaw(image, {
+        files,
+        clock,
+        signal,
+        to: request.to,
+        overwrite: request.overwrite,
+        progress: (doneBytes) => {
+          progress.report(doneBytes, geometry.size);
+        },
+      });
+      const seconds = (clock.monotonicMs() - started) / 1000;
+      return { machine, disk, point, cutTimeMs, size: geometry.size, dataBytes, root, file: request.to, seconds };
     });
-    const seconds = (clock.monotonicMs() - started) / 1000;
-    return { machine, disk, point, cutTimeMs, size: geometry.size, dataBytes, root, file: request.to, seconds };
   });
 }
 
 export function servePoint(parts: Parts, request: NbdRequest): Promise<Running> {
   return RoleBuilder.build(async (builder) => {
-    const image = await openImage(parts, builder.closers, request);
-    await image.checkLeaves();
+    const vault = await openVault(parts, request);
+    const image = await throughIndex(parts, builder.closers, request, (view) => openImage(view, vault, parts, request));
     const name = image.at.disk;
     const { listen } = request;
     const server = await serveNbd({
@@ -113,17 +153,40 @@ export function servePoint(parts: Parts, request: NbdRequest): Promise<Running> 
 }
 
 interface DiskToVerify {
-  readonly view: MachineView;
   readonly disk: MachineView['facts']['disks'][number];
   readonly body: PointBody;
+  /** Bytes. */
+  readonly size: number;
 }
 
 function disksToVerify(view: MachineView, request: VerifyRequest): DiskToVerify[] {
   const bodies = request.point === 'all' ? view.points.points : [view.choosePoint(request.point)];
   const wanted = request.disk === undefined ? view.facts.disks : [view.disk(request.disk)];
   return bodies.flatMap((body) =>
-    wanted.filter(({ no }) => body.disks.some((disk) => disk.no === no)).map((disk) => ({ view, disk, body })),
+    wanted.flatMap((disk) => body.disks.filter(({ no }) => no === disk.no).map(({ size }) => ({ disk, body, size }))),
   );
+}
+
+const bytesOf = (work: readonly DiskToVerify[]): number => work.reduce((sum, { size }) => sum + size, 0);
+
+async function verifyDisks(
+  view: MachineView,
+  work: readonly DiskToVerify[],
+  options: { vault: Vault; clock: Clock; signal: AbortSignal; progress: (doneBytes: number) => void },
+): Promise<VerifiedPoint[]> {
+  const points: VerifiedPoint[] = [];
+  let before = 0;
+  for (const { disk, body, size } of work) {
+    const image = new PointImage(await view.diskAt(disk, body, options.vault), options.clock);
+    const done = before;
+    const progress = (bytes: number): void => {
+      options.progress(done + bytes);
+    };
+    const result = await verifyPoint(image, { ...options, progress });
+    before += size;
+    points.push({ machine: view.machine, disk: disk.name, point: body.point, root: image.at.root, ...result });
+  }
+  return points;
 }
 
 export function verify(
@@ -133,37 +196,37 @@ export function verify(
   signal: AbortSignal,
 ): Promise<VerifyReport> {
   const { files, clock } = parts;
+  const { data } = request;
   return closing(async ({ closers }) => {
     const started = clock.monotonicMs();
     const vault = await openVault(parts, request);
-    const machines = request.machine === undefined ? await listMachines(files, request.data) : [request.machine];
-    const work: DiskToVerify[] = [];
+    const machines = request.machine === undefined ? await listMachines(files, data) : [request.machine];
+    const plan: { machine: string; work: DiskToVerify[] }[] = [];
     let ok = true;
     for (const machine of machines) {
-      const view = await openView(parts, closers, request.data, machine);
+      const view = await openView(parts, closers, { data, machine });
       if (view.pointsDamaged) ok = false;
-      work.push(...disksToVerify(view, request));
+      plan.push({ machine, work: disksToVerify(view, request) });
     }
-    const totalBytes = work.reduce(
-      (sum, { body, disk }) => sum + (body.disks.find(({ no }) => no === disk.no)?.size ?? 0),
-      0,
-    );
+    const totalBytes = plan.reduce((sum, { work }) => sum + bytesOf(work), 0);
     const points: VerifiedPoint[] = [];
     let before = 0;
-    for (const { view, disk, body } of work) {
-      const image = new PointImage(await view.diskAt(disk, body, vault), clock);
+    for (const { machine, work } of plan) {
       const done = before;
-      const result = await verifyPoint(image, {
-        clock,
-        signal,
-        progress: (bytes) => {
-          progress.report(done + bytes, totalBytes);
-        },
-      });
-      before += image.geometry.size;
-      ok &&= result.ok;
-      points.push({ machine: view.machine, disk: disk.name, point: body.point, root: image.at.root, ...result });
+      const report = (bytes: number): void => {
+        progress.report(done + bytes, totalBytes);
+      };
+      const verified = await throughIndex(
+        parts,
+        closers,
+        { data, machine },
+        (view) => verifyDisks(view, work, { vault, clock, signal, progress: report }),
+        (results) => results.every((result) => result.ok),
+      );
+      before += bytesOf(work);
+      points.push(...verified);
     }
+    ok &&= points.every((point) => point.ok);
     return { ok, points, seconds: (clock.monotonicMs() - started) / 1000 };
   });
 }
@@ -194,7 +257,7 @@ export function listPoints(parts: Parts, request: Parameters<Roles['listPoints']
     const machines = request.machine === undefined ? await listMachines(parts.files, request.data) : [request.machine];
     const reports: PointReport[] = [];
     for (const machine of machines) {
-      const view = await openView(parts, closers, request.data, machine);
+      const view = await openView(parts, closers, { data: request.data, machine });
       reports.push(...view.points.points.map((body) => pointReport(view, body)));
     }
     return reports;

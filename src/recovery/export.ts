@@ -31,7 +31,7 @@ export async function exportRaw(image: PointImage, options: ExportOptions): Prom
     });
   }
   if (device !== null && !overwrite) {
-    throw new Problem('bad-argument', `${to} exists`, { remedy: 'choose another file or pass --overwrite' });
+    throw new Problem('bad-argument', `${to} exists`, { remedy: 'choose another file or pass --yes' });
   }
   await image.checkLeaves();
   const partial = `${to}.part`;

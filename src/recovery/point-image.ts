@@ -58,6 +58,7 @@ export class RootBuilder {
 export class PointImage {
   readonly at: DiskAtPoint;
   readonly #clock: Clock;
+  #leavesMatch: boolean | null = null;
 
   constructor(at: DiskAtPoint, clock: Clock) {
     this.at = at;
@@ -78,8 +79,13 @@ export class PointImage {
     return this.at.readBlock(block, into);
   }
 
-  /** Whether the leaves in the index make the point's root. Reads no content. */
+  /** Whether the leaves in the index make the point's root; looked at once. Reads no content. */
   async leavesMatchRoot(): Promise<boolean> {
+    this.#leavesMatch ??= await this.#compareRoots();
+    return this.#leavesMatch;
+  }
+
+  async #compareRoots(): Promise<boolean> {
     const builder = new RootBuilder(this.geometry);
     let sinceTurn = 0;
     for (const entry of this.at.entries()) {

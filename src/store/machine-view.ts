@@ -56,6 +56,8 @@ export interface MachineViewOptions {
   readonly bootId: string;
   /** Where an index may be built; the caller removes it. */
   readonly scratch: string;
+  /** Build one whatever the target has: its index is a cache, and it has just misled the caller. */
+  readonly ownIndex?: boolean;
 }
 
 export class MachineView {
@@ -160,6 +162,11 @@ export class MachineView {
     };
   }
 
+  /** Whether what was read so far came by an index built from the segments for this view. */
+  get hasOwnIndex(): boolean {
+    return this.#built !== null;
+  }
+
   async close(): Promise<void> {
     await this.#reader.close();
     await this.#built?.close(false);
@@ -171,8 +178,9 @@ export class MachineView {
   /** Invariant 1. */
   async #openIndex(): Promise<IndexReader> {
     if (this.#index) return this.#index;
-    const { files, data, machine, bootId } = this.#options;
-    const present = await IndexReader.openReadOnly({ files, directory: machinePaths(data, machine).index, bootId });
+    const { files, data, machine, bootId, ownIndex } = this.#options;
+    const directory = machinePaths(data, machine).index;
+    const present = ownIndex === true ? null : await IndexReader.openReadOnly({ files, directory, bootId });
     const mark = this.points.mark;
     if (present && (!mark || !isBefore(present.position, mark))) {
       this.#index = present;
