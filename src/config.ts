@@ -14,7 +14,6 @@ import { type ConfigSources, sectionOf } from './config/sources.ts';
 import { type diskTable, loopback, type Values } from './config/tables.ts';
 import { limits } from './limits.ts';
 
-export type LogLevel = Values<'common'>['logLevel'];
 export type DiskConfig = z.output<typeof diskTable>;
 
 /** What every role has. `data` is the role's own directory. */

@@ -118,6 +118,8 @@ export const limits = {
     lockAnswerBytesMax: 4 * KiB,
   },
   capture: {
+    /** Extents looked up per block status request. */
+    extentsPerCallMax: 256,
     regionBytes: 4 * MiB,
     hotRegionsMax: 512,
     /** Cold regions whose chunks are rewritten behind one activity write. */

@@ -33,7 +33,7 @@ export interface WriterPlan {
 const sectorBytes = 512;
 
 /** Content of write `number`: half counter text, half bytes of a small generator, so that it compresses about as real data does. */
-export function contentOf(number: number, length: number): Buffer {
+function contentOf(number: number, length: number): Buffer {
   const bytes = Buffer.allocUnsafe(length);
   const text = Buffer.from(`write ${number} of the quickstart, `);
   const half = Math.floor(length / 2);
@@ -47,7 +47,7 @@ export function contentOf(number: number, length: number): Buffer {
 }
 
 /** Place of write `number`: whole sectors, anywhere in [from, size), not aligned to pages. */
-export function placeOf(number: number, from: number, size: number, sectorsMax = 128): LoggedWrite {
+function placeOf(number: number, from: number, size: number, sectorsMax = 128): LoggedWrite {
   let state = (number * 40503 + 977) >>> 0;
   const next = (below: number): number => {
     state = (Math.imul(state, 1103515245) + 12345) >>> 0;

@@ -6,7 +6,7 @@ import { checkBytes, logIdBytes, logVersion, slotBytes, slotCheckedBytes } from 
 
 const magic = Buffer.from('TMHL', 'ascii');
 const ownerAt = 88;
-export const ownerBytesMax = 1024;
+const ownerBytesMax = 1024;
 
 export type LogState = 'clean' | 'open';
 
@@ -72,7 +72,7 @@ export function checks(record: Uint8Array): boolean {
 }
 
 /** `slot` is 4 KiB. Never throws. */
-export function decodeHeader(slot: Buffer): HeaderSlot {
+function decodeHeader(slot: Buffer): HeaderSlot {
   if (magic.compare(slot, 0, 4) !== 0) return { kind: 'invalid' };
   const version = slot.readUInt16LE(4);
   const good = checks(slot);

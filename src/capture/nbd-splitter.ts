@@ -14,6 +14,7 @@
  */
 import { invariant } from '../kit/invariant.ts';
 import { Problem } from '../kit/problem.ts';
+import { limits } from '../limits.ts';
 import { Serial } from '../kit/serial.ts';
 import { blockBytesOnDisk, type Geometry } from '../disk/geometry.ts';
 import type { Backend, Extent } from '../nbd/backend.ts';
@@ -96,9 +97,16 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     await this.#reading(() => this.syncImage());
   }
 
-  /** Everything is data: holes are not looked up yet. */
-  extents(_offset: number, length: number): Promise<readonly Extent[]> {
-    return Promise.resolve([{ length, zero: false, hole: false }]);
+  extents(offset: number, length: number): Promise<readonly Extent[]> {
+    const found: Extent[] = [];
+    for (let done = 0; done < length && found.length < limits.capture.extentsPerCallMax;) {
+      const { hole, length: bytes } = this.#image.extentSync(offset + done, length - done);
+      const last = found.at(-1);
+      if (last?.hole === hole) found[found.length - 1] = { length: last.length + bytes, zero: hole, hole };
+      else found.push({ length: bytes, zero: hole, hole });
+      done += bytes;
+    }
+    return Promise.resolve(found);
   }
 
   // ---- CaptureDisk: what an agent drives ------------------------------------------------------------------------------------

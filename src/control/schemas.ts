@@ -110,7 +110,7 @@ export const agentConfigReply = z.object({
 // ---------------------------------------------------------------- reports
 
 /** Something a role ran into. Not retryable means that it stopped: health turns critical. */
-export const problemReport = z.object({
+const problemReport = z.object({
   code: z.string().max(64),
   message: text,
   remedy: text.default(''),
@@ -141,7 +141,7 @@ export const agentReport = z.object({
     .array(z.object({ name: diskName, size: bytes, lagBytes: bytes.nullable(), phase: z.string().max(32) }))
     .max(disk.perMachineMax),
 });
-export const processServerReport = z.object({
+const processServerReport = z.object({
   role: z.literal('process-server'),
   ...common,
   sessions: count,

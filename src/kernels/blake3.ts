@@ -10,7 +10,7 @@ import { createRequire } from 'node:module';
 import { invariant } from '../kit/invariant.ts';
 import { choose, type Candidate } from './choose.ts';
 
-export const hashBytes = 32;
+const hashBytes = 32;
 
 export interface Blake3 {
   /** BLAKE3-256 over the parts, as if they were one. */

@@ -10,7 +10,7 @@ import { invariant } from '../kit/invariant.ts';
 import { diskIdBytes } from './keys.ts';
 import { release } from './release.ts';
 
-export const tagBytes = 16;
+const tagBytes = 16;
 const aadBytes = 72;
 const leafBytes = 32;
 

@@ -14,7 +14,7 @@ const lz4 = lz4Choice.implementation;
 const zstd = zstdChoice.implementation;
 
 /** Bytes that `rawLength` bytes must shrink to, or they are stored raw. */
-export function worthwhileBytes(rawLength: number): number {
+function worthwhileBytes(rawLength: number): number {
   return rawLength - rawLength / 16;
 }
 

@@ -5,7 +5,7 @@
 import { createSecretKey, hkdfSync, type KeyObject } from 'node:crypto';
 import { invariant } from '../kit/invariant.ts';
 
-export const keyBytes = 32;
+const keyBytes = 32;
 export const saltBytes = 32;
 export const diskIdBytes = 16;
 

@@ -5,7 +5,7 @@ import type { MetricRegistry, Sample } from './registry.ts';
 const declare = <const T extends 'counter' | 'gauge'>(name: string, type: T, help: string) =>
   ({ name, type, help, labels: [] }) as const;
 
-export const processSeries = {
+const processSeries = {
   residentBytes: declare('tidemark_process_resident_memory_bytes', 'gauge', 'Memory of the process that is in RAM.'),
   heapBytes: declare('tidemark_process_heap_used_bytes', 'gauge', 'JavaScript heap in use.'),
   externalBytes: declare('tidemark_process_external_memory_bytes', 'gauge', 'Buffers outside the JavaScript heap.'),

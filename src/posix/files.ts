@@ -25,7 +25,7 @@ import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { promisify } from 'node:util';
 import { Problem } from '../kit/problem.ts';
-import { allocateSync, blockDeviceSizeSync, punchHoleSync } from './syscalls.ts';
+import { allocateSync, blockDeviceSizeSync, punchHoleSync, seekSync } from './syscalls.ts';
 
 const fdatasyncAsync = promisify(fdatasync);
 const fsyncAsync = promisify(fsync);
@@ -61,6 +61,11 @@ export interface File {
   allocateSync(position: number, length: number, keepSize: boolean): void;
   /** Makes the range read as zeros, releasing space where possible; false where the file system can not (write zeros instead). */
   punchHoleSync(position: number, length: number): boolean;
+  /**
+   * Bytes from `position` that are a hole (read as zeros, nothing allocated) or not, at most `length`. Where the file system can not tell,
+   * everything is data.
+   */
+  extentSync(position: number, length: number): { readonly hole: boolean; readonly length: number };
   facts(): FileFacts;
   close(): Promise<void>;
 }
@@ -185,6 +190,14 @@ class PosixFile implements File {
 
   punchHoleSync(position: number, length: number): boolean {
     return punchHoleSync(this.#fd, position, length);
+  }
+
+  extentSync(position: number, length: number): { hole: boolean; length: number } {
+    const hole = seekSync(this.#fd, position, 'hole');
+    if (hole === undefined) return { hole: false, length };
+    if (hole > position) return { hole: false, length: Math.min(length, hole - position) };
+    const data = seekSync(this.#fd, position, 'data');
+    return { hole: true, length: data === undefined ? length : Math.min(length, data - position) };
   }
 
   facts(): FileFacts {

@@ -9,6 +9,7 @@ import { getSystemErrorName } from 'node:util';
 const keepSizeFlag = 0x01;
 const punchHoleFlag = 0x02;
 const seekData = 3;
+const seekHole = 4;
 const seekEnd = 2;
 
 interface Libc {
@@ -35,9 +36,6 @@ function loadLibc(): Libc | undefined {
 
 const libc = loadLibc();
 
-/** Whether the real calls are there; exported so that the start-up log can say so. */
-export const nativeSyscalls: boolean = libc !== undefined;
-
 function systemError(libcNow: Libc, what: string): Error {
   const code = getSystemErrorName(-libcNow.errno());
   return Object.assign(new Error(`${code}: ${what}`), { code });
@@ -62,12 +60,11 @@ export function punchHoleSync(fd: number, position: number, length: number): boo
   throw error;
 }
 
-/** The first offset ≥ `position` that may hold data, or undefined when only a hole follows. Without support: `position`. */
-export function seekDataSync(fd: number, position: number): number | undefined {
-  if (!libc) return position;
-  const found = libc.lseek(fd, position, seekData);
-  if (found >= 0) return found;
-  return getSystemErrorName(-libc.errno()) === 'ENXIO' ? undefined : position;
+/** The first offset ≥ `position` where data begins (`data`) or a hole begins (`hole`); undefined when there is none, or no support. */
+export function seekSync(fd: number, position: number, to: 'data' | 'hole'): number | undefined {
+  if (!libc) return undefined;
+  const found = libc.lseek(fd, position, to === 'data' ? seekData : seekHole);
+  return found >= 0 ? found : undefined;
 }
 
 /** Capacity of an open block device in bytes. */

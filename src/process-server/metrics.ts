@@ -7,7 +7,7 @@ import type { ProcessServer } from './server.ts';
 const perMachine = <const T extends 'counter' | 'gauge'>(name: string, type: T, help: string) =>
   ({ name: `tidemark_process_server_${name}`, type, help, labels: ['machine'] }) as const;
 
-export const processServerSeries = {
+const processServerSeries = {
   receivedBytes: perMachine('received_bytes_total', 'counter', 'Bytes of change batches taken from agents.'),
   plainBytes: perMachine('plain_bytes_total', 'counter', 'Bytes of pages before compression.'),
   storedBytes: perMachine('stored_bytes_total', 'counter', 'Bytes of pages after compression and sealing.'),

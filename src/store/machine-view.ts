@@ -31,6 +31,8 @@ export interface StoredEntry {
   readonly zero: boolean;
   /** 32 bytes. */
   readonly leaf: Uint8Array;
+  /** Where its content lies. */
+  readonly record: IndexEntry;
 }
 
 /** A disk as of a point. */
@@ -42,10 +44,14 @@ export interface DiskAtPoint {
   readonly geometry: Geometry;
   /** Hex. */
   readonly root: string;
-  /** The newest record of every block that has one, ascending. */
-  entries(): Iterable<StoredEntry>;
-  /** @throws Problem `damaged`. */
-  readBlock(block: number, into: Uint8Array): Promise<void>;
+  /** The newest record of every block that has one, ascending, from `fromBlock`. */
+  entries(fromBlock?: number): Iterable<StoredEntry>;
+  /**
+   * Content of the block as of an entry, matched to the entry's leaf. There is no look-up by block number: an index with a flipped bit may
+   * find another record that way than it lists, and that one matches its own leaf just as well.
+   * @throws Problem `damaged`.
+   */
+  read(entry: StoredEntry, into: Uint8Array): Promise<void>;
 }
 
 export interface MachineViewOptions {
@@ -157,8 +163,8 @@ export class MachineView {
       cutTimeMs: body.cutTimeMs,
       geometry: geometryOf(listed.size, disk.blockSize),
       root: listed.root,
-      entries: () => storedEntries(index.entriesAt(disk.no, maxSeq)),
-      readBlock: (block, into) => reader.readBlock(disk.no, block, into),
+      entries: (fromBlock) => storedEntries(index.entriesAt(disk.no, maxSeq, fromBlock)),
+      read: ({ record }, into) => reader.readRecord(disk.no, record, into),
     };
   }
 

@@ -11,7 +11,7 @@ import { hex, safeInteger, seqField } from '../wire/control-body.ts';
 import { viewOf } from '../wire/frame.ts';
 import { sameBytes } from './segment-format.ts';
 
-export const recordHeaderBytes = 48;
+const recordHeaderBytes = 48;
 const hashBytes = 32;
 const magic = 0x4c504d54;
 const version = 1;

@@ -15,7 +15,7 @@ import { readU64, viewOf, writeU64 } from '../wire/frame.ts';
 
 export const segmentHeaderBytes = 64;
 export const entryHeaderBytes = 64;
-export const machineIdBytes = 16;
+const machineIdBytes = 16;
 const hashBytes = 32;
 const checkedBytes = 32;
 const segmentMagic = 0x47534d54;

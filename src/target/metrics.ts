@@ -38,7 +38,7 @@ const sessions = {
 } as const;
 
 /** Cut time in milliseconds of the newest point, or of the newest proven one; undefined when there is none. */
-export function newestCutMs(store: MachineStore, provenOnly: boolean): number | undefined {
+function newestCutMs(store: MachineStore, provenOnly: boolean): number | undefined {
   const view = store.points;
   return view.points.findLast(({ point }) => !provenOnly || view.stateOf(point) === 'proven')?.cutTimeMs;
 }

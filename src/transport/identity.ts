@@ -21,7 +21,7 @@ export function isName(name: string): boolean {
   return namePattern.test(name);
 }
 
-export function isRole(role: string): role is Role {
+function isRole(role: string): role is Role {
   return (roles as readonly string[]).includes(role);
 }
 

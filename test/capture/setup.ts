@@ -8,7 +8,7 @@ import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
 import { Dice, SimFiles } from './sim-files.ts';
 
 export const imagePath = '/images/vda.raw';
-export const stateDirectory = '/state';
+const stateDirectory = '/state';
 export const logPath = '/state/vda.hrl';
 export const blockSize = 65_536;
 export const pageSize = 4096;
@@ -16,15 +16,14 @@ export const pageSize = 4096;
 /** Deadlines never come: the simulation decides what is slow. */
 export const stillClock: Clock = { ...systemClock, after: () => ({ cancel: () => undefined }) };
 
-export function diceRandom(dice: Dice): Random {
+function diceRandom(dice: Dice): Random {
   return {
     bytes: (length) => Buffer.from(Array.from({ length }, () => dice.below(256))),
     fraction: () => dice.fraction(),
   };
 }
 
-export const noLock: NonNullable<NbdCaptureOptions['lock']> = () =>
-  Promise.resolve({ release: () => Promise.resolve() });
+const noLock: NonNullable<NbdCaptureOptions['lock']> = () => Promise.resolve({ release: () => Promise.resolve() });
 
 export function openSim(files: SimFiles, hadLog: boolean, more: Partial<NbdCaptureOptions> = {}): Promise<NbdCapture> {
   return openNbdCapture({

@@ -310,6 +310,10 @@ class SimFile implements File {
     return true;
   }
 
+  extentSync(_position: number, length: number): { hole: boolean; length: number } {
+    return { hole: false, length };
+  }
+
   facts(): FileFacts {
     const { content, mtimeNs, ctimeNs, number } = this.#inode;
     return { size: content.byteLength, mtimeNs, ctimeNs, device: 7n, inode: number, kind: 'file' };

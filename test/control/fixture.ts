@@ -151,7 +151,7 @@ export class Site {
   }
 }
 
-export const hash = '0'.repeat(64);
+const hash = '0'.repeat(64);
 
 export function targetReport(
   atMs: number,

@@ -4,11 +4,10 @@
  */
 import { spawn } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
-import { existsSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
 import { limits, MiB } from '../../src/limits.ts';
-import { connectNbd } from '../../src/nbd/client.ts';
+import { connectNbd, type NbdClient } from '../../src/nbd/client.ts';
 import { requireTool, runTool, runToolOk } from '../tools.ts';
 import { patchyContent } from './backend-contract.ts';
 import { MemoryBackend } from './memory-backend.ts';
@@ -169,6 +168,18 @@ describe.skipIf(!requireTool('fio'))('fio', () => {
   });
 });
 
+/** The socket's file is there a moment before its server listens. */
+async function connectOnceItListens(unixPath: string): Promise<NbdClient> {
+  for (let tries = 0; ; tries += 1) {
+    try {
+      return await connectNbd({ unixPath }, { clock: systemClock });
+    } catch (error) {
+      if (tries === 500) throw error;
+      await systemClock.sleep(10);
+    }
+  }
+}
+
 describe.skipIf(!requireTool('nbdkit'))('nbdkit', () => {
   test('our client speaks to its server', async () => {
     const unixPath = place.file('kit');
@@ -177,8 +188,7 @@ describe.skipIf(!requireTool('nbdkit'))('nbdkit', () => {
     });
     const ended = new Promise((resolve) => kit.once('exit', resolve));
     try {
-      for (let tries = 0; !existsSync(unixPath) && tries < 500; tries += 1) await systemClock.sleep(10);
-      const client = await connectNbd({ unixPath }, { clock: systemClock });
+      const client = await connectOnceItListens(unixPath);
       expect(client.size).toBe(MiB);
       const content = patchyContent(300_000, 13);
       await Promise.all([client.write(content, 1000), client.write(Buffer.alloc(100, 9), 700_000, { fua: true })]);

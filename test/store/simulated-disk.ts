@@ -273,6 +273,10 @@ class SimulatedFile implements File {
     return false;
   }
 
+  extentSync(_position: number, length: number): { hole: boolean; length: number } {
+    return { hole: false, length };
+  }
+
   facts(): FileFacts {
     const { cached, number } = this.#inode;
     return {
