@@ -90,3 +90,15 @@ test('a second agent for one image is refused and told who is first', async () =
   await first.close();
   await (await openReal(directory, true)).close();
 });
+
+test('clients are told the holes of the image, and what was written in them', async () => {
+  const capture = await openReal(directory, false);
+  const mib = 1024 * 1024;
+  await capture.write(Buffer.alloc(mib, 3), 4 * mib, true);
+  expect(await capture.extents(0, 16 * mib)).toEqual([
+    { length: 4 * mib, zero: true, hole: true },
+    { length: mib, zero: false, hole: false },
+    { length: 11 * mib, zero: true, hole: true },
+  ]);
+  await capture.close();
+});
