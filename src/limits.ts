@@ -149,6 +149,8 @@ export const limits = {
   recovery: {
     /** Rebuilt blocks an NBD export keeps. */
     exportCacheBytes: 16 * MiB,
+    /** Nodes of 1,024 leaves whose index entries an NBD export keeps, about 0.5 MiB each. */
+    nodesKeptMax: 32,
   },
   agent: {
     /** Payload of one batch: half of what the protocol allows keeps every message below the size at which memory is mapped afresh. */

@@ -6,7 +6,8 @@ import type { Clock } from '../kit/clock.ts';
 import { Problem } from '../kit/problem.ts';
 import { blockBytesOnDisk } from '../disk/geometry.ts';
 import type { File, Files } from '../posix/files.ts';
-import type { PointImage } from './point-image.ts';
+import type { StoredEntry } from '../store/machine-view.ts';
+import { RootBuilder, type PointImage } from './point-image.ts';
 
 export interface ExportOptions {
   readonly files: Files;
@@ -55,20 +56,21 @@ async function copyBlocks(image: PointImage, file: File, options: ExportOptions)
   const { geometry } = image;
   const buffers = Array.from({ length: blocksInFlight }, () => Buffer.allocUnsafeSlow(geometry.blockSize));
   let written = 0;
-  let group: number[] = [];
+  const builder = new RootBuilder(geometry);
+  let group: StoredEntry[] = [];
   const flush = async (): Promise<void> => {
     await Promise.all(
-      group.map(async (block, index) => {
+      group.map(async (entry, index) => {
         const buffer = buffers[index];
         if (!buffer) return;
-        await image.readBlock(block, buffer);
-        const bytes = blockBytesOnDisk(geometry, block);
-        await file.write([buffer.subarray(0, bytes)], block * geometry.blockSize);
+        await image.read(entry, buffer);
+        const bytes = blockBytesOnDisk(geometry, entry.block);
+        await file.write([buffer.subarray(0, bytes)], entry.block * geometry.blockSize);
         written += bytes;
       }),
     );
     const last = group.at(-1);
-    if (last !== undefined) options.progress(Math.min(geometry.size, (last + 1) * geometry.blockSize));
+    if (last) options.progress(Math.min(geometry.size, (last.block + 1) * geometry.blockSize));
     group = [];
     await options.clock.turn();
     if (options.signal.aborted) {
@@ -77,12 +79,14 @@ async function copyBlocks(image: PointImage, file: File, options: ExportOptions)
       });
     }
   };
-  for (const { block, zero } of image.blocks()) {
-    if (zero) continue;
-    group.push(block);
+  for (const entry of image.entries()) {
+    builder.add(entry.block, entry.leaf);
+    if (entry.zero) continue;
+    group.push(entry);
     if (group.length === blocksInFlight) await flush();
   }
   await flush();
+  if (builder.root() !== image.at.root) throw image.wrongRoot();
   options.progress(geometry.size);
   return written;
 }

@@ -24,7 +24,7 @@ export class PointBackend implements Backend {
     this.preferredBytes = geometry.blockSize;
     this.#cacheBlocksMax = Math.max(2, Math.floor(limits.recovery.exportCacheBytes / geometry.blockSize));
     this.#stored = new Uint8Array(Math.ceil(geometry.blockCount / 8));
-    for (const { block, zero } of image.blocks()) {
+    for (const { block, zero } of image.entries()) {
       if (!zero) this.#stored[block >>> 3] = (this.#stored[block >>> 3] ?? 0) | (1 << (block & 7));
     }
   }

@@ -22,11 +22,11 @@ export async function verifyPoint(
   const builder = new RootBuilder(geometry);
   const damagedBlocks: number[] = [];
   let blocks = 0;
-  for (const entry of image.at.entries()) {
+  for (const entry of image.entries()) {
     if (options.signal.aborted) throw new Problem('interrupted', 'verification was interrupted');
     blocks += 1;
     try {
-      await image.readBlock(entry.block, into);
+      await image.read(entry, into);
       builder.add(entry.block, entry.leaf);
     } catch (error) {
       if (!isProblem(error) || error.code !== 'damaged') throw error;

@@ -213,5 +213,8 @@ export class MachineView {
 }
 
 function* storedEntries(entries: Iterable<IndexEntry>): Generator<StoredEntry> {
-  for (const { block, leaf, codec: how } of entries) yield { block, leaf, zero: how === codec.zero };
+  for (const record of entries) {
+    const { block, leaf } = record;
+    yield { block, leaf, zero: record.codec === codec.zero, record };
+  }
 }

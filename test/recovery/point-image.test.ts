@@ -1,0 +1,126 @@
+/** Reading a point by an index that lies: what it lists and what it finds must be the same records, or nothing is served. */
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import * as path from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { geometryOf } from '../../src/disk/geometry.ts';
+import { zeroLeaf } from '../../src/disk/merkle.ts';
+import { leafOf } from '../../src/kernels/hash.ts';
+import { systemClock as clock } from '../../src/kit/clock.ts';
+import { posixFiles as files } from '../../src/posix/files.ts';
+import { exportRaw } from '../../src/recovery/export.ts';
+import { PointBackend } from '../../src/recovery/point-backend.ts';
+import { PointImage, RootBuilder } from '../../src/recovery/point-image.ts';
+import { verifyPoint } from '../../src/recovery/verify.ts';
+import type { DiskAtPoint, StoredEntry } from '../../src/store/machine-view.ts';
+
+const leafKey = new Uint8Array(32).fill(7);
+const geometry = geometryOf(5 * 4096 + 512, 4096);
+
+interface FakeEntry extends StoredEntry {
+  readonly content: Buffer;
+}
+
+/** A block whose stored content matches its own leaf. */
+function entryOf(block: number, fill: number): FakeEntry {
+  const content = Buffer.alloc(geometry.blockSize, fill);
+  const leaf = fill === 0 ? zeroLeaf : leafOf(leafKey, content);
+  // The place of a record is the store's business; the image only hands it back.
+  const none = { segment: 1, payloadOffset: 0, storedLength: 0, rawLength: 0, pageMask: 0xffff, codec: 0, nonce: 0 };
+  const record = { ...none, block, seq: 1, tag: new Uint8Array(16), leaf, pages: null };
+  return { block, leaf, zero: fill === 0, record, content };
+}
+
+/** A disk whose index lists `listings` in turn, the last one for ever; its point was committed over the first. */
+function diskOf(...listings: readonly (readonly FakeEntry[])[]): DiskAtPoint {
+  const builder = new RootBuilder(geometry);
+  for (const { block, leaf } of listings[0] ?? []) if (block < geometry.blockCount) builder.add(block, leaf);
+  const root = builder.root();
+  let reading = 0;
+  return {
+    machine: 'web1',
+    disk: 'vda',
+    point: 3,
+    cutTimeMs: 0,
+    geometry,
+    root,
+    *entries(from = 0) {
+      const listing = listings[Math.min(reading, listings.length - 1)] ?? [];
+      reading += 1;
+      yield* listing.filter(({ block }) => block >= from);
+    },
+    async read(entry, into) {
+      into.set((entry as FakeEntry).content);
+    },
+  };
+}
+
+const good = [entryOf(0, 1), entryOf(2, 2), entryOf(3, 0), entryOf(5, 3)];
+const older = [entryOf(0, 1), entryOf(2, 9), entryOf(3, 0), entryOf(5, 3)];
+const damaged = { code: 'damaged' };
+
+describe('a point read by an index', () => {
+  let directory = '';
+  beforeEach(async () => {
+    directory = await mkdtemp(path.join(tmpdir(), 'tidemark-recovery-'));
+  });
+  afterEach(async () => {
+    await rm(directory, { recursive: true, force: true });
+  });
+
+  const exported = async (at: DiskAtPoint): Promise<Buffer> => {
+    const to = path.join(directory, 'out.raw');
+    const { signal } = new AbortController();
+    await exportRaw(new PointImage(at, clock), {
+      files,
+      clock,
+      to,
+      overwrite: false,
+      signal,
+      progress: () => undefined,
+    });
+    return readFile(to);
+  };
+  const verified = (at: DiskAtPoint) =>
+    verifyPoint(new PointImage(at, clock), { clock, signal: new AbortController().signal, progress: () => undefined });
+  const served = async (at: DiskAtPoint, offset: number, length: number): Promise<Buffer> => {
+    const image = new PointImage(at, clock);
+    await image.checkLeaves();
+    const into = Buffer.alloc(length);
+    await new PointBackend(image).read(into, offset);
+    return into;
+  };
+
+  it('that is true gives the disk, to its last sector', async () => {
+    const whole = Buffer.alloc(geometry.size);
+    whole
+      .fill(1, 0, 4096)
+      .fill(2, 2 * 4096, 3 * 4096)
+      .fill(3, 5 * 4096);
+    expect((await exported(diskOf(good))).equals(whole)).toBe(true);
+    expect((await served(diskOf(good), 1000, geometry.size - 1000)).equals(whole.subarray(1000))).toBe(true);
+    expect(await verified(diskOf(good))).toMatchObject({ ok: true, blocks: 4 });
+  });
+
+  it('that finds another record than it listed is not believed, though that record matches its own leaf', async () => {
+    await expect(exported(diskOf(good, older))).rejects.toMatchObject(damaged);
+    expect(await readdir(directory)).toEqual([]);
+    await expect(served(diskOf(good, good, older), 2 * 4096, 4096)).rejects.toMatchObject(damaged);
+  });
+
+  it.each([
+    ['misses a record', good.slice(1)],
+    ['has an older one', older],
+    ['lists a block twice', [good[0], good[0], ...good.slice(1)].filter((entry) => entry !== undefined)],
+    ['lists a block the disk does not have', [...good, entryOf(7, 4)]],
+  ])('that %s is not believed', async (_, listing) => {
+    const lying = (): DiskAtPoint => ({ ...diskOf(listing), root: diskOf(good).root });
+    await expect(exported(lying())).rejects.toMatchObject(damaged);
+    await expect(served(lying(), 0, 4096)).rejects.toMatchObject(damaged);
+    const outcome = await verified(lying()).then(
+      ({ ok }) => ok,
+      () => false,
+    );
+    expect(outcome).toBe(false);
+  });
+});
