@@ -146,6 +146,7 @@ export class Agent {
         disks,
         compression: compression(),
         clock,
+        signal: this.#stop.signal,
         events: {
           durable: (disk, message) => {
             this.#flight.durable(disk, message);
@@ -156,6 +157,7 @@ export class Agent {
         },
       });
       this.#session = session;
+      if (this.#stopped()) throw new Problem('shutting-down', 'the agent is stopping', { retryable: true });
       this.#counters.sessions += 1;
       backoff.reset();
       logger.info({ epoch: session.epoch, disks: disks.map((disk) => disk.name) }, 'session open');

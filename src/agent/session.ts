@@ -103,9 +103,17 @@ export class Session {
     compression: OpenDisk['compression'];
     events: SessionEvents;
     clock: Clock;
+    /** Ends the session while it opens. */
+    signal: AbortSignal;
   }): Promise<Session> {
+    const { signal } = options;
     const session = new Session(options);
+    const stop = (): void => {
+      session.end(new Problem('shutting-down', 'the agent is stopping', { retryable: true }));
+    };
+    signal.addEventListener('abort', stop);
     try {
+      if (signal.aborted) stop();
       await session.#greet(options.machine, options.version, options.instance);
       for (const [index, disk] of options.disks.entries()) await session.#openDisk(index, disk, options.compression);
       return session;
@@ -114,6 +122,8 @@ export class Session {
         isProblem(error) ? error : new Problem('internal', messageOf(error), { retryable: true, cause: error }),
       );
       throw await session.ended;
+    } finally {
+      signal.removeEventListener('abort', stop);
     }
   }
 
@@ -177,8 +187,12 @@ export class Session {
     return this.#state;
   }
 
-  async #send(frame: Uint8Array): Promise<void> {
+  #refuseEnded(): void {
     if (this.#state.kind === 'ended') throw this.#state.reason;
+  }
+
+  async #send(frame: Uint8Array): Promise<void> {
+    this.#refuseEnded();
     try {
       await this.#connection.send(frame);
     } catch (error) {
@@ -202,7 +216,7 @@ export class Session {
   }
 
   async #openDisk(index: number, disk: ReplicaDisk, compression: OpenDisk['compression']): Promise<void> {
-    if (this.#state.kind === 'ended') throw this.#state.reason;
+    this.#refuseEnded();
     const done = Promise.withResolvers<Opened>();
     this.#state = { kind: 'opening', disk, index, opened: null, done };
     await this.#send(
@@ -216,6 +230,8 @@ export class Session {
       }),
     );
     const opened = await done.promise;
+    // What came in the same read may have ended the session meanwhile.
+    this.#refuseEnded();
     this.epoch = opened.epoch;
     this.#nextCounter = Math.max(this.#nextCounter, opened.nextCounter);
     this.#state = { kind: 'ready', answer: null };

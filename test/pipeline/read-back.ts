@@ -1,0 +1,107 @@
+/** What the target's directory says once nobody writes it: every point read back and held against the model, every record against its predecessor. */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import * as path from 'node:path';
+import { blockBytesOnDisk } from '../../src/disk/geometry.ts';
+import { systemRandom } from '../../src/kit/random.ts';
+import { posixFiles } from '../../src/posix/files.ts';
+import { exportRaw } from '../../src/recovery/export.ts';
+import { PointImage } from '../../src/recovery/point-image.ts';
+import { MachineView } from '../../src/store/machine-view.ts';
+import type { PointBody } from '../../src/store/points-record.ts';
+import { replayAll } from '../../src/store/replay.ts';
+import { Vault } from '../../src/store/vault.ts';
+import { decodeSealedRows } from '../../src/wire/sealed.ts';
+import { clock, machine, type Site } from './site.ts';
+import { bootId } from './target-life.ts';
+
+export interface ReadBackOptions {
+  /** Points that are known to be damaged: they are not read. */
+  readonly damaged?: ReadonlySet<number>;
+  /** Records that may repeat what is there, by order of the target. Key: `disk no/block`. */
+  readonly repaired?: ReadonlySet<string>;
+}
+
+/** Call while no target runs. Answers the number of points. */
+export async function readBack(site: Site, options: ReadBackOptions = {}): Promise<number> {
+  const scratch = mkdtempSync(path.join(tmpdir(), 'tidemark-view-'));
+  const view = await MachineView.open({ files: posixFiles, data: site.data, machine, bootId, scratch });
+  try {
+    const { points } = view.points;
+    for (const [point, cutTimeMs] of site.acknowledged) {
+      if (view.points.point(point)?.cutTimeMs !== cutTimeMs) throw new Error(`acknowledged point ${point} is lost`);
+    }
+    for (const body of points) if (!options.damaged?.has(body.point)) await checkPoint(site, view, body);
+    await checkNothingTwice(site, view, options.repaired ?? new Set());
+    return points.length;
+  } finally {
+    await view.close();
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+async function checkPoint(site: Site, view: MachineView, body: PointBody): Promise<void> {
+  const vault = await Vault.open({ files: posixFiles, random: systemRandom, keyFile: site.dir('vault.key') });
+  const cut = site.cuts.get(body.cutTimeMs);
+  if (!cut) throw new Error(`point ${body.point} is of a cut nobody made`);
+  if (body.disks.length !== site.disks.length) throw new Error(`point ${body.point} is half`);
+  for (const [index, disk] of site.disks.entries()) {
+    const facts = view.disk(disk.name);
+    const writes = body.disks.find(({ no }) => no === facts.no)?.writes;
+    if (writes !== cut.writes[index])
+      throw new Error(`point ${body.point}: disk ${disk.name} is of another cut (${writes}, ${cut.writes.join(', ')})`);
+    const image = new PointImage(await view.diskAt(facts, body, vault), clock);
+    const expected = disk.at(cut.lives[index] ?? -1, writes ?? 0);
+    const found = await contentOf(site, image, body.point === view.points.points.length);
+    if (!found.equals(expected)) throw new Error(`point ${body.point}, ${disk.name}: ${difference(found, expected, image)}`);
+  }
+}
+
+async function contentOf(site: Site, image: PointImage, exported: boolean): Promise<Buffer> {
+  if (exported) {
+    const to = site.dir('exported.raw');
+    const { signal } = new AbortController();
+    await exportRaw(image, { files: posixFiles, clock, to, overwrite: true, signal, progress: () => undefined });
+    return readFileSync(to);
+  }
+  await image.checkLeaves();
+  const { geometry } = image;
+  const bytes = Buffer.alloc(geometry.size);
+  const into = Buffer.alloc(geometry.blockSize);
+  for (const { block } of image.entries()) {
+    await image.readBlock(block, into);
+    into.copy(bytes, block * geometry.blockSize, 0, blockBytesOnDisk(geometry, block));
+  }
+  return bytes;
+}
+
+function difference(found: Buffer, expected: Buffer, { geometry }: PointImage): string {
+  if (found.byteLength !== expected.byteLength) return `${found.byteLength} bytes, not ${expected.byteLength}`;
+  const at = found.findIndex((byte, index) => byte !== expected[index]);
+  return `differs at ${at} (block ${Math.floor(at / geometry.blockSize)}, page ${Math.floor((at % geometry.blockSize) / geometry.pageSize)})`;
+}
+
+/** A record whose leaf is that of the record before it says nothing new: what was durable was sent again. */
+async function checkNothingTwice(site: Site, view: MachineView, repaired: ReadonlySet<string>): Promise<void> {
+  const newest = new Map<string, string>();
+  const outcome = await replayAll(
+    {
+      files: posixFiles,
+      directory: `${site.store}/segments`,
+      machineId: Buffer.from(view.facts.id, 'hex'),
+      extents: view.points.extents,
+      check: 'digests',
+    },
+    (entry) => {
+      if (entry.type !== 'batch') return;
+      const bounds = { blockCount: 2 ** 32 - 1, pageSize: site.options.blockSize / 16 };
+      for (const row of decodeSealedRows(entry.rows, bounds, entry.bodyLength)) {
+        const key = `${entry.diskNo}/${row.block}`;
+        const leaf = Buffer.from(row.leaf).toString('hex');
+        if (newest.get(key) === leaf && !repaired.has(key)) throw new Error(`block ${key} was stored twice`);
+        newest.set(key, leaf);
+      }
+    },
+  );
+  if (outcome.damage.length > 0) throw new Error(`damage in the segments: ${JSON.stringify(outcome.damage)}`);
+}

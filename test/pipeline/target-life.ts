@@ -1,0 +1,95 @@
+/** One run of a master target, composed as `main` does it, without sockets. */
+import { systemRandom } from '../../src/kit/random.ts';
+import { posixFiles } from '../../src/posix/files.ts';
+import { listMachines, openDataDirectory, type DataDirectory } from '../../src/store/machine-directory.ts';
+import { openMachineStore, type OpeningReport } from '../../src/store/machine-open.ts';
+import type { MachineStore } from '../../src/store/machine-store.ts';
+import { RecordIndex } from '../../src/store/record-index.ts';
+import { Vault } from '../../src/store/vault.ts';
+import { Target } from '../../src/target/target.ts';
+import { MortalFiles } from './mortal-files.ts';
+import { clock, machine, type Site } from './site.ts';
+
+/** Indexes open in this process: a killed process loses its hold on them, an abandoned object does not. */
+const indexes = new Map<string, RecordIndex>();
+const openIndex = RecordIndex.open.bind(RecordIndex);
+RecordIndex.open = async (options) => {
+  const index = await openIndex(options);
+  indexes.set(options.directory, index);
+  return index;
+};
+
+export const bootId = 'boot-1';
+
+export class TargetLife {
+  readonly target: Target;
+  readonly files: MortalFiles;
+  readonly reports: OpeningReport[];
+  readonly #data: DataDirectory;
+  readonly #indexDirectory: string;
+
+  private constructor(site: Site, files: MortalFiles, data: DataDirectory, target: Target, reports: OpeningReport[]) {
+    this.files = files;
+    this.target = target;
+    this.reports = reports;
+    this.#data = data;
+    this.#indexDirectory = `${site.store}/index`;
+  }
+
+  /** @param troubles is handed the files before anything is opened. */
+  static async start(site: Site): Promise<TargetLife> {
+    const files = new MortalFiles(posixFiles);
+    const identity = { pid: process.pid, role: 'target', since: new Date(clock.wallMs()).toISOString() };
+    const data = await openDataDirectory({ files: posixFiles, clock, path: site.data, identity });
+    const keyFile = site.dir('vault.key');
+    const vault = await Vault.openOrCreate({
+      files: posixFiles,
+      random: systemRandom,
+      keyFile,
+      expected: data.facts?.vault,
+    });
+    if (data.facts === null) await data.create(vault.id);
+    const reports: OpeningReport[] = [];
+    const target = new Target({
+      version: 'test',
+      clock,
+      logger: site.logger('target', () => !files.dead),
+      openMachine: async (name) => {
+        const fatal = (problem: Error): void => void site.fatal.push(problem as never);
+        const opened = await openMachineStore({
+          files,
+          clock,
+          random: systemRandom,
+          vault,
+          data,
+          machine: name,
+          bootId,
+          fatal,
+        });
+        reports.push(opened.report);
+        return opened.store;
+      },
+      machines: () => listMachines(files, data.path),
+    });
+    await target.start();
+    return new TargetLife(site, files, data, target, reports);
+  }
+
+  get store(): MachineStore | undefined {
+    return this.target.stores().get(machine);
+  }
+
+  async close(): Promise<void> {
+    await this.target.close();
+    await this.#data.close();
+  }
+
+  /** As SIGKILL. What was committed to the index is in its file, as it would be in the page cache. */
+  async crash(): Promise<void> {
+    const dying = this.files.die();
+    void this.target.close();
+    await dying;
+    await indexes.get(this.#indexDirectory)?.close(false);
+    await this.#data.close();
+  }
+}
