@@ -118,7 +118,7 @@ export async function openMachineStore(
     check: 'headers' as const,
     ...(fullChanged ? { fullChanged } : {}),
   };
-  const { opened, entries } = await openAndIndex(logOptions, index, facts, points.view);
+  const { opened, entries, copies } = await openAndIndex(logOptions, index, facts, points.view);
   const log = new MachineLog({ segments: opened.log, index, highestSeq: await highestSeq(index, facts) });
   const disks: DiskStore[] = [];
   for (const record of facts.disks) {
@@ -139,7 +139,7 @@ export async function openMachineStore(
     disks,
     fatal,
   });
-  const torn = [points.repaired?.copy, opened.repaired?.copy].filter((copy) => copy !== undefined);
+  const torn = [...(points.repaired ? [points.repaired.copy] : []), ...copies];
   const incompleteDisks = disks.filter((disk) => !disk.leavesComplete).map((disk) => disk.name);
   return { store, report: { replayedEntries: entries, damage: opened.outcome.damage, torn, incompleteDisks } };
 }
@@ -153,16 +153,18 @@ async function openAndIndex(
   index: RecordIndex,
   facts: MachineFacts,
   view: PointsView,
-): Promise<{ opened: OpenedSegmentLog; entries: number }> {
+): Promise<{ opened: OpenedSegmentLog; entries: number; copies: readonly string[] }> {
   const start = index.position;
   const filler = new IndexFiller(index, facts, view);
   const from = start.segment === 0 ? undefined : start;
   const opened = await openSegmentLog({ ...options, from }, (entry) => filler.take(entry));
   const end = opened.outcome.end ?? { segment: 0, offset: 0 };
-  if (!isBefore(end, start)) return { opened, entries: filler.entries };
+  const copies = opened.repaired ? [opened.repaired.copy] : [];
+  if (!isBefore(end, start)) return { opened, entries: filler.entries, copies };
   await opened.log.close();
   await index.clear();
-  return openAndIndex(options, index, facts, view);
+  const again = await openAndIndex(options, index, facts, view);
+  return { ...again, copies: [...copies, ...again.copies] };
 }
 
 async function makeMachine(options: OpenMachineOptions): Promise<MachineFacts> {

@@ -24,6 +24,7 @@ import { PointReader } from './point-reader.ts';
 import type { PointBody } from './points-record.ts';
 import type { PointsLog } from './points-log.ts';
 import type { PointsView } from './points-view.ts';
+import type { Position } from './segment-format.ts';
 import type { SegmentReader } from './segment-reader.ts';
 import type { Vault } from './vault.ts';
 
@@ -98,6 +99,11 @@ export class MachineStore {
   /** There is no space for content; acknowledging has stopped. */
   get full(): boolean {
     return this.#parts.log.segments.full;
+  }
+
+  /** Every byte of the log before this place is durable. */
+  get durableEnd(): Position {
+    return this.#parts.log.segments.durableEnd;
   }
 
   /** Resolves when everything appended so far was applied or has failed. */

@@ -1,0 +1,159 @@
+/** Opening a machine's store on what a kill left behind: index, log and points must agree again. */
+import { cp, mkdtemp, open, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { digest, leafOf } from '../../src/kernels/hash.ts';
+import { deriveLayerKey } from '../../src/kernels/keys.ts';
+import { sealRecord } from '../../src/kernels/seal.ts';
+import { systemClock } from '../../src/kit/clock.ts';
+import { systemRandom } from '../../src/kit/random.ts';
+import { posixFiles } from '../../src/posix/files.ts';
+import type { DiskStore } from '../../src/store/disk-store.ts';
+import { openDataDirectory, type DataDirectory } from '../../src/store/machine-directory.ts';
+import { openMachineStore } from '../../src/store/machine-open.ts';
+import type { MachineStore } from '../../src/store/machine-store.ts';
+import { Vault } from '../../src/store/vault.ts';
+import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../../src/wire/sealed.ts';
+import { seqOf } from '../../src/wire/seq.ts';
+
+const blockSize = 4096;
+const size = 64 * blockSize;
+const machine = 'm1';
+
+/** One record, sealed for real, as the body of a SEALED frame. */
+function sealedBody(disk: DiskStore, salt: Uint8Array, seq: number, batch: number, block: number): Uint8Array {
+  const diskId = Buffer.from(disk.id, 'hex');
+  const pages = Buffer.alloc(blockSize, block + 1);
+  const leaf = leafOf(disk.keys.leafKey, pages);
+  const room = new Uint8Array(sealedHeaderBytes + sealedRowBytes + blockSize + 64);
+  const at = sealedHeaderBytes + sealedRowBytes;
+  const record = { diskId, seq, block, pageMask: 0xffff, nonce: batch, leaf };
+  const layerKey = deriveLayerKey(disk.keys.diskKey, salt, diskId, seq);
+  const sealed = sealRecord({ ...record, layerKey, pages, compression: 'lz4' }, room, at);
+  const body = room.subarray(0, at + sealed.storedLength);
+  writeSealedRow(body, sealedHeaderBytes, { ...record, ...sealed });
+  const header = { seq, batch, count: 1, plainBytes: blockSize, digest: digest(body.subarray(sealedHeaderBytes)) };
+  writeSealedHeader(body, 0, header);
+  return body;
+}
+
+describe('a machine store', () => {
+  let directory = '';
+  const open_: { data: DataDirectory; store: MachineStore }[] = [];
+
+  beforeEach(async () => {
+    directory = await mkdtemp(path.join(tmpdir(), 'tidemark-machine-'));
+  });
+  afterEach(async () => {
+    for (const { data, store } of open_.splice(0).reverse()) {
+      await store.close();
+      await data.close();
+    }
+    await rm(directory, { recursive: true, force: true });
+  });
+
+  async function openStore(name: string) {
+    const [files, clock, random] = [posixFiles, systemClock, systemRandom];
+    const identity = { pid: process.pid, role: 'test', since: '' };
+    const data = await openDataDirectory({ files, clock, path: path.join(directory, name), identity });
+    const keyFile = path.join(directory, 'vault.key');
+    const vault = await Vault.openOrCreate({ files, random, keyFile, expected: data.facts?.vault });
+    if (!data.facts) await data.create(vault.id);
+    const fatal = (problem: Error): never => {
+      throw problem;
+    };
+    const opened = await openMachineStore({ files, clock, random, vault, data, machine, bootId: 'boot', fatal });
+    open_.push({ data, store: opened.store });
+    return opened;
+  }
+
+  /** A layer of `batches` one-block batches, durable and indexed. */
+  async function writeLayer(store: MachineStore, batches: number): Promise<{ disk: DiskStore; seq: number }> {
+    const epoch = await store.acquireEpoch('aa');
+    const disk = await store.openDisk({ name: 'vda', size, blockSize });
+    const seq = seqOf(epoch, store.nextCounter(epoch));
+    const salt = systemRandom.bytes(32);
+    await disk.beginLayer({ seq, kind: 'initial', base: null, salt, keyVersion: disk.keys.version, epoch });
+    for (let batch = 0; batch < batches; batch += 1) {
+      await disk.appendBatch(sealedBody(disk, salt, seq, batch, batch)).durable;
+    }
+    return { disk, seq };
+  }
+
+  /** What a kill at this instant would leave: a copy of everything, taken while the store is open. */
+  async function killedCopy(store: MachineStore): Promise<void> {
+    await store.settle();
+    await systemClock.sleep(200);
+    await cp(path.join(directory, 'a'), path.join(directory, 'b'), { recursive: true });
+  }
+
+  const segmentOf = (name: string): string => path.join(directory, name, 'machines', machine, 'segments', '000001.seg');
+
+  async function rootOf(disk: DiskStore): Promise<string> {
+    await Promise.resolve();
+    return Buffer.from(disk.leaves.workingRoot()).toString('hex');
+  }
+
+  it('killed in a layer knows its durable batches and leaves again, and commits them', async () => {
+    const { store } = await openStore('a');
+    const { disk, seq } = await writeLayer(store, 3);
+    await killedCopy(store);
+    const again = await openStore('b');
+    const found = await again.store.openDisk({ name: 'vda', size, blockSize });
+    expect(found.pendingLayers()).toEqual([{ seq, batches: 3 }]);
+    expect(await rootOf(found)).toBe(await rootOf(disk));
+    const wanted = {
+      store: found,
+      size,
+      root: await rootOf(found),
+      layers: [seq],
+      kind: 'initial',
+      records: 3,
+      payloadBytes: 0,
+    } as const;
+    const outcome = await again.store.commit({ cutTimeMs: 1, consistency: 'crash', epoch: 1, disks: [wanted] });
+    expect(outcome).toEqual({ kind: 'committed', point: 1 });
+  });
+
+  it('whose tail rotted under an index that knew it forgets the tail everywhere', async () => {
+    const { store } = await openStore('a');
+    const { seq } = await writeLayer(store, 3);
+    await killedCopy(store);
+    const { durableEnd } = store;
+    const file = await open(segmentOf('b'), 'r+');
+    await file.write(Buffer.from([0x55]), 0, 1, durableEnd.offset - 20);
+    await file.close();
+    const { store: again, report } = await openStore('b');
+    expect(report.torn).toHaveLength(1);
+    const disk = await again.openDisk({ name: 'vda', size, blockSize });
+    expect(disk.pendingLayers()).toEqual([{ seq, batches: 2 }]);
+    expect(disk.leaves.get(2)).toEqual(new Uint8Array(32));
+    expect(Buffer.compare(disk.leaves.get(1), new Uint8Array(32))).not.toBe(0);
+  });
+
+  it('refuses a root that is not its own, and a layer that is left out', async () => {
+    const { store } = await openStore('a');
+    const { disk, seq } = await writeLayer(store, 1);
+    const point = { cutTimeMs: 1, consistency: 'crash', epoch: 1 } as const;
+    const part = { store: disk, size, kind: 'initial', records: 1, payloadBytes: 0 } as const;
+    const wrong = await store.commit({ ...point, disks: [{ ...part, root: '00'.repeat(32), layers: [seq] }] });
+    expect(wrong).toMatchObject({ kind: 'rejected', reason: 'root-mismatch' });
+    const root = await rootOf(disk);
+    expect(await store.commit({ ...point, disks: [{ ...part, root, layers: [] }] })).toMatchObject({
+      reason: 'layer-incomplete',
+    });
+    expect(await store.commit({ ...point, disks: [{ ...part, root, layers: [seq, seq + 1] }] })).toMatchObject({
+      reason: 'layer-unknown',
+    });
+    expect(store.points.points).toEqual([]);
+  });
+
+  it('gives another process-server instance a higher epoch, and the same one its own again', async () => {
+    const { store } = await openStore('a');
+    expect([await store.acquireEpoch('aa'), await store.acquireEpoch('aa'), await store.acquireEpoch('bb')]).toEqual([
+      1, 1, 2,
+    ]);
+    expect(await store.acquireEpoch('aa')).toBe(3);
+  });
+});
