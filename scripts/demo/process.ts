@@ -81,12 +81,19 @@ export interface Reachable {
   readonly where: string;
 }
 
+async function cpuSecondsOf(pid: number): Promise<number> {
+  const text = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) / clockTicksPerSecond;
+}
+
 export class RoleProcess {
   readonly name: string;
   /** Where the role can be reached, once it runs. Rejects when it ends before. */
   readonly running: Promise<readonly Reachable[]>;
   readonly #child: ChildProcess;
   readonly #exited: Promise<number>;
+  readonly #cpuAtStart: Promise<number>;
   #over = false;
 
   /** Starts a role; its log goes to `logFile` (appended). */
@@ -100,7 +107,10 @@ export class RoleProcess {
     this.#child.stderr?.pipe(log, { end: false });
     const running = Promise.withResolvers<readonly Reachable[]>();
     this.running = running.promise;
-    this.running.catch(() => undefined);
+    this.#cpuAtStart = this.running.then(
+      () => cpuSecondsOf(this.pid),
+      () => 0,
+    );
     let stdout = '';
     this.#child.stdout?.on('data', (chunk: Buffer) => {
       stdout += chunk.toString();
@@ -135,12 +145,10 @@ export class RoleProcess {
     return this.#over;
   }
 
-  /** User and system seconds of all its threads so far. */
+  /** User and system seconds of all its threads since it runs: what it does, without the start of the program. */
   async cpuSeconds(): Promise<number> {
     if (this.#over) return 0;
-    const text = await readFile(`/proc/${this.pid}/stat`, 'utf8').catch(() => '');
-    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    return (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) / clockTicksPerSecond;
+    return (await cpuSecondsOf(this.pid)) - (await this.#cpuAtStart);
   }
 
   signal(name: 'SIGTERM' | 'SIGKILL' | 'SIGSTOP' | 'SIGCONT'): void {
