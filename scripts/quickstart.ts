@@ -13,6 +13,7 @@ import * as path from 'node:path';
 import { systemClock } from '../src/kit/clock.ts';
 import { connectNbd } from '../src/nbd/client.ts';
 import { firstDifference } from './demo/compare.ts';
+import { firstPayload, firstSegment, flipBit } from './demo/damage.ts';
 import { makeImage, requireSpace, type DemoImage } from './demo/image.ts';
 import { endChildren, tidemark } from './demo/process.ts';
 import { Site } from './demo/site.ts';
@@ -107,28 +108,12 @@ async function makeOracle(base: string, to: string, log: readonly LoggedWrite[],
   }
 }
 
-/** Flips one bit of a stored payload. */
+/** Flips one bit of a stored payload that every point relies on. */
 async function sabotage(site: Site): Promise<void> {
-  const segments = path.join(site.targetData, 'machines', machine, 'segments');
-  const names = (await readdir(segments)).filter((name) => name.endsWith('.seg')).sort();
-  const target = path.join(segments, names[0] ?? '');
-  const file = await open(target, 'r+');
-  try {
-    const { size } = await file.stat();
-    // The middle of the first segment's data: fresh segments are preallocated, so look for a place that is not zero.
-    const probe = Buffer.alloc(4096);
-    for (let at = Math.floor(size / 3); at > 0; at = Math.floor(at / 2)) {
-      await file.read(probe, 0, probe.length, at);
-      if (probe.every((byte) => byte === 0)) continue;
-      probe[2048] = (probe[2048] ?? 0) ^ 1;
-      await file.write(probe, 0, probe.length, at);
-      say(`  sabotage: flipped one bit of ${names[0] ?? ''} at ${at + 2048}`);
-      return;
-    }
-    throw new Error('nothing was found to sabotage');
-  } finally {
-    await file.close();
-  }
+  const segment = await firstSegment(site.targetData, machine);
+  const offset = await firstPayload(segment);
+  await flipBit(segment, offset, 0);
+  say(`  sabotage: flipped one bit of ${path.basename(segment)} at ${offset}`);
 }
 
 interface Run {

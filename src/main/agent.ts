@@ -1,7 +1,6 @@
 /** Composition of the agent: captures, their NBD servers, the replication loop, metrics. */
-import * as path from 'node:path';
 import { Agent, type AgentReport } from '../agent/agent.ts';
-import { readDiskState, writeDiskState } from '../agent/disk-state.ts';
+import { readDiskState } from '../agent/disk-state.ts';
 import { registerAgentSeries } from '../agent/metrics.ts';
 import { ReplicaDisk } from '../agent/replica-disk.ts';
 import { makeCutAll } from '../capture/cut.ts';
@@ -10,18 +9,13 @@ import type { NbdCapture } from '../capture/nbd-splitter.ts';
 import type { Running } from '../cli/roles.ts';
 import type { Report } from '../control/schemas.ts';
 import { agentDefaults, type AgentConfig, type DiskConfig } from '../config.ts';
-import { merkleHashes } from '../kernels/hash.ts';
-import { Problem } from '../kit/problem.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { Readiness } from '../observe/server.ts';
 import type { Backend } from '../nbd/backend.ts';
 import { serveNbd } from '../nbd/server.ts';
 import { acquireLock } from '../posix/lock.ts';
-import { LeafFile } from '../store/leaf-file.ts';
 import { connect } from '../transport/client.ts';
-import type { Credentials } from '../transport/credentials.ts';
-import { loadCredentials } from '../transport/credentials.ts';
-import { lockIdentity, RoleBuilder, type Closers, type Parts } from './parts.ts';
+import { credentialsFor, lockIdentity, RoleBuilder, type Closers, type Parts } from './parts.ts';
 import { controlLink } from './control-link.ts';
 
 interface OpenDisk {
@@ -46,14 +40,7 @@ async function openDisk(parts: Parts, config: AgentConfig, disk: DiskConfig, blo
     lock: (image) => acquireLock(files, clock, image, lockIdentity(clock, `agent of ${owner}`)),
   });
   try {
-    if (state === null) await writeDiskState(files, config.data, disk.name, { format: 1, diskId: null, point: null });
-    const leaves = await LeafFile.open({
-      files,
-      path: path.join(config.data, `${disk.name}.leaves`),
-      geometry: capture.geometry,
-      hashes: merkleHashes,
-    });
-    return { capture, replica: new ReplicaDisk({ capture, leaves, files, directory: config.data, state }) };
+    return { capture, replica: await ReplicaDisk.open({ capture, files, directory: config.data, state }) };
   } catch (error) {
     await capture.close();
     throw error;
@@ -78,18 +65,6 @@ async function serveDisk(
   });
   closers.add(() => server.close());
   return server.uri(disk.name);
-}
-
-function checkName(config: AgentConfig, credentials: Credentials): void {
-  const { role, name } = credentials.identity;
-  if (role === 'agent' && name === config.machine) return;
-  throw new Problem(
-    'bad-certificate',
-    `the certificate in ${config.credentials} is of ${role} ${name}, not of agent ${config.machine}`,
-    {
-      remedy: `enroll ${config.machine} with a registration key of its own`,
-    },
-  );
 }
 
 function readiness(report: AgentReport): Readiness {
@@ -131,8 +106,7 @@ export function startAgent(parts: Parts, config: AgentConfig): Promise<Running> 
   const { files, clock, random, version } = parts;
   const logger = parts.loggerOf(config, 'agent').child({ machine: config.machine });
   return RoleBuilder.build(async (builder) => {
-    const credentials = await loadCredentials(files, config.credentials, clock.wallMs());
-    checkName(config, credentials);
+    const credentials = await credentialsFor(parts, config.credentials, 'agent', config.machine);
     const link = controlLink(parts, config, credentials, logger);
     builder.closers.add(() => {
       link.close();

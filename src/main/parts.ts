@@ -2,6 +2,7 @@
 import type { RoleCommon } from '../config.ts';
 import type { Running } from '../cli/roles.ts';
 import type { Clock } from '../kit/clock.ts';
+import { Problem } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';
 import { registerProcessSeries } from '../observe/metrics.ts';
 import type { Logger } from '../observe/logger.ts';
@@ -9,6 +10,8 @@ import { createRegistry, type MetricRegistry } from '../observe/registry.ts';
 import { startObserveServer, type Readiness } from '../observe/server.ts';
 import type { Files } from '../posix/files.ts';
 import type { LockIdentity } from '../posix/lock.ts';
+import type { Role } from '../transport/connection.ts';
+import { loadCredentials, type Credentials } from '../transport/credentials.ts';
 
 export interface Parts {
   readonly files: Files;
@@ -17,6 +20,26 @@ export interface Parts {
   readonly version: string;
   /** A logger of the level a role was configured with. */
   readonly loggerOf: (common: Pick<RoleCommon, 'logLevel'>, role: string) => Logger;
+}
+
+/** Certificate and key from a directory, when they are of the role (and, for an agent, the machine) that is to run. */
+export async function credentialsFor(
+  { files, clock }: Parts,
+  directory: string,
+  role: Role,
+  name?: string,
+): Promise<Credentials> {
+  const credentials = await loadCredentials(files, directory, clock.wallMs());
+  const { identity } = credentials;
+  if (identity.role === role && (name === undefined || identity.name === name)) return credentials;
+  const wanted = name === undefined ? role : `${role} ${name}`;
+  throw new Problem(
+    'bad-certificate',
+    `the certificate in ${directory} is of ${identity.role} ${identity.name}, not of ${wanted}`,
+    {
+      remedy: `enroll ${name ?? `a ${role}`} with a registration key of its own, or name the right directory`,
+    },
+  );
 }
 
 /** How a lock's holder introduces itself to whoever asks. */

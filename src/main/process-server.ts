@@ -9,16 +9,15 @@ import { SealPool } from '../process-server/pool.ts';
 import { ProcessServer } from '../process-server/server.ts';
 import { formatAddress } from '../transport/address.ts';
 import { connect } from '../transport/client.ts';
-import { loadCredentials } from '../transport/credentials.ts';
 import { listen } from '../transport/server.ts';
 import { controlLink } from './control-link.ts';
-import { RoleBuilder, type Parts } from './parts.ts';
+import { credentialsFor, RoleBuilder, type Parts } from './parts.ts';
 
 export function startProcessServer(parts: Parts, config: ProcessServerConfig): Promise<Running> {
-  const { files, clock, random, version } = parts;
+  const { clock, random, version } = parts;
   const logger = parts.loggerOf(config, 'process-server');
   return RoleBuilder.build(async (builder) => {
-    const credentials = await loadCredentials(files, config.credentials, clock.wallMs());
+    const credentials = await credentialsFor(parts, config.credentials, 'process-server');
     for (const { kernel, provider, fallback, reason } of providers()) {
       if (fallback) logger.warn({ kernel, provider, reason }, 'a kernel runs on a slower provider than preferred');
     }

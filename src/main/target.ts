@@ -11,10 +11,9 @@ import { Vault } from '../store/vault.ts';
 import { registerTargetSeries } from '../target/metrics.ts';
 import { Target } from '../target/target.ts';
 import { formatAddress } from '../transport/address.ts';
-import { loadCredentials } from '../transport/credentials.ts';
 import { listen } from '../transport/server.ts';
 import { controlLink } from './control-link.ts';
-import { lockIdentity, RoleBuilder, type Parts } from './parts.ts';
+import { credentialsFor, lockIdentity, RoleBuilder, type Parts } from './parts.ts';
 import { readBootId } from './boot-id.ts';
 import { TargetReporter } from './target-report.ts';
 
@@ -88,7 +87,7 @@ export function startTarget(parts: Parts, config: TargetConfig): Promise<Running
   const { files, clock } = parts;
   const logger = parts.loggerOf(config, 'target');
   return RoleBuilder.build(async (builder) => {
-    const credentials = await loadCredentials(files, config.credentials, clock.wallMs());
+    const credentials = await credentialsFor(parts, config.credentials, 'target');
     const data = await openDataDirectory({ files, clock, path: config.data, identity: lockIdentity(clock, 'target') });
     builder.closers.add(() => data.close());
     const vault = await openVault(parts, config, data);

@@ -6,6 +6,7 @@
  */
 import { open, type Database, type RootDatabase } from 'lmdb';
 import * as path from 'node:path';
+import { digest } from '../kernels/hash.ts';
 import { Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { Files } from '../posix/files.ts';
@@ -79,6 +80,8 @@ export interface IndexBoot {
   readonly clean: boolean;
   /** How often it was opened for writing since it was last closed cleanly. */
   readonly starts: number;
+  /** Of the data as it was closed cleanly (`dataDigest`); null while it is in use. */
+  readonly digest: string | null;
 }
 
 export const bootFileName = 'boot.json';
@@ -91,7 +94,8 @@ export async function readBootFile(files: Files, directory: string): Promise<Ind
     const value: unknown = JSON.parse((await files.readWhole(file)).toString('utf8'));
     if (typeof value !== 'object' || value === null || !('boot' in value) || !('clean' in value)) return null;
     if (typeof value.boot !== 'string' || !('starts' in value) || typeof value.starts !== 'number') return null;
-    return { boot: value.boot, clean: value.clean === true, starts: value.starts };
+    const digested = 'digest' in value && typeof value.digest === 'string' ? value.digest : null;
+    return { boot: value.boot, clean: value.clean === true, starts: value.starts, digest: digested };
   } catch {
     return null;
   }
@@ -102,9 +106,26 @@ const dataFileName = 'data.mdb';
 const dataMagic = Buffer.from('dec0efbe02000000', 'hex');
 const dataMagicAt = 24;
 
+/** A chain of BLAKE3 over the data, piece by piece; hex. LMDB's own pages have no checksums. */
+export async function dataDigest(files: Files, directory: string): Promise<string> {
+  const file = await files.open(path.join(directory, dataFileName), 'read');
+  try {
+    const piece = Buffer.allocUnsafeSlow(limits.store.replayReadBytes);
+    let chain: Uint8Array = new Uint8Array(32);
+    for (let at = 0; ;) {
+      const bytes = await file.read(piece, at);
+      if (bytes === 0) return Buffer.from(chain).toString('hex');
+      chain = digest(chain, piece.subarray(0, bytes));
+      at += bytes;
+    }
+  } finally {
+    await file.close();
+  }
+}
+
 /**
- * Whether the data may be mapped and relied on: written under this boot, or closed cleanly under an earlier one, and an LMDB file
- * at all (opening anything else ends the process with a segmentation fault).
+ * Whether the data may be mapped and relied on: closed cleanly and not one bit different since, or in use under this boot; and an LMDB
+ * file at all. Mapping anything else may end the process with a segmentation fault.
  */
 export async function isReliable(
   files: Files,
@@ -115,6 +136,7 @@ export async function isReliable(
   if (boot === null || !(boot.clean || boot.boot === bootId)) return false;
   const data = path.join(directory, dataFileName);
   if (!(await files.exists(data))) return false;
+  if (boot.clean && boot.digest !== (await dataDigest(files, directory))) return false;
   const file = await files.open(data, 'read');
   try {
     const magic = Buffer.alloc(dataMagic.byteLength);

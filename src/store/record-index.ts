@@ -24,6 +24,7 @@ import * as codec from './index-codec.ts';
 import type { IndexEntry, IndexRow } from './index-codec.ts';
 import {
   bootFileName,
+  dataDigest,
   encodePosition,
   IndexReader,
   isReliable,
@@ -109,7 +110,7 @@ export class RecordIndex implements RecordLookup {
     const starts = before === null || before.clean ? 1 : before.starts + 1;
     const keep = starts <= limits.store.indexStartsMax && (await isReliable(files, directory, before, bootId));
     if (!keep) await removeData(files, directory);
-    await writeBootFile(files, directory, { boot: bootId, clean: false, starts: keep ? starts : 1 });
+    await writeBootFile(files, directory, { boot: bootId, clean: false, starts: keep ? starts : 1, digest: null });
     return new RecordIndex(options, openStores(directory, false));
   }
 
@@ -241,7 +242,8 @@ export class RecordIndex implements RecordLookup {
     await this.#stores.root.close();
     if (!clean || this.#failed) return;
     await syncData(this.#files, this.#directory);
-    await writeBootFile(this.#files, this.#directory, { boot: this.#bootId, clean: true, starts: 0 });
+    const digest = await dataDigest(this.#files, this.#directory);
+    await writeBootFile(this.#files, this.#directory, { boot: this.#bootId, clean: true, starts: 0, digest });
   }
 
   #newest(diskNo: number, block: number, maxSeq: number): { seq: number; value: Buffer } | undefined {

@@ -2,10 +2,19 @@
  * One flipped bit in every kind of file a target stores. Afterwards a point is either refused, with an exit code of the closed list, or
  * it is what it was, byte by byte: never wrong bytes and exit code 0. The same for a target that is started on the damage and goes on.
  */
-import { cp, mkdir, open, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { cp, mkdir, readdir, readFile, rm, stat } from 'node:fs/promises';
 import * as path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import {
+  batchPrefixBytes,
+  entriesOf,
+  entryHeaderBytes,
+  entryType,
+  firstSegment,
+  flipBit,
+  type SegmentEntry,
+} from '../../scripts/demo/damage.ts';
 import { tidemark, type CommandRunner } from '../../scripts/demo/process.ts';
 import type { PointReport } from '../../src/cli/roles.ts';
 import { exitCodes } from '../../src/fatal.ts';
@@ -20,34 +29,11 @@ const soak = process.env['TIDEMARK_TEST_SOAK'] === '1';
 const size = 8 * MiB;
 const writableFrom = 6 * MiB;
 
-/** Bytes of a segment file, as FORMAT.md has them. */
 const segmentHeaderBytes = 64;
-const entryHeaderBytes = 64;
-const entryType = { layer: 1, batch: 2 } as const;
-/** A BATCH body: a prefix that the entry's check covers, then rows, then payloads. */
-const batchPrefixBytes = 64;
 
 interface Place {
   readonly file: string;
   readonly offset: number;
-}
-
-interface Entry {
-  readonly type: number;
-  readonly at: number;
-  readonly bodyLength: number;
-}
-
-function entriesOf(segment: Buffer): Entry[] {
-  const entries: Entry[] = [];
-  for (let at = segmentHeaderBytes; at + entryHeaderBytes <= segment.length;) {
-    const bodyLength = segment.readUInt32LE(at + 8);
-    const type = segment.readUInt8(at + 4);
-    if (segment.readUInt32LE(at) !== 0x45534d54) break;
-    entries.push({ type, at, bodyLength });
-    at += Math.ceil((entryHeaderBytes + bodyLength) / 8) * 8;
-  }
-  return entries;
 }
 
 async function onlyFile(directory: string, wanted: RegExp): Promise<string> {
@@ -82,16 +68,16 @@ function inMachine(folder: string, wanted: RegExp): Chooser {
 }
 
 /** In a random entry of the first segment that is of this type; `within` gives the offset from the entry's start. */
-function inEntry(type: number, within: (entry: Entry, dice: Dice) => number): Chooser {
+function inEntry(type: number, within: (entry: SegmentEntry, dice: Dice) => number): Chooser {
   return async (data, dice) => {
-    const file = await onlyFile(path.join(machineDirectory(data), 'segments'), /\.seg$/);
+    const file = await firstSegment(data, machine);
     const entry = dice.pick(entriesOf(await readFile(file)).filter((each) => each.type === type));
     return { file, offset: entry.at + within(entry, dice) };
   };
 }
 
 const segmentHeader: Chooser = async (data, dice) => ({
-  file: await onlyFile(path.join(machineDirectory(data), 'segments'), /\.seg$/),
+  file: await firstSegment(data, machine),
   offset: dice.between(0, segmentHeaderBytes),
 });
 
@@ -154,17 +140,9 @@ const kinds: Readonly<Record<string, Kind>> = {
 };
 
 async function flip({ file, offset }: Place, dice: Dice): Promise<string> {
-  const handle = await open(file, 'r+');
-  try {
-    const byte = Buffer.alloc(1);
-    await handle.read(byte, 0, 1, offset);
-    const bit = dice.between(0, 8);
-    byte[0] = (byte[0] ?? 0) ^ (1 << bit);
-    await handle.write(byte, 0, 1, offset);
-    return `${path.basename(file)} byte ${offset} bit ${bit}`;
-  } finally {
-    await handle.close();
-  }
+  const bit = dice.between(0, 8);
+  await flipBit(file, offset, bit);
+  return `${path.basename(file)} byte ${offset} bit ${bit}`;
 }
 
 /** Codes a command may refuse with; a bug (70) and a death by signal (255) are none. */
