@@ -44,11 +44,13 @@ export interface CommandOptions {
   /** For standard input. */
   readonly input?: string;
   readonly environment?: Readonly<Record<string, string>>;
+  /** Killed after this many milliseconds; two minutes by default. */
+  readonly timeoutMs?: number;
 }
 
 export type CommandRunner = (args: readonly string[], options?: CommandOptions) => Promise<CommandResult>;
 
-/** Runs one `tidemark` command to its end; killed after two minutes. */
+/** Runs one `tidemark` command to its end. */
 export const tidemark: CommandRunner = async (args, options = {}) => {
   const child = start(args, options.environment);
   let stdout = '';
@@ -58,7 +60,7 @@ export const tidemark: CommandRunner = async (args, options = {}) => {
   // A command that ends without reading its input is no failure of this program.
   child.stdin?.on('error', () => undefined);
   child.stdin?.end(options.input ?? '');
-  const deadline = setTimeout(() => child.kill('SIGKILL'), commandMsMax);
+  const deadline = setTimeout(() => child.kill('SIGKILL'), options.timeoutMs ?? commandMsMax);
   const code = await new Promise<number>((resolve) => child.on('close', (status) => resolve(status ?? 255)));
   clearTimeout(deadline);
   return { code, stdout, stderr };
