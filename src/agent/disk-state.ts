@@ -15,11 +15,18 @@ const schema = z.object({
     .string()
     .regex(/^[0-9a-f]{32}$/)
     .nullable(),
-  /** Newest committed point the leaf file stands at. */
+  /** Newest committed point this agent was told of. */
   point: z.number().int().min(1).nullable(),
+  /** What the leaf file holds as of that point: its root (hex) and the size of the disk, bytes. A file that does not is not used. */
+  leaves: z
+    .object({ root: z.string().regex(/^[0-9a-f]{64}$/), size: z.number().int().min(512) })
+    .nullable()
+    .default(null),
 });
 
 export type DiskState = z.infer<typeof schema>;
+
+export const newDiskState: DiskState = { format: 1, diskId: null, point: null, leaves: null };
 
 function statePath(directory: string, disk: string): string {
   return path.join(directory, `${disk}.json`);

@@ -6,17 +6,31 @@
  *  1. `leaves` (working) = the target's working state: last committed point plus durable or sent layers of this session.
  *     What was sent and not durable when a session ended is discarded with the session; OPENED and LEAVES tell the truth again.
  *  2. Order at a commit: fold leaves (durable) → state file (durable) → change log forgets. A crash in between costs hashing, never a change.
+ *  3. The leaf file is a cache: it is used only if its root is the one the state file names; else the target is asked for all leaves. The
+ *     change log does not depend on it: which blocks to read is known all the same.
  */
+import * as path from 'node:path';
 import { Problem } from '../kit/problem.ts';
 import type { CaptureDisk } from '../capture/contract.ts';
+import { geometryOf } from '../disk/geometry.ts';
 import { fullMask } from '../disk/page-mask.ts';
+import { merkleHashes } from '../kernels/hash.ts';
 import type { Files } from '../posix/files.ts';
-import type { LeafFile } from '../store/leaf-file.ts';
+import { LeafFile } from '../store/leaf-file.ts';
 import type { Leaves } from '../wire/leaves.ts';
 import type { Opened } from '../wire/opened.ts';
-import { writeDiskState, type DiskState } from './disk-state.ts';
+import { newDiskState, writeDiskState, type DiskState } from './disk-state.ts';
 
 export type CycleKind = 'initial' | 'delta' | 'resync';
+
+export interface ReplicaDiskOptions {
+  readonly capture: CaptureDisk;
+  readonly files: Files;
+  /** The agent's state directory. */
+  readonly directory: string;
+  /** What `readDiskState` found there. */
+  readonly state: DiskState | null;
+}
 
 export class ReplicaDisk {
   readonly capture: CaptureDisk;
@@ -32,24 +46,45 @@ export class ReplicaDisk {
   committedPoint: number | null = null;
   readonly #files: Files;
   readonly #directory: string;
-  #state: DiskState | null;
+  #state: DiskState;
   #diskId: string | null = null;
-  #trustLeaves = true;
+  /** Invariant 3. */
+  #trustLeaves: boolean;
+  /** Every block is compared in the next session, whatever the change log says. */
+  #compareAll = false;
   #resync: boolean;
 
-  constructor(options: {
-    capture: CaptureDisk;
-    leaves: LeafFile;
-    files: Files;
-    directory: string;
-    state: DiskState | null;
-  }) {
+  private constructor(options: ReplicaDiskOptions, leaves: LeafFile, trustLeaves: boolean) {
     this.capture = options.capture;
-    this.leaves = options.leaves;
+    this.leaves = leaves;
     this.#files = options.files;
     this.#directory = options.directory;
-    this.#state = options.state;
+    this.#state = options.state ?? newDiskState;
+    this.#trustLeaves = trustLeaves;
     this.#resync = options.capture.logLoss !== null;
+  }
+
+  /** Opens the leaf file of a captured disk and writes the state file if there is none yet. The caller closes the capture on failure. */
+  static async open(options: ReplicaDiskOptions): Promise<ReplicaDisk> {
+    const { capture, files, directory, state } = options;
+    if (state === null) await writeDiskState(files, directory, capture.name, newDiskState);
+    const known = state?.leaves ?? null;
+    // As of the point the disk may have been smaller, and so was the tree.
+    const size = known === null ? capture.geometry.size : Math.min(known.size, capture.geometry.size);
+    const leaves = await LeafFile.open({
+      files,
+      path: path.join(directory, `${capture.name}.leaves`),
+      geometry: geometryOf(size, capture.geometry.blockSize),
+      hashes: merkleHashes,
+    });
+    try {
+      const trusted = Buffer.from(leaves.committedRoot()).toString('hex') === known?.root;
+      if (size !== capture.geometry.size) await leaves.grow(capture.geometry);
+      return new ReplicaDisk(options, leaves, trusted);
+    } catch (error) {
+      await leaves.close();
+      throw error;
+    }
   }
 
   get name(): string {
@@ -58,12 +93,13 @@ export class ReplicaDisk {
 
   /** What OPEN_DISK says: the point the leaf file stands at, or null when it is not to be trusted. */
   get knownPoint(): number | null {
-    return this.#trustLeaves ? (this.#state?.point ?? null) : null;
+    return this.#trustLeaves ? this.#state.point : null;
   }
 
-  /** The next session asks for all leaves (the target's root differed). */
+  /** The target's root differed: the next session asks for all leaves and compares every block. */
   distrustLeaves(): void {
     this.#trustLeaves = false;
+    this.#compareAll = true;
   }
 
   /**
@@ -73,9 +109,16 @@ export class ReplicaDisk {
   opened(message: Opened): string | null {
     this.leaves.discard();
     const surprise = this.#surpriseIn(message);
-    if (message.leaves === 'full') this.leaves.reset();
-    if (surprise !== null || message.leaves === 'full') {
-      // Masks speak of changes since a point the target does not have: every block is compared whole.
+    const askedForAll = this.knownPoint === null;
+    if (message.leaves === 'full') {
+      this.leaves.reset();
+      this.#trustLeaves = false;
+    }
+    // A target that sends all leaves unasked can not tell what it has; one with another history makes the change log's masks, which
+    // speak of changes since a point, worth nothing.
+    if (message.leaves === 'full' && !askedForAll) this.#compareAll = true;
+    if (surprise !== null || this.#state.point === null) this.#compareAll = true;
+    if (this.#compareAll) {
       this.capture.markAll();
       this.#resync = true;
     }
@@ -84,13 +127,12 @@ export class ReplicaDisk {
     this.committedPoint = message.committed?.point ?? null;
     this.kind = message.committed === null ? 'initial' : this.#resync ? 'resync' : 'delta';
     this.#diskId = message.diskId;
-    if (message.leaves === 'full') this.#state = { format: 1, diskId: message.diskId, point: null };
+    if (surprise !== null) this.#state = { ...newDiskState, diskId: message.diskId };
     return surprise;
   }
 
   #surpriseIn(message: Opened): string | null {
     const known = this.#state;
-    if (!known) return null;
     if (known.diskId !== null && known.diskId !== message.diskId) {
       if (message.leaves === 'since') throw new Problem('protocol-error', 'the target answered for another replica');
       return `the target holds replica ${message.diskId}, this agent knew ${known.diskId}`;
@@ -118,12 +160,15 @@ export class ReplicaDisk {
   /** A point with everything sent is committed (invariant 2). */
   async committed(point: number): Promise<void> {
     await this.leaves.commit();
-    this.#state = { format: 1, diskId: this.#diskId, point };
+    const root = Buffer.from(this.leaves.committedRoot()).toString('hex');
+    const { size } = this.capture.geometry;
+    this.#state = { format: 1, diskId: this.#diskId, point, leaves: { root, size } };
     await writeDiskState(this.#files, this.#directory, this.name, this.#state);
     await this.capture.forget();
     this.layers = [];
     this.committedPoint = point;
     this.#trustLeaves = true;
+    this.#compareAll = false;
     this.#resync = false;
     this.kind = 'delta';
   }

@@ -1,19 +1,17 @@
 /** One run of an agent with its captures, composed as `main` does it, but without locks and sockets. */
 import { Agent } from '../../src/agent/agent.ts';
-import { readDiskState, writeDiskState } from '../../src/agent/disk-state.ts';
+import { readDiskState } from '../../src/agent/disk-state.ts';
 import { ReplicaDisk } from '../../src/agent/replica-disk.ts';
 import { makeCutAll } from '../../src/capture/cut.ts';
 import { openNbdCapture } from '../../src/capture/nbd-open.ts';
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
-import { merkleHashes } from '../../src/kernels/hash.ts';
 import { Problem } from '../../src/kit/problem.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import { posixFiles } from '../../src/posix/files.ts';
-import { LeafFile } from '../../src/store/leaf-file.ts';
 import type { MemoryConnection } from '../transport/memory-connection.ts';
 import type { DiskModel } from './model.ts';
 import { MortalFiles } from './mortal-files.ts';
-import { clock, machine, type Site } from './site.ts';
+import { clock, machine, type Surroundings } from './surroundings.ts';
 import { peer } from './wires.ts';
 
 export class AgentLife {
@@ -27,7 +25,12 @@ export class AgentLife {
   readonly #wires: Set<MemoryConnection>;
   readonly #die: () => void;
 
-  private constructor(site: Site, files: MortalFiles, captures: Map<string, NbdCapture>, replicas: ReplicaDisk[]) {
+  private constructor(
+    site: Surroundings,
+    files: MortalFiles,
+    captures: Map<string, NbdCapture>,
+    replicas: ReplicaDisk[],
+  ) {
     this.files = files;
     this.replicas = replicas;
     this.#captures = captures;
@@ -61,7 +64,7 @@ export class AgentLife {
     this.#loop = this.agent.run();
   }
 
-  static async start(site: Site): Promise<AgentLife> {
+  static async start(site: Surroundings): Promise<AgentLife> {
     const files = new MortalFiles(posixFiles);
     const captures = new Map<string, NbdCapture>();
     const replicas: ReplicaDisk[] = [];
@@ -74,21 +77,14 @@ export class AgentLife {
         image,
         name,
         owner: `${machine}/${name}`,
-        blockSize: site.options.blockSize,
+        blockSize: site.blockSize,
         stateDirectory: site.state,
         hadLog: state !== null,
         lock: () => Promise.resolve({ release: () => Promise.resolve() }),
         copyBeforeWriteMemoryBytes: 256 * 1024,
       });
       captures.set(name, capture);
-      if (state === null) await writeDiskState(files, site.state, name, { format: 1, diskId: null, point: null });
-      const leaves = await LeafFile.open({
-        files,
-        path: `${site.state}/${name}.leaves`,
-        geometry: capture.geometry,
-        hashes: merkleHashes,
-      });
-      replicas.push(new ReplicaDisk({ capture, leaves, files, directory: site.state, state }));
+      replicas.push(await ReplicaDisk.open({ capture, files, directory: site.state, state }));
     }
     return new AgentLife(site, files, captures, replicas);
   }

@@ -12,7 +12,8 @@ import type { PointBody } from '../../src/store/points-record.ts';
 import { replayAll } from '../../src/store/replay.ts';
 import { Vault } from '../../src/store/vault.ts';
 import { decodeSealedRows } from '../../src/wire/sealed.ts';
-import { clock, machine, type Site } from './site.ts';
+import type { Site } from './site.ts';
+import { clock, machine } from './surroundings.ts';
 import { bootId } from './target-life.ts';
 
 export interface ReadBackOptions {
@@ -41,7 +42,7 @@ export async function readBack(site: Site, options: ReadBackOptions = {}): Promi
 }
 
 async function checkPoint(site: Site, view: MachineView, body: PointBody): Promise<void> {
-  const vault = await Vault.open({ files: posixFiles, random: systemRandom, keyFile: site.dir('vault.key') });
+  const vault = await Vault.open({ files: posixFiles, random: systemRandom, keyFile: site.vaultKey });
   const cut = site.cuts.get(body.cutTimeMs);
   if (!cut) throw new Error(`point ${body.point} is of a cut nobody made`);
   if (body.disks.length !== site.disks.length) throw new Error(`point ${body.point} is half`);
@@ -53,7 +54,8 @@ async function checkPoint(site: Site, view: MachineView, body: PointBody): Promi
     const image = new PointImage(await view.diskAt(facts, body, vault), clock);
     const expected = disk.at(cut.lives[index] ?? -1, writes ?? 0);
     const found = await contentOf(site, image, body.point === view.points.points.length);
-    if (!found.equals(expected)) throw new Error(`point ${body.point}, ${disk.name}: ${difference(found, expected, image)}`);
+    if (!found.equals(expected))
+      throw new Error(`point ${body.point}, ${disk.name}: ${difference(found, expected, image)}`);
   }
 }
 
@@ -94,7 +96,7 @@ async function checkNothingTwice(site: Site, view: MachineView, repaired: Readon
     },
     (entry) => {
       if (entry.type !== 'batch') return;
-      const bounds = { blockCount: 2 ** 32 - 1, pageSize: site.options.blockSize / 16 };
+      const bounds = { blockCount: 2 ** 32 - 1, pageSize: site.blockSize / 16 };
       for (const row of decodeSealedRows(entry.rows, bounds, entry.bodyLength)) {
         const key = `${entry.diskNo}/${row.block}`;
         const leaf = Buffer.from(row.leaf).toString('hex');

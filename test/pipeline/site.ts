@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import type { CutAll } from '../../src/capture/contract.ts';
-import { systemClock, type Clock } from '../../src/kit/clock.ts';
+import { systemClock } from '../../src/kit/clock.ts';
 import { Problem } from '../../src/kit/problem.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import type { LogFields, Logger } from '../../src/observe/logger.ts';
@@ -15,17 +15,9 @@ import { sealBatch, sealedFrameBytesMax } from '../../src/process-server/seal-ba
 import { ProcessServer } from '../../src/process-server/server.ts';
 import { AgentLife } from './agent-life.ts';
 import { DiskModel } from './model.ts';
+import { clock, machine, type Surroundings } from './surroundings.ts';
 import { TargetLife } from './target-life.ts';
 import { Hop, peer } from './wires.ts';
-
-export const machine = 'm1';
-
-/** Wall clock times rise with every look, so that a cut can be known by its time. */
-let lastWallMs = 0;
-export const clock: Clock = {
-  ...systemClock,
-  wallMs: () => (lastWallMs = Math.max(lastWallMs + 1, Math.round(systemClock.wallMs()))),
-};
 
 export interface Cut {
   /** Per disk: which of its lives, and how many writes of it. */
@@ -55,7 +47,7 @@ function inlineSealer(): Sealer {
   };
 }
 
-export class Site {
+export class Site implements Surroundings {
   readonly options: SiteOptions;
   readonly directory = mkdtempSync(path.join(tmpdir(), 'tidemark-pipeline-'));
   readonly disks: DiskModel[];
@@ -102,6 +94,14 @@ export class Site {
 
   get state(): string {
     return this.dir('state');
+  }
+
+  get vaultKey(): string {
+    return this.dir('vault.key');
+  }
+
+  get blockSize(): number {
+    return this.options.blockSize;
   }
 
   get data(): string {
@@ -252,7 +252,12 @@ export class Site {
       this.said.push(line);
       if (error !== undefined) this.alarms.push(line);
       const { point, cutTimeMs } = fields;
-      if (role === 'agent' && message === 'point committed' && typeof point === 'number' && typeof cutTimeMs === 'number')
+      if (
+        role === 'agent' &&
+        message === 'point committed' &&
+        typeof point === 'number' &&
+        typeof cutTimeMs === 'number'
+      )
         this.acknowledged.set(point, cutTimeMs);
     };
     const logger: Logger = {

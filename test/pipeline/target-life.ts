@@ -1,4 +1,5 @@
 /** One run of a master target, composed as `main` does it, without sockets. */
+import type { Problem } from '../../src/kit/problem.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import { posixFiles } from '../../src/posix/files.ts';
 import { listMachines, openDataDirectory, type DataDirectory } from '../../src/store/machine-directory.ts';
@@ -8,7 +9,7 @@ import { RecordIndex } from '../../src/store/record-index.ts';
 import { Vault } from '../../src/store/vault.ts';
 import { Target } from '../../src/target/target.ts';
 import { MortalFiles } from './mortal-files.ts';
-import { clock, machine, type Site } from './site.ts';
+import { clock, machine, type Surroundings } from './surroundings.ts';
 
 /** Indexes open in this process: a killed process loses its hold on them, an abandoned object does not. */
 const indexes = new Map<string, RecordIndex>();
@@ -28,7 +29,13 @@ export class TargetLife {
   readonly #data: DataDirectory;
   readonly #indexDirectory: string;
 
-  private constructor(site: Site, files: MortalFiles, data: DataDirectory, target: Target, reports: OpeningReport[]) {
+  private constructor(
+    site: Surroundings,
+    files: MortalFiles,
+    data: DataDirectory,
+    target: Target,
+    reports: OpeningReport[],
+  ) {
     this.files = files;
     this.target = target;
     this.reports = reports;
@@ -36,12 +43,11 @@ export class TargetLife {
     this.#indexDirectory = `${site.store}/index`;
   }
 
-  /** @param troubles is handed the files before anything is opened. */
-  static async start(site: Site): Promise<TargetLife> {
+  static async start(site: Surroundings): Promise<TargetLife> {
     const files = new MortalFiles(posixFiles);
     const identity = { pid: process.pid, role: 'target', since: new Date(clock.wallMs()).toISOString() };
     const data = await openDataDirectory({ files: posixFiles, clock, path: site.data, identity });
-    const keyFile = site.dir('vault.key');
+    const keyFile = site.vaultKey;
     const vault = await Vault.openOrCreate({
       files: posixFiles,
       random: systemRandom,
@@ -55,7 +61,7 @@ export class TargetLife {
       clock,
       logger: site.logger('target', () => !files.dead),
       openMachine: async (name) => {
-        const fatal = (problem: Error): void => void site.fatal.push(problem as never);
+        const fatal = (problem: Problem): void => void site.fatal.push(problem);
         const opened = await openMachineStore({
           files,
           clock,
