@@ -5,12 +5,15 @@
  *  1. A point commits by one durable record, after every byte it lists is durable and indexed, and only if the root of every disk's
  *     working leaves equals the root the source sent (C1, C2).
  *  2. Segments and `points.log` are the truth; index and leaf files are caches, checked at opening and rebuilt from the truth.
- *  3. The epoch of a session is durable before anything is acknowledged under it (C9, first form: a new process-server instance
+ *  3. What changes the machine as a whole (epoch, opening a disk, commit) is done one at a time. A session that is given the store
+ *     (`settle`) finds nothing of its predecessor still under way.
+ *  4. The epoch of a session is durable before anything is acknowledged under it (C9, first form: a new process-server instance
  *     gets a higher one).
  */
 import { Problem } from '../kit/problem.ts';
 import type { Clock } from '../kit/clock.ts';
 import type { Random } from '../kit/random.ts';
+import { Serial } from '../kit/serial.ts';
 import { limits } from '../limits.ts';
 import type { Geometry } from '../disk/geometry.ts';
 import type { Files } from '../posix/files.ts';
@@ -76,6 +79,8 @@ export class MachineStore {
   readonly #disks: DiskStore[];
   #facts: MachineFacts;
   #closed = false;
+  /** Invariant 3. */
+  readonly #oneAtATime = new Serial();
 
   /** Made by `openMachineStore`. */
   constructor(parts: MachineStoreParts) {
@@ -106,13 +111,18 @@ export class MachineStore {
     return this.#parts.log.segments.durableEnd;
   }
 
-  /** Resolves when everything appended so far was applied or has failed. */
-  settle(): Promise<void> {
-    return this.#parts.log.settled();
+  /** Resolves when everything begun so far (commits, openings, appends) has ended. */
+  async settle(): Promise<void> {
+    await this.#oneAtATime.idle();
+    await this.#parts.log.settled();
   }
 
   /** The epoch of a process-server instance: its own again when nobody came in between, else a new one, durable when this resolves. */
-  async acquireEpoch(instance: string): Promise<number> {
+  acquireEpoch(instance: string): Promise<number> {
+    return this.#oneAtATime.run(() => this.#acquireEpoch(instance));
+  }
+
+  async #acquireEpoch(instance: string): Promise<number> {
     const now = this.points.epoch;
     if (now?.instance === instance) return now.epoch;
     const epoch = (now?.epoch ?? 0) + 1;
@@ -127,7 +137,11 @@ export class MachineStore {
   }
 
   /** The disk of this name, made if the machine has none. @throws Problem `shrunk`, `bad-geometry`, `full`. */
-  async openDisk(wanted: { name: string; size: number; blockSize: number }): Promise<DiskStore> {
+  openDisk(wanted: { name: string; size: number; blockSize: number }): Promise<DiskStore> {
+    return this.#oneAtATime.run(() => this.#openDisk(wanted));
+  }
+
+  async #openDisk(wanted: { name: string; size: number; blockSize: number }): Promise<DiskStore> {
     if (this.full) await this.#parts.log.segments.checkSpace();
     if (this.full) {
       throw new Problem('full', `the target has no space left for machine ${this.machine}`, {
@@ -168,7 +182,11 @@ export class MachineStore {
   }
 
   /** Invariant 1. Rejects only when the store failed; everything the source can mend is an outcome. */
-  async commit(wanted: NewPoint): Promise<CommitOutcome> {
+  commit(wanted: NewPoint): Promise<CommitOutcome> {
+    return this.#oneAtATime.run(() => this.#commit(wanted));
+  }
+
+  async #commit(wanted: NewPoint): Promise<CommitOutcome> {
     const { log, clock } = this.#parts;
     await log.settled();
     for (const disk of wanted.disks) {
@@ -192,9 +210,13 @@ export class MachineStore {
       extents: log.segments.extentsSince(this.points.mark),
     };
     await this.#appendPoint({ type: 'point', body });
-    for (const { store, size, root } of wanted.disks) {
-      await store.pointCommitted({ point, cutTimeMs: wanted.cutTimeMs, size, root });
-    }
+    // The point exists: every disk takes note, even if the leaf file of one of them fails.
+    const noted = await Promise.allSettled(
+      wanted.disks.map(({ store, size, root }) =>
+        store.pointCommitted({ point, cutTimeMs: wanted.cutTimeMs, size, root }),
+      ),
+    );
+    for (const each of noted) if (each.status === 'rejected') throw each.reason;
     return { kind: 'committed', point };
   }
 

@@ -90,6 +90,10 @@ export class TargetSession {
     return this.#state.kind === 'open' ? this.#state.hello.machine : null;
   }
 
+  isOver(): boolean {
+    return this.#state.kind === 'ended';
+  }
+
   /** Blocks of `disk` whose stored bytes failed a check: asks the source for them. */
   requestRepair(store: DiskStore, blocks: readonly number[]): void {
     if (this.#state.kind !== 'open') return;
@@ -213,8 +217,9 @@ export class TargetSession {
       throw new Problem('version', 'no common protocol version', { remedy: 'upgrade the older side' });
     if (hello.role !== 'process-server') throw new Problem('not-authorised', `${hello.role} may not speak to a target`);
     const store = await this.#host.admit(hello.machine, this);
+    if (this.isOver()) return;
     const epoch = await store.acquireEpoch(hello.instance);
-    if (this.#state.kind === 'ended') return;
+    if (this.isOver()) return;
     this.#state = { kind: 'open', store, hello, epoch, disks: [] };
     this.#firstFrame.cancel();
     this.#answer(

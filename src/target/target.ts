@@ -124,6 +124,8 @@ export class Target {
 
   async #admit(name: string, session: TargetSession): Promise<MachineStore> {
     const machine = await this.#machine(name);
+    // Opening a store takes time; one who left meanwhile must not end who came after.
+    if (session.isOver()) throw new Problem('closed', 'the session is over', { retryable: true });
     const older = this.#sessions.get(name);
     this.#sessions.set(name, session);
     older?.end(new Problem('superseded', `a newer session of ${name} took over`, { retryable: true }));

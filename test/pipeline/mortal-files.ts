@@ -33,17 +33,21 @@ export class MortalFiles implements Files {
     for (const file of this.#open) await file.close();
   }
 
+  #isDead(): boolean {
+    return this.#dead;
+  }
+
   /** Runs an operation, unless the process is dead before it or by its end. */
   async run<T>(operation: Operation | null, path: string, action: () => Promise<T>): Promise<T> {
     if (operation !== null && !this.#dead) await this.trouble(operation, path);
-    if (this.dead) return never();
+    if (this.#isDead()) return never();
     const underWay = action();
     this.#underWay.add(underWay);
     try {
       return await underWay;
     } finally {
       this.#underWay.delete(underWay);
-      if (this.dead) await never();
+      if (this.#isDead()) await never();
     }
   }
 

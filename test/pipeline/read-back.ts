@@ -33,11 +33,25 @@ export async function readBack(site: Site, options: ReadBackOptions = {}): Promi
       if (view.points.point(point)?.cutTimeMs !== cutTimeMs) throw new Error(`acknowledged point ${point} is lost`);
     }
     for (const body of points) if (!options.damaged?.has(body.point)) await checkPoint(site, view, body);
+    checkLayers(points);
     await checkNothingTwice(site, view, options.repaired ?? new Set());
     return points.length;
   } finally {
     await view.close();
     rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+/** Every layer is listed by one point, in order. */
+function checkLayers(points: readonly PointBody[]): void {
+  const newest = new Map<number, number>();
+  for (const { point, disks } of points) {
+    for (const { no, layers } of disks) {
+      for (const seq of layers) {
+        if (seq <= (newest.get(no) ?? 0)) throw new Error(`point ${point} lists layer ${seq} again`);
+        newest.set(no, seq);
+      }
+    }
   }
 }
 
