@@ -1,10 +1,7 @@
 /**
  * The three sets of a disk (contract.ts): current, sending, unacknowledged. Pure memory; every move is synchronous.
  *
- * Invariants:
- *  1. Only `forget` shrinks the union of the three; the change log may lag behind it with a superset.
- *  2. `generation` rises with every swap: a write that was in flight across one marks its pages again when it ends, because the
- *     sending set may have been read before the data arrived.
+ * Invariant: only `forget` shrinks the union of the three; the change log may lag behind it with a superset.
  */
 import { invariant } from '../kit/invariant.ts';
 import { fullMask, maskOfRange } from '../disk/page-mask.ts';
@@ -18,7 +15,6 @@ export class DirtySets {
   #current: PageSet;
   #sending: PageSet;
   #unacknowledged: PageSet;
-  #generation = 0;
 
   constructor(layout: LogLayout) {
     this.#layout = layout;
@@ -26,10 +22,6 @@ export class DirtySets {
     this.#current = new PageSet(layout.geometry);
     this.#sending = new PageSet(layout.geometry);
     this.#unacknowledged = new PageSet(layout.geometry);
-  }
-
-  get generation(): number {
-    return this.#generation;
   }
 
   get current(): PageSet {
@@ -79,7 +71,6 @@ export class DirtySets {
   swap(): number {
     invariant(this.#sending.size === 0, 'sending is empty before a swap');
     [this.#current, this.#sending] = [this.#sending, this.#current];
-    this.#generation += 1;
     return this.#sending.size;
   }
 

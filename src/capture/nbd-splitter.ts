@@ -2,12 +2,12 @@
  * The write splitter: the disk that a machine uses through NBD (`Backend`), and the capture an agent drives (`CaptureDisk`), in one.
  *
  * A change goes: gate (a cut may hold it) → pin its regions (durably hot) → mark its blocks → save old pages a cut still needs → image →
- * mark again if a swap happened meanwhile → unpin → answer.
+ * unpin → answer. A swap meanwhile marks its blocks again.
  *
  * Invariants:
  *  1. Marked before issued, and durably hot before that (C3).
- *  2. A write that was in flight across a swap marks again when it ends: the block may have been read for the round before the data
- *     arrived. Under a cut nothing is in flight.
+ *  2. What is in flight is in current, at any time: a swap marks it again at once. So a block read in a round is read again after the data
+ *     arrived, and whatever a read may have seen of it is in `currentMask`, however many rounds it lasts. Under a cut nothing is in flight.
  *  3. Capture never fails a writer; the image's own errors reach it, and marks stay.
  *  4. A failed write marks like any other: what it left behind is unknown.
  *  5. Requests longer than `pieceRegions` regions are done in pieces, so that no request needs more pins than there are slots.
@@ -61,6 +61,8 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   readonly #gate = new WriteGate();
   readonly #reads = new WriteGate();
   readonly #cutEnds = new Serial();
+  /** Pieces of changes that are marked and whose data may or may not have arrived. */
+  readonly #inFlight = new Set<{ readonly at: number; readonly length: number }>();
   #cut: OldPages | null = null;
   #closing: Promise<void> | null = null;
 
@@ -136,7 +138,9 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   }
 
   swap(): number {
-    return this.#sets.swap();
+    const blocks = this.#sets.swap();
+    for (const { at, length } of this.#inFlight) this.#sets.markRange(at, length); // 2
+    return blocks;
   }
 
   sending(from = 0): Iterable<readonly [block: number, mask: number]> {
@@ -267,14 +271,15 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     const last = Math.floor((at + length - 1) / this.#parts.layout.regionBytes);
     const pinning = this.#log.pin(first, last);
     if (pinning) await pinning;
-    const { generation } = this.#sets;
+    const inFlight = { at, length };
+    this.#inFlight.add(inFlight);
     try {
       this.#sets.markRange(at, length);
       const saving = this.#cut?.save(at, length);
       if (saving) await saving;
       await issue(at, length);
     } finally {
-      if (this.#sets.generation !== generation) this.#sets.markRange(at, length);
+      this.#inFlight.delete(inFlight);
       this.#log.unpin(first, last);
     }
   }
