@@ -72,6 +72,9 @@ export class PointsView {
       }
       case 'point': {
         const expected = this.#points.length + 1;
+        // The second fence (C9): whoever writes under an epoch that was taken over commits nothing.
+        const now = this.#epoch?.epoch ?? 0;
+        if (entry.body.epoch < now) return `point of epoch ${entry.body.epoch} under epoch ${now}`;
         return entry.body.point === expected ? null : `point ${entry.body.point} where ${expected} is due`;
       }
       case 'proven':

@@ -105,6 +105,15 @@ it('takes only what can follow', async () => {
   expect((await read(disk)).view.points).toHaveLength(4);
 });
 
+it('takes no point of a session whose epoch was taken over meanwhile', async () => {
+  const { disk } = await written();
+  const log = await PointsLog.open({ files: disk, path, machineId });
+  await log.append({ type: 'epoch', body: { epoch: 2, instance: 'bb', atMs: 9 } });
+  await expect(log.append({ type: 'point', body: point(3) })).rejects.toThrow(/point of epoch 1 under epoch 2/);
+  await log.append({ type: 'point', body: { ...point(3), epoch: 2 } });
+  expect(log.view.lastPoint).toMatchObject({ point: 3, epoch: 2 });
+});
+
 describe('an end that does not check', () => {
   it('is cut off with a copy kept, at every byte of the last two records, and the log goes on', async () => {
     const { bytes, ends } = await written();
