@@ -15,6 +15,7 @@ export const exitCodes = {
   'no-key': { code: 9, meaning: 'the vault key or recovery file is missing, unreadable or of another vault' },
   full: { code: 10, meaning: 'no space left where it is needed' },
   interrupted: { code: 11, meaning: 'ended by a signal before it was done' },
+  'read-failed': { code: 12, meaning: 'stored data could not be read, and may be whole: try again' },
   internal: { code: 70, meaning: 'a bug in this program' },
   'points-log-sync-failed': {
     code: 71,

@@ -5,6 +5,8 @@
  * Invariants:
  *  1. What does not match its leaf is never handed out (C10): on damage `into` is zeroed and the read rejects with Problem `damaged`,
  *     naming machine, disk, block and layer. An all-zero record must carry a tag that fits, too.
+ *     Only what is known to be wrong is damage: too few bytes, no file, a failed check. A read the system refused (too many open files, an
+ *     I/O error that may pass) is `read-failed` and retryable, because what is called damaged stays so.
  *  2. The index is a cache anybody may have damaged: lengths are bounded by the block size before anything is read (C7), and
  *     whatever else is wrong with an entry fails the tag or the leaf.
  *  3. Memory is bounded: derived layer keys and payload buffers are kept in small fixed numbers; each read under way holds
@@ -18,7 +20,7 @@ import { leafOf } from '../kernels/hash.ts';
 import { deriveLayerKey } from '../kernels/keys.ts';
 import { release } from '../kernels/release.ts';
 import { unsealRecord } from '../kernels/unseal.ts';
-import { isProblem, messageOf, Problem } from '../kit/problem.ts';
+import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { IndexEntry } from './index-codec.ts';
 import type { RecordLookup } from './index-reader.ts';
@@ -52,7 +54,7 @@ export interface PointReaderOptions {
 
 /** Anything that gives whole checked blocks. */
 export interface BlockSource {
-  /** Fills `into` (blockSize bytes); the caller owns it throughout. @throws Problem `damaged`. */
+  /** Fills `into` (blockSize bytes); the caller owns it throughout. @throws Problem `damaged`, `read-failed`. */
   readBlock(diskNo: number, block: number, into: Uint8Array): Promise<void>;
 }
 
@@ -142,8 +144,10 @@ export class PointReader implements BlockSource {
     try {
       await this.#options.readAt(record.segment, payload, record.payloadOffset);
     } catch (error) {
-      if (isProblem(error) && error.retryable) throw error;
-      throw this.#damaged(disk, record, `segment ${record.segment} can not be read: ${messageOf(error)}`, error);
+      const missing = isProblem(error) ? !error.retryable : systemCode(error) === 'ENOENT';
+      const what = `segment ${record.segment} can not be read: ${messageOf(error)}`;
+      if (missing) throw this.#damaged(disk, record, what, error);
+      throw isProblem(error) ? error : this.#readFailed(disk, record, what, error);
     }
   }
 
@@ -199,9 +203,20 @@ export class PointReader implements BlockSource {
     return made;
   }
 
+  #where(disk: PointDisk, record: IndexEntry): string {
+    return `machine ${this.#options.machine}, disk ${disk.name}, block ${record.block}, layer ${record.seq}`;
+  }
+
+  #readFailed(disk: PointDisk, record: IndexEntry, what: string, cause: unknown): Problem {
+    return new Problem('read-failed', `${this.#where(disk, record)}: ${what}`, {
+      remedy: 'check open files, memory and the disk under the store (kernel log), then try again',
+      retryable: true,
+      cause,
+    });
+  }
+
   #damaged(disk: PointDisk, record: IndexEntry, what: string, cause?: unknown): Problem {
-    const where = `machine ${this.#options.machine}, disk ${disk.name}, block ${record.block}, layer ${record.seq}`;
-    return new Problem('damaged', `${where}: ${what}`, {
+    return new Problem('damaged', `${this.#where(disk, record)}: ${what}`, {
       remedy:
         'it is not served; while the source replicates, the block is asked of it again and the next point is whole',
       cause,

@@ -233,6 +233,33 @@ describe('reader at a point', () => {
     await index.close(false);
   });
 
+  it.each(['EMFILE', 'ENOMEM', 'EIO', 'EACCES'])(
+    'does not call a block damaged because of one read that ended with %s',
+    async (code) => {
+      const index = await open();
+      const segments = new MemorySegments();
+      const { image } = await threeLayers(index, segments);
+      let failing = true;
+      const readAt: typeof segments.readAt = (segment, into, offset) =>
+        failing ? Promise.reject(Object.assign(new Error(code), { code })) : segments.readAt(segment, into, offset);
+      const reader = new PointReader({ machine: 'db1', disks: [diskAt(99)], index, readAt });
+      expect(await damageOf(reader, 2)).toMatchObject({ code: 'read-failed', retryable: true });
+      failing = false;
+      await expectImage(reader, image);
+      await index.close(false);
+    },
+  );
+
+  it('calls a block damaged when its segment is gone', async () => {
+    const index = await open();
+    const segments = new MemorySegments();
+    await threeLayers(index, segments);
+    const readAt = (): Promise<void> => Promise.reject(Object.assign(new Error('gone'), { code: 'ENOENT' }));
+    const reader = new PointReader({ machine: 'db1', disks: [diskAt(99)], index, readAt });
+    expect((await damageOf(reader, 2)).code).toBe('damaged');
+    await index.close(false);
+  });
+
   it('passes on what can be tried again, and refuses another size or disk', async () => {
     const index = await open();
     const segments = new MemorySegments();

@@ -2,6 +2,7 @@
  * Random layers of one disk, sealed for real, as a process server would send them, beside what the disk must read like after each:
  * the model that index and reader are held against.
  */
+import { Problem } from '../../src/kit/problem.ts';
 import { createHash } from 'node:crypto';
 import { fullMask, gatherPages, pageCount } from '../../src/disk/page-mask.ts';
 import { leafOf } from '../../src/kernels/hash.ts';
@@ -78,7 +79,7 @@ export class MemorySegments {
   readonly readAt = async (segment: number, into: Uint8Array, offset: number): Promise<void> => {
     await Promise.resolve();
     const bytes = this.bytes[segment];
-    if (!bytes || offset + into.byteLength > bytes.byteLength) throw new Error('past the end');
+    if (!bytes || offset + into.byteLength > bytes.byteLength) throw new Problem('damaged', 'past the end');
     into.set(bytes.subarray(offset, offset + into.byteLength));
   };
 }
