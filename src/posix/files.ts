@@ -6,6 +6,8 @@
  *  1. Reads and writes are whole: `read` fills the buffer unless the file ends, `write` writes everything or throws.
  *  2. A failed `datasync` is final (C4): the file remembers it and refuses every later write and datasync.
  *  3. `replaceFile` is the full dance: temporary name, write, fsync, rename, fsync of the directory.
+ *  4. The number of a closed descriptor goes to the next file that is opened. So `close` lets the operations under way end first, and
+ *     from its call on every other one is refused `closed`.
  */
 import {
   closeSync,
@@ -67,6 +69,7 @@ export interface File {
    */
   extentSync(position: number, length: number): { readonly hole: boolean; readonly length: number };
   facts(): FileFacts;
+  /** Waits for the operations under way; every later one throws `closed`. Idempotent. */
   close(): Promise<void>;
 }
 
@@ -100,28 +103,33 @@ const partsPerCallMax = 1024;
 
 class PosixFile implements File {
   readonly path: string;
-  readonly #fd: number;
+  readonly #descriptor: number;
   #syncFailed: Error | undefined;
-  #closed = false;
+  #closing: Promise<void> | null = null;
+  /** Operations begun and not ended, and who waits for the last of them. */
+  #underWay = 0;
+  #idle: (() => void) | null = null;
 
   constructor(filePath: string, fd: number) {
     this.path = filePath;
-    this.#fd = fd;
+    this.#descriptor = fd;
   }
 
   async read(into: Uint8Array, position: number): Promise<number> {
-    let done = 0;
-    while (done < into.byteLength) {
-      const got = await new Promise<number>((resolve, reject) => {
-        read(this.#fd, into, done, into.byteLength - done, position + done, (error, bytes) => {
-          if (error) reject(error);
-          else resolve(bytes);
+    return this.#during(async (fd) => {
+      let done = 0;
+      while (done < into.byteLength) {
+        const got = await new Promise<number>((resolve, reject) => {
+          read(fd, into, done, into.byteLength - done, position + done, (error, bytes) => {
+            if (error) reject(error);
+            else resolve(bytes);
+          });
         });
-      });
-      if (got === 0) break;
-      done += got;
-    }
-    return done;
+        if (got === 0) break;
+        done += got;
+      }
+      return done;
+    });
   }
 
   readSync(into: Uint8Array, position: number): number {
@@ -136,6 +144,10 @@ class PosixFile implements File {
 
   async write(parts: readonly Uint8Array[], position: number): Promise<void> {
     this.#refuseAfterFailedSync();
+    await this.#during((fd) => this.#writeAll(fd, parts, position));
+  }
+
+  async #writeAll(fd: number, parts: readonly Uint8Array[], position: number): Promise<void> {
     let at = position;
     let rest = parts.filter((part) => part.byteLength > 0);
     while (rest.length > 0) {
@@ -146,8 +158,8 @@ class PosixFile implements File {
           if (error) reject(error);
           else resolve(bytes);
         };
-        if (now.length === 1 && first) write(this.#fd, first, 0, first.byteLength, at, done);
-        else writev(this.#fd, now, at, done);
+        if (now.length === 1 && first) write(fd, first, 0, first.byteLength, at, done);
+        else writev(fd, now, at, done);
       });
       at += wrote;
       // Step over what went out; a short write leaves the rest of one part.
@@ -171,17 +183,19 @@ class PosixFile implements File {
 
   async datasync(): Promise<void> {
     this.#refuseAfterFailedSync();
-    try {
-      await fdatasyncAsync(this.#fd);
-    } catch (error) {
-      this.#syncFailed ??= error instanceof Error ? error : new Error(String(error));
-      this.#refuseAfterFailedSync();
-    }
+    await this.#during(async (fd) => {
+      try {
+        await fdatasyncAsync(fd);
+      } catch (error) {
+        this.#syncFailed ??= error instanceof Error ? error : new Error(String(error));
+        this.#refuseAfterFailedSync();
+      }
+    });
   }
 
   async truncate(size: number): Promise<void> {
     this.#refuseAfterFailedSync();
-    await ftruncateAsync(this.#fd, size);
+    await this.#during((fd) => ftruncateAsync(fd, size));
   }
 
   allocateSync(position: number, length: number, keepSize: boolean): void {
@@ -204,11 +218,32 @@ class PosixFile implements File {
     return factsOf(fstatSync(this.#fd, { bigint: true }), () => blockDeviceSizeSync(this.#fd));
   }
 
-  async close(): Promise<void> {
-    if (this.#closed) return;
-    this.#closed = true;
-    await Promise.resolve();
-    closeSync(this.#fd);
+  close(): Promise<void> {
+    this.#closing ??= new Promise<void>((resolve) => {
+      if (this.#underWay === 0) resolve();
+      else this.#idle = resolve;
+    }).then(() => {
+      closeSync(this.#descriptor);
+    });
+    return this.#closing;
+  }
+
+  /** Invariant 4: the one way to the descriptor. */
+  get #fd(): number {
+    if (this.#closing) throw new Problem('closed', `${this.path} is closed`);
+    return this.#descriptor;
+  }
+
+  /** An operation that takes more than one turn; `close` waits for it. */
+  async #during<T>(run: (fd: number) => Promise<T>): Promise<T> {
+    const fd = this.#fd;
+    this.#underWay += 1;
+    try {
+      return await run(fd);
+    } finally {
+      this.#underWay -= 1;
+      if (this.#underWay === 0) this.#idle?.();
+    }
   }
 
   #refuseAfterFailedSync(): void {

@@ -2,6 +2,7 @@
  * Export of a point to a raw, sparse file. Every block is checked against its leaf while it is written, the root over all of them against
  * the point at the end; the file gets its name only after that, so a file of that name is a whole, proven disk.
  */
+import * as path from 'node:path';
 import type { Clock } from '../kit/clock.ts';
 import { Problem } from '../kit/problem.ts';
 import { blockBytesOnDisk } from '../disk/geometry.ts';
@@ -44,6 +45,7 @@ export async function exportRaw(image: PointImage, options: ExportOptions): Prom
     await file.datasync();
     await file.close();
     await files.rename(partial, to);
+    await files.syncDirectory(path.dirname(to));
     return written;
   } catch (error) {
     await file.close();
@@ -59,7 +61,8 @@ async function copyBlocks(image: PointImage, file: File, options: ExportOptions)
   const builder = new RootBuilder(geometry);
   let group: StoredEntry[] = [];
   const flush = async (): Promise<void> => {
-    await Promise.all(
+    // All of them end before the first failure is passed on: the caller then closes the file they write to.
+    const outcomes = await Promise.allSettled(
       group.map(async (entry, index) => {
         const buffer = buffers[index];
         if (!buffer) return;
@@ -69,6 +72,8 @@ async function copyBlocks(image: PointImage, file: File, options: ExportOptions)
         written += bytes;
       }),
     );
+    const failed = outcomes.find((outcome) => outcome.status === 'rejected');
+    if (failed) throw failed.reason;
     const last = group.at(-1);
     if (last) options.progress(Math.min(geometry.size, (last.block + 1) * geometry.blockSize));
     group = [];

@@ -7,7 +7,8 @@ import { geometryOf } from '../../src/disk/geometry.ts';
 import { zeroLeaf } from '../../src/disk/merkle.ts';
 import { leafOf } from '../../src/kernels/hash.ts';
 import { systemClock as clock } from '../../src/kit/clock.ts';
-import { posixFiles as files } from '../../src/posix/files.ts';
+import { Problem } from '../../src/kit/problem.ts';
+import { posixFiles as files, type Files } from '../../src/posix/files.ts';
 import { exportRaw } from '../../src/recovery/export.ts';
 import { PointBackend } from '../../src/recovery/point-backend.ts';
 import { PointImage, RootBuilder } from '../../src/recovery/point-image.ts';
@@ -68,11 +69,11 @@ describe('a point read by an index', () => {
     await rm(directory, { recursive: true, force: true });
   });
 
-  const exported = async (at: DiskAtPoint): Promise<Buffer> => {
+  const exported = async (at: DiskAtPoint, through: Files = files): Promise<Buffer> => {
     const to = path.join(directory, 'out.raw');
     const { signal } = new AbortController();
     await exportRaw(new PointImage(at, clock), {
-      files,
+      files: through,
       clock,
       to,
       overwrite: false,
@@ -106,6 +107,57 @@ describe('a point read by an index', () => {
     await expect(exported(diskOf(good, older))).rejects.toMatchObject(damaged);
     expect(await readdir(directory)).toEqual([]);
     await expect(served(diskOf(good, good, older), 2 * 4096, 4096)).rejects.toMatchObject(damaged);
+  });
+
+  it('whose export fails at one block closed the file while the other blocks were still being written', async () => {
+    const events: string[] = [];
+    const watched: Files = {
+      ...files,
+      open: async (name, mode, permissions) => {
+        const file = await files.open(name, mode, permissions);
+        const close = file.close.bind(file);
+        const write = file.write.bind(file);
+        file.write = async (parts, position) => {
+          await write(parts, position);
+          events.push('written');
+        };
+        file.close = () => {
+          events.push('closed');
+          return close();
+        };
+        return file;
+      },
+    };
+    const at = diskOf(good);
+    const slow: DiskAtPoint = {
+      ...at,
+      async read(entry, into) {
+        if (entry.block === 0) throw new Problem('damaged', 'block 0');
+        await clock.sleep(20);
+        await at.read(entry, into);
+      },
+    };
+    await expect(exported(slow, watched)).rejects.toMatchObject(damaged);
+    await clock.sleep(60);
+    expect(events).toEqual(['written', 'written', 'closed']);
+    expect(await readdir(directory)).toEqual([]);
+  });
+
+  it('whose export was done could lose its name, because the directory was not synced after the rename', async () => {
+    const events: string[] = [];
+    const watched: Files = {
+      ...files,
+      rename: async (from, to) => {
+        await files.rename(from, to);
+        events.push('renamed');
+      },
+      syncDirectory: async (name) => {
+        await files.syncDirectory(name);
+        events.push(`synced ${name}`);
+      },
+    };
+    await exported(diskOf(good), watched);
+    expect(events).toEqual(['renamed', `synced ${directory}`]);
   });
 
   it.each([
