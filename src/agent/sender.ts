@@ -83,7 +83,8 @@ export class LayerSender {
   /** Sends not resolved yet, and why one failed. */
   readonly #sends = new Set<Promise<void>>();
   #failure: Error | null = null;
-  #packed: (readonly [block: number, leaf: Uint8Array, payloadBytes: number])[] = [];
+  #packed: { readonly block: number; readonly leaf: Uint8Array; readonly bytes: number; readonly asked: boolean }[] =
+    [];
   #seq: number | null = null;
   #batch = 0;
   #records = 0;
@@ -153,7 +154,7 @@ export class LayerSender {
     if (this.#builder && !roomFor(this.#builder, length)) await this.#flush();
     this.#builder ??= await this.#context.builders.take();
     this.#builder.add(block, mask, leaf, length, (into, at) => gatherPages(bytes, mask, geometry.pageSize, into, at));
-    this.#packed.push([block, leaf, length]);
+    this.#packed.push({ block, leaf, bytes: length, asked });
     this.#records += 1;
     this.#payloadBytes += length;
   }
@@ -167,13 +168,14 @@ export class LayerSender {
     this.#seq ??= await this.#context.begin();
     const seq = this.#seq;
     const frame = builder.finish(index, seq, this.#batch);
-    for (const [block, leaf, bytes] of this.#packed) {
+    for (const { block, leaf, bytes, asked } of this.#packed) {
       disk.leaves.set(block, leaf);
-      disk.repair.delete(block);
+      // One that was asked for since is not in here whole.
+      if (asked) disk.repair.delete(block);
       flight.sending(index, block, bytes);
     }
     const { payloadBytes } = builder;
-    flight.sent({ disk: index, seq, batch: this.#batch, blocks: this.#packed.map(([block]) => block), payloadBytes });
+    flight.sent({ disk: index, seq, batch: this.#batch, blocks: this.#packed.map(({ block }) => block), payloadBytes });
     this.#packed = [];
     this.#batch += 1;
     this.#builder = null;

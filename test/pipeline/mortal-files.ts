@@ -2,16 +2,18 @@
  * The real file system behind a door that can be shut: after `die` nothing of what a role still does reaches it, as after SIGKILL. Calls
  * under way end on their own (the kernel has them), but nobody hears of it.
  *
- * `trouble` is asked before each operation and may delay it or throw in its place; `free` may stand in for the free space.
+ * `trouble` is asked before each operation and may delay it or throw in its place, `late` may delay the news of its end; `free` may stand in for the free space.
  */
 import type { File, Files, OpenMode } from '../../src/posix/files.ts';
 
 export type Operation = 'open' | 'read' | 'write' | 'writeSync' | 'datasync' | 'truncate' | 'replaceFile';
 /** Resolves when the operation may go on; throws or rejects in its place. */
-export type Trouble = (operation: Operation, path: string) => Promise<void> | undefined;
+export type Trouble = (operation: Operation, path: string, position: number) => Promise<void> | undefined;
 
 export class MortalFiles implements Files {
   trouble: Trouble = () => undefined;
+  /** Asked after an operation had its effect, before anyone hears of it. */
+  late: Trouble = () => undefined;
   free: number | null = null;
   readonly #real: Files;
   readonly #open = new Set<File>();
@@ -38,13 +40,15 @@ export class MortalFiles implements Files {
   }
 
   /** Runs an operation, unless the process is dead before it or by its end. */
-  async run<T>(operation: Operation | null, path: string, action: () => Promise<T>): Promise<T> {
-    if (operation !== null && !this.#dead) await this.trouble(operation, path);
+  async run<T>(operation: Operation | null, path: string, action: () => Promise<T>, position = 0): Promise<T> {
+    if (operation !== null && !this.#dead) await this.trouble(operation, path, position);
     if (this.#isDead()) return never();
     const underWay = action();
     this.#underWay.add(underWay);
     try {
-      return await underWay;
+      const result = await underWay;
+      if (operation !== null) await this.late(operation, path, position);
+      return result;
     } finally {
       this.#underWay.delete(underWay);
       if (this.#isDead()) await never();
@@ -54,7 +58,7 @@ export class MortalFiles implements Files {
   /** What happens on this thread can not hang: the dead get the empty answer. */
   runSync<T>(operation: Operation | null, path: string, ofTheDead: T, action: () => T): T {
     if (this.#dead) return ofTheDead;
-    if (operation !== null) void this.trouble(operation, path);
+    if (operation !== null) void this.trouble(operation, path, 0);
     return action();
   }
 
@@ -133,7 +137,7 @@ class MortalFile implements File {
   }
 
   write(parts: readonly Uint8Array[], position: number): Promise<void> {
-    return this.#files.run('write', this.path, () => this.#real.write(parts, position));
+    return this.#files.run('write', this.path, () => this.#real.write(parts, position), position);
   }
 
   writeSync(part: Uint8Array, position: number): void {

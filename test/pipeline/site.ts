@@ -140,8 +140,9 @@ export class Site implements Surroundings {
     disk.reborn();
   }
 
-  newProcessServer(): void {
-    this.processServer?.close();
+  /** A new instance; the one before ends, or lives on with what it holds, as one that is cut off does. */
+  newProcessServer(before: 'ends' | 'lives on' = 'ends'): void {
+    if (before === 'ends') this.processServer?.close();
     this.processServer = new ProcessServer({
       connectTarget: () => {
         const { target } = this;
@@ -227,7 +228,7 @@ export class Site implements Surroundings {
     let found = 0;
     const newer = (): boolean => {
       for (const [point, cutTimeMs] of this.acknowledged) if (cutTimeMs > fromMs) found = point;
-      if (found === 0) this.agent?.agent.requestCycle();
+      if (found === 0 && this.agent?.agent.report().state === 'idle') this.agent.agent.requestCycle();
       return found > 0;
     };
     await this.until(newer, 'a new point', ms);

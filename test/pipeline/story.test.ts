@@ -10,6 +10,7 @@ import { rmSync } from 'node:fs';
 import fc from 'fast-check';
 import { expect, test, vi } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
+import type { Trouble } from './mortal-files.ts';
 import { readBack } from './read-back.ts';
 import { Site } from './site.ts';
 
@@ -184,8 +185,10 @@ class Teller {
     const { agent, disks } = this.site;
     const images = new Set(disks.map(({ image }) => image));
     if (!agent) return;
-    agent.files.trouble = (operation, path) =>
+    const slow: Trouble = (operation, path) =>
       operation === 'write' && images.has(path) && this.#slowMs > 0 ? systemClock.sleep(this.#slowMs) : undefined;
+    agent.files.trouble = slow;
+    agent.files.late = slow;
   }
 
   async #agent(now: Command & { kind: 'agent' }): Promise<void> {

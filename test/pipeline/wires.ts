@@ -45,6 +45,18 @@ export class Hop {
     else this.#cutAfter = frames;
   }
 
+  /** The connecting end learns that its wire broke; the listening one hears nothing. */
+  loseTouch(): void {
+    this.#present?.end({ by: 'error', code: 1006, reason: 'out of touch' });
+  }
+
+  /** Nothing more goes forward on the wire in use, until the returned function is called. */
+  holdForward(): () => void {
+    const present = this.#present;
+    present?.hold();
+    return () => present?.release();
+  }
+
   /** Two joined ends: the first for who connects, the second for who listens. */
   join(client: PeerIdentity, server: PeerIdentity): [MemoryConnection, MemoryConnection] {
     const tap: Tap = (frame, way) => {
