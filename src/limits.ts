@@ -85,6 +85,8 @@ export const limits = {
     groupBytesMax: 8 * MiB,
     /** The proof lets ingest go first after so many bytes. */
     proofSliceBytes: 256 * KiB,
+    /** A proof that could not read is tried again after this, or when the next point comes. */
+    proofRetryMs: 30_000,
   },
   store: {
     /** Uncommitted leaves of one disk kept in memory; what is beyond goes to the overlay file beside the leaf file. */
@@ -116,6 +118,8 @@ export const limits = {
     /** How long the holder of a lock has to say who it is, and how much it may say. */
     lockAnswerMs: 1_000,
     lockAnswerBytesMax: 4 * KiB,
+    /** Between attempts to take a lock whose holder may just be dying. */
+    lockRetryMs: 20,
   },
   capture: {
     /** Extents looked up per block status request. */
@@ -161,6 +165,8 @@ export const limits = {
     roundsMax: 16,
     reconnectBaseMs: 200,
     reconnectMaxMs: 10_000,
+    /** After a refusal that trying again does not mend. */
+    criticalRetryMs: 300_000,
   },
   control: {
     bodyBytesMax: 256 * KiB,

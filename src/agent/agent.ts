@@ -63,37 +63,41 @@ export class Agent {
   #lastPoint: AgentReport['lastPoint'] = null;
   #session: Session | null = null;
   #wake: (() => void) | null = null;
+  /** A cycle was asked for while one ran. */
+  #requested = false;
+  readonly #backoff: Backoff;
 
   constructor(options: AgentOptions) {
     this.#options = options;
     this.#instance = options.random.bytes(16).toString('hex');
+    const { reconnectBaseMs, reconnectMaxMs } = limits.agent;
+    this.#backoff = new Backoff({ baseMs: reconnectBaseMs, maxMs: reconnectMaxMs, random: options.random });
   }
 
-  /** Runs until `stop`. A final refusal (authentication, another replica's geometry, …) leaves it `critical`, still capturing. */
+  /**
+   * Runs until `stop`. A final refusal (authentication, another replica's geometry, …) makes it `critical`: it goes on capturing, and asks
+   * again only every few minutes, because the reason may be mended at the other end and a restart would take the machine's disk away.
+   */
   async run(): Promise<void> {
-    const { clock, random, logger } = this.#options;
-    const backoff = new Backoff({ baseMs: limits.agent.reconnectBaseMs, maxMs: limits.agent.reconnectMaxMs, random });
-    while (!this.#stop.signal.aborted) {
-      const ended = await this.#runSession(backoff);
+    const { clock, logger } = this.#options;
+    while (!this.#stopped()) {
+      const ended = await this.#runSession();
       if (this.#stopped()) break;
       this.#reason = `${ended.code}: ${ended.message}`;
-      if (!ended.retryable) {
-        this.#state = 'critical';
-        logger.error({ code: ended.code, remedy: ended.remedy }, `replication stopped: ${ended.message}`);
-        await this.#untilStopped();
-        break;
-      }
-      this.#state = 'connecting';
-      const delayMs = backoff.nextMs();
-      logger.warn({ code: ended.code, delayMs: Math.round(delayMs) }, `session ended: ${ended.message}`);
+      this.#state = ended.retryable ? 'connecting' : 'critical';
+      const delayMs = ended.retryable ? this.#backoff.nextMs() : limits.agent.criticalRetryMs;
+      const facts = { code: ended.code, remedy: ended.remedy, delayMs: Math.round(delayMs) };
+      if (ended.retryable) logger.warn(facts, `session ended: ${ended.message}`);
+      else logger.error(facts, `replication stopped: ${ended.message}`);
       await clock.sleep(delayMs, this.#stop.signal).catch(() => undefined);
     }
     this.#state = 'stopped';
   }
 
-  /** Makes the next point now. */
+  /** Makes the next point now, or right after the cycle that runs. */
   requestCycle(): void {
-    this.#wake?.();
+    if (this.#wake) this.#wake();
+    else this.#requested = true;
   }
 
   /** Ends the session and the loop; `run` resolves. Idempotent. */
@@ -113,7 +117,7 @@ export class Agent {
       disks: this.#options.disks.map((disk) => ({
         disk: disk.name,
         size: disk.capture.geometry.size,
-        lagBytes: disk.capture.currentBytes + this.#flight.payloadBytes,
+        lagBytes: disk.capture.uncommittedBytes,
         newestPoint: disk.committedPoint,
       })),
       counters: this.#counters,
@@ -124,20 +128,12 @@ export class Agent {
     return this.#stop.signal.aborted;
   }
 
-  async #untilStopped(): Promise<void> {
-    await new Promise<void>((resolve) => {
-      this.#stop.signal.addEventListener('abort', () => {
-        resolve();
-      });
-    });
-  }
-
   /** One session from connect to its end; resolves with why it ended. */
-  async #runSession(backoff: Backoff): Promise<Problem> {
+  async #runSession(): Promise<Problem> {
     const { clock, connect, disks, machine, version, compression, logger } = this.#options;
     try {
       const connection = await connect(this.#stop.signal);
-      this.#state = 'opening';
+      if (this.#state !== 'critical') this.#state = 'opening';
       const session = await Session.open({
         connection,
         machine,
@@ -159,7 +155,6 @@ export class Agent {
       this.#session = session;
       if (this.#stopped()) throw new Problem('shutting-down', 'the agent is stopping', { retryable: true });
       this.#counters.sessions += 1;
-      backoff.reset();
       logger.info({ epoch: session.epoch, disks: disks.map((disk) => disk.name) }, 'session open');
       return await this.#cycles(session);
     } catch (error) {
@@ -176,8 +171,11 @@ export class Agent {
 
   async #cycles(session: Session): Promise<Problem> {
     const { disks, cutAll, clock } = this.#options;
+    // Once per session: a race with `ended` per pause would leave a reaction behind each time.
+    void session.ended.then(() => this.#wake?.());
     while (!session.isOver) {
       this.#state = 'cycling';
+      this.#requested = false;
       const outcome = await runCycle({
         session,
         disks,
@@ -192,7 +190,7 @@ export class Agent {
       if (session.wantsRecycling)
         return new Problem('closed', 'the connection carried its share and is opened anew', { retryable: true });
       this.#state = 'idle';
-      await this.#pause(session);
+      if (!this.#wantsCycle()) await this.#pause(session);
     }
     return session.ended;
   }
@@ -203,6 +201,7 @@ export class Agent {
     switch (outcome.kind) {
       case 'committed':
         this.#reason = '';
+        this.#backoff.reset();
         this.#lastPoint = { point: outcome.point, cutTimeMs: outcome.cut.cutTimeMs, writes: outcome.cut.writes };
         logger.info(
           {
@@ -230,6 +229,10 @@ export class Agent {
     }
   }
 
+  #wantsCycle(): boolean {
+    return this.#requested;
+  }
+
   async #pause(session: Session): Promise<void> {
     const { clock, intervalMs } = this.#options;
     const woken = Promise.withResolvers<undefined>();
@@ -239,7 +242,8 @@ export class Agent {
     const timer = clock.after(intervalMs(), () => {
       woken.resolve(undefined);
     });
-    await Promise.race([woken.promise, session.ended]);
+    if (session.isOver) woken.resolve(undefined);
+    await woken.promise;
     timer.cancel();
     this.#wake = null;
   }

@@ -55,10 +55,6 @@ export class FlightLog {
     this.#counters = counters;
   }
 
-  get payloadBytes(): number {
-    return this.#inFlight.reduce((sum, batch) => sum + batch.payloadBytes, 0);
-  }
-
   sending(disk: number, block: number, payloadBytes: number): void {
     if (this.#lost.size > 0 && this.#lost.delete(`${disk}:${block}`)) this.#counters.payloadBytesResent += payloadBytes;
   }

@@ -22,11 +22,15 @@ const schema = z.object({
     .object({ root: z.string().regex(/^[0-9a-f]{64}$/), size: z.number().int().min(512) })
     .nullable()
     .default(null),
+  /** Bytes. What the change log was made with goes on, whatever a policy says later. */
+  blockSize: z.number().int().nullable().default(null),
 });
 
 export type DiskState = z.infer<typeof schema>;
 
-export const newDiskState: DiskState = { format: 1, diskId: null, point: null, leaves: null };
+export function newDiskState(blockSize: number): DiskState {
+  return { format: 1, diskId: null, point: null, leaves: null, blockSize };
+}
 
 function statePath(directory: string, disk: string): string {
   return path.join(directory, `${disk}.json`);

@@ -6,7 +6,9 @@
  *  1. `leaves` (working) = the target's working state: last committed point plus durable or sent layers of this session.
  *     What was sent and not durable when a session ended is discarded with the session; OPENED and LEAVES tell the truth again.
  *  2. Order at a commit: fold leaves (durable) → state file (durable) → change log forgets. A crash in between costs hashing, never a change.
- *  3. The leaf file is a cache: it is used only if its root is the one the state file names; else the target is asked for all leaves. The
+ *  3. Whatever LEAVES name is read and compared again: it is in the change log anyway, unless source and log were rolled back together (a
+ *     snapshot of the host), and then only this notices that the target knows a later content.
+ *  4. The leaf file is a cache: it is used only if its root is the one the state file names; else the target is asked for all leaves. The
  *     change log does not depend on it: which blocks to read is known all the same.
  */
 import * as path from 'node:path';
@@ -48,7 +50,7 @@ export class ReplicaDisk {
   readonly #directory: string;
   #state: DiskState;
   #diskId: string | null = null;
-  /** Invariant 3. */
+  /** Invariant 4. */
   #trustLeaves: boolean;
   /** Every block is compared in the next session, whatever the change log says. */
   #compareAll = false;
@@ -59,7 +61,7 @@ export class ReplicaDisk {
     this.leaves = leaves;
     this.#files = options.files;
     this.#directory = options.directory;
-    this.#state = options.state ?? newDiskState;
+    this.#state = options.state ?? newDiskState(options.capture.geometry.blockSize);
     this.#trustLeaves = trustLeaves;
     this.#resync = options.capture.logLoss !== null;
   }
@@ -67,7 +69,9 @@ export class ReplicaDisk {
   /** Opens the leaf file of a captured disk and writes the state file if there is none yet. The caller closes the capture on failure. */
   static async open(options: ReplicaDiskOptions): Promise<ReplicaDisk> {
     const { capture, files, directory, state } = options;
-    if (state === null) await writeDiskState(files, directory, capture.name, newDiskState);
+    if (state === null) {
+      await writeDiskState(files, directory, capture.name, newDiskState(capture.geometry.blockSize));
+    }
     const known = state?.leaves ?? null;
     // As of the point the disk may have been smaller, and so was the tree.
     const size = known === null ? capture.geometry.size : Math.min(known.size, capture.geometry.size);
@@ -117,6 +121,9 @@ export class ReplicaDisk {
     // A target that sends all leaves unasked can not tell what it has; one with another history makes the change log's masks, which
     // speak of changes since a point, worth nothing.
     if (message.leaves === 'full' && !askedForAll) this.#compareAll = true;
+    // All leaves do not tell which of them are newer than the change log.
+    const moved = message.layers.length > 0 || (message.committed?.point ?? null) !== this.#state.point;
+    if (message.leaves === 'full' && moved) this.#compareAll = true;
     if (surprise !== null || this.#state.point === null) this.#compareAll = true;
     if (this.#compareAll) {
       this.capture.markAll();
@@ -127,7 +134,7 @@ export class ReplicaDisk {
     this.committedPoint = message.committed?.point ?? null;
     this.kind = message.committed === null ? 'initial' : this.#resync ? 'resync' : 'delta';
     this.#diskId = message.diskId;
-    if (surprise !== null) this.#state = { ...newDiskState, diskId: message.diskId };
+    if (surprise !== null) this.#state = { ...newDiskState(this.capture.geometry.blockSize), diskId: message.diskId };
     return surprise;
   }
 
@@ -141,12 +148,22 @@ export class ReplicaDisk {
     if (known.point !== null && committed < known.point) {
       return `the target is at point ${committed}, this agent was told point ${known.point} is committed`;
     }
+    if (known.point !== null && committed > known.point + 1) {
+      return `the target is at point ${committed}, this agent knows of ${known.point}: its host was rolled back, or two answers were lost`;
+    }
+    if (known.leaves !== null && committed === known.point && message.committed?.root !== known.leaves.root) {
+      return `the target's root of point ${committed} is not the one this agent was told`;
+    }
     return null;
   }
 
-  /** Lays LEAVES over the leaf file. */
+  /** Lays LEAVES over the leaf file (invariant 3). */
   lay(message: Leaves): void {
-    for (const [block, leaf] of message.pairs) this.leaves.set(block, leaf);
+    const since = this.knownPoint !== null;
+    for (const [block, leaf] of message.pairs) {
+      this.leaves.set(block, leaf);
+      if (since) this.capture.mark(block, fullMask);
+    }
   }
 
   /** Blocks that must be sent whole although their leaf may not have changed. */
@@ -161,8 +178,8 @@ export class ReplicaDisk {
   async committed(point: number): Promise<void> {
     await this.leaves.commit();
     const root = Buffer.from(this.leaves.committedRoot()).toString('hex');
-    const { size } = this.capture.geometry;
-    this.#state = { format: 1, diskId: this.#diskId, point, leaves: { root, size } };
+    const { size, blockSize } = this.capture.geometry;
+    this.#state = { format: 1, diskId: this.#diskId, point, leaves: { root, size }, blockSize };
     await writeDiskState(this.#files, this.#directory, this.name, this.#state);
     await this.capture.forget();
     this.layers = [];

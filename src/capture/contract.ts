@@ -27,6 +27,8 @@ export interface CaptureDisk {
   readonly currentBlocks: number;
   /** Bytes in current, by page masks. */
   readonly currentBytes: number;
+  /** Bytes in the three sets together, by page masks: not yet in a committed point. What is in two of them counts twice. */
+  readonly uncommittedBytes: number;
   /** Rule 2 without a cut. Sending must be empty. Returns the number of blocks in sending. */
   swap(): number;
   /** Blocks of sending in ascending order with their page masks, from block `from`. */

@@ -28,6 +28,10 @@ export class DirtySets {
     return this.#current;
   }
 
+  get uncommittedBytes(): number {
+    return this.#current.bytes + this.#sending.bytes + this.#unacknowledged.bytes;
+  }
+
   get sending(): PageSet {
     return this.#sending;
   }

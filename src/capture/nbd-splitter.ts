@@ -121,6 +121,10 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     return this.#sets.current.bytes;
   }
 
+  get uncommittedBytes(): number {
+    return this.#sets.uncommittedBytes;
+  }
+
   currentMask(block: number): number {
     return this.#sets.current.get(block);
   }

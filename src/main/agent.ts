@@ -23,9 +23,11 @@ interface OpenDisk {
   readonly replica: ReplicaDisk;
 }
 
-async function openDisk(parts: Parts, config: AgentConfig, disk: DiskConfig, blockSize: number): Promise<OpenDisk> {
+async function openDisk(parts: Parts, config: AgentConfig, disk: DiskConfig, newBlockSize: number): Promise<OpenDisk> {
   const { files, clock, random } = parts;
   const state = await readDiskState(files, config.data, disk.name);
+  // What the change log was made with goes on; a policy is for new disks only.
+  const blockSize = config.blockSize ?? state?.blockSize ?? newBlockSize;
   const owner = `${config.machine}/${disk.name}`;
   const capture = await openNbdCapture({
     files,
@@ -112,7 +114,7 @@ export function startAgent(parts: Parts, config: AgentConfig): Promise<Running> 
       link.close();
     });
     const policy = await link.policy();
-    const blockSize = config.blockSize ?? policy()?.blockSize ?? agentDefaults.blockSize;
+    const blockSize = policy()?.blockSize ?? agentDefaults.blockSize;
     await files.makeDirectory(config.data);
     const replicas: ReplicaDisk[] = [];
     for (const disk of config.disks) {
@@ -142,6 +144,13 @@ export function startAgent(parts: Parts, config: AgentConfig): Promise<Running> 
     registerAgentSeries(builder.registry, agent);
     await builder.observe(parts, config, logger, () => readiness(agent.report()));
     link.reportEvery(() => reportOf(parts, agent.report()));
+    const pointNow = (): void => {
+      agent.requestCycle();
+    };
+    process.on('SIGUSR2', pointNow);
+    builder.closers.add(() => {
+      process.off('SIGUSR2', pointNow);
+    });
     const loop = agent.run();
     loop.catch((error: unknown) => {
       builder.fail(error);

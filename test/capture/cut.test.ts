@@ -54,7 +54,7 @@ test('a write in flight across a swap is marked again when it ends', async () =>
   expect((await readBlock(capture, 0))[0]).toBe(0);
   capture.endSending();
   await capture.forget();
-  expect(capture.currentBlocks).toBe(0);
+  expect(capture.currentMask(0)).toBe(1);
   release();
   await writing;
   expect(capture.currentMask(0)).toBe(1);
@@ -176,4 +176,24 @@ test('after close every request is refused with ESHUTDOWN, and the lock is free 
   await expect(write(capture, 1, 0)).rejects.toMatchObject({ code: 'ESHUTDOWN' });
   await expect(capture.read(Buffer.alloc(1), 0)).rejects.toMatchObject({ code: 'ESHUTDOWN' });
   expect(released).toBe(1);
+});
+
+test('a write in flight across two swaps is in the mask of every round that may see its data', async () => {
+  const { files, capture } = await quiet();
+  const release = holdImage(files, 'write');
+  // Its data is on the disk, its end is not known yet.
+  const writing = write(capture, 7, 0);
+  await turns();
+  capture.swap();
+  await readBlock(capture, 0);
+  capture.endSending();
+  const other = write(capture, 9, 2 * pageSize);
+  await turns();
+  expect(capture.swap()).toBe(1);
+  const mask = [...capture.sending()][0]?.[1] ?? 0;
+  await readBlock(capture, 0);
+  expect((mask | capture.currentMask(0)) & 0b101).toBe(0b101);
+  capture.endSending();
+  release();
+  await Promise.all([writing, other]);
 });
