@@ -9,7 +9,7 @@ import type { LoggedWrite } from '../../scripts/demo/writer.ts';
 import type { PointReport } from '../../src/cli/roles.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { diceOf, KiB, MiB, seedOfRun, writeImage, type Dice } from './content.ts';
-import { Scene, writesOf } from './scene.ts';
+import { identityOf, Scene, writesOf } from './scene.ts';
 
 const rounds = process.env['TIDEMARK_TEST_SOAK'] === '1' ? 30 : 6;
 const victims = ['agent', 'process-server', 'target'] as const;
@@ -84,7 +84,7 @@ async function lives(scene: Scene, victim: Victim, dice: Dice): Promise<void> {
   // By now the agent knows: whatever it sends from here on, it sends to the next session.
   const sentBefore = victim === 'agent' ? 0 : ((await scene.site.metric('agent', sent)) ?? 0);
   const after = await scene.points();
-  expect(after.slice(0, before.length).map(identity)).toEqual(before.map(identity));
+  expect(after.slice(0, before.length).map(identityOf)).toEqual(before.map(identityOf));
   const life = scene.life();
   expect(after.filter((point) => scene.lifeOf(point) === life).length).toBeGreaterThanOrEqual(acknowledged);
   if (victim === 'agent') expect(await scene.imageFault()).toBeNull();
@@ -94,17 +94,13 @@ async function lives(scene: Scene, victim: Victim, dice: Dice): Promise<void> {
   );
   const sentSince = ((await scene.site.metric('agent', sent)) ?? 0) - sentBefore;
   const points = await scene.points();
-  expect(points.slice(0, after.length).map(identity)).toEqual(after.map(identity));
+  expect(points.slice(0, after.length).map(identityOf)).toEqual(after.map(identityOf));
   const last = before.at(-1);
   if (!last) throw new Error('there was no point before the kill');
   const since = points.slice(before.length);
   const changed = victim === 'agent' ? changedAcrossLives(scene, last, since) : changedSince(scene, last, since);
   expect(sentSince).toBeLessThanOrEqual(changed + slackBytes);
   expect(sentSince).toBeLessThan(writableFrom / 2);
-}
-
-function identity({ point, cutTimeMs, disks }: PointReport): unknown {
-  return { point, cutTimeMs, disks };
 }
 
 describe('SIGKILL', () => {

@@ -237,6 +237,11 @@ export function differenceAt(a: Buffer, b: Buffer): number {
   return end;
 }
 
+/** What of a point never changes; its proof may come later. */
+export function identityOf({ point, cutTimeMs, disks }: PointReport): unknown {
+  return { point, cutTimeMs, disks };
+}
+
 export function writesOf(point: PointReport): number {
   const writes = point.disks[0]?.writes;
   if (writes === null || writes === undefined) throw new Error(`point ${point.point} does not note its writes`);
