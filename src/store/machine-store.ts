@@ -18,6 +18,7 @@ import { limits } from '../limits.ts';
 import type { Geometry } from '../disk/geometry.ts';
 import type { Files } from '../posix/files.ts';
 import { counterOf, epochOf } from '../wire/seq.ts';
+import { inheritedDamage, leansOn, type InheritedDamage } from './damaged-blocks.ts';
 import type { DiskStore } from './disk-store.ts';
 import { machinePaths, type DataDirectory, type MachineFacts } from './machine-directory.ts';
 import type { MachineLog } from './machine-log.ts';
@@ -104,6 +105,11 @@ export class MachineStore {
   /** There is no space for content; acknowledging has stopped. */
   get full(): boolean {
     return this.#parts.log.segments.full;
+  }
+
+  /** Resolves when the index could not be written: nothing goes on until the store is closed and opened again. */
+  get indexFailed(): Promise<Problem> {
+    return this.#parts.log.index.failed;
   }
 
   /** Every byte of the log before this place is durable. */
@@ -276,14 +282,30 @@ export class MachineStore {
     await this.#appendPoint({ type: 'proven', body: { point, atMs: this.#parts.clock.wallMs(), blocks } });
   }
 
-  /** Records the damage (the first blocks of it) and remembers to ask the source for all of them. */
-  async markDamaged(point: number, disk: DiskStore, blocks: readonly number[]): Promise<void> {
-    disk.needRepair(blocks);
-    const named = blocks.slice(0, limits.store.damagedBlocksMax);
-    await this.#appendPoint({
-      type: 'damaged',
-      body: { point, atMs: this.#parts.clock.wallMs(), disk: disk.no, blocks: named },
-    });
+  /** Blocks found damaged at earlier points that this one may have taken over. */
+  inheritedDamage(disk: DiskStore, point: number): InheritedDamage {
+    return inheritedDamage(this.#parts.log.index, this.points, disk.no, point);
+  }
+
+  /**
+   * Records the damage, in as many records as it takes, and remembers to ask the source for those blocks that nothing has replaced since.
+   * Returns these.
+   */
+  async markDamaged(point: number, disk: DiskStore, blocks: readonly number[]): Promise<number[]> {
+    const { log, clock } = this.#parts;
+    const maxSeq = maxSeqAt(this.points, disk.no, point);
+    const newest = Number.MAX_SAFE_INTEGER;
+    const wanted = blocks.filter((block) => leansOn(log.index.lookup(disk.no, block, newest), maxSeq));
+    disk.needRepair(wanted);
+    const step = limits.store.damagedBlocksMax;
+    for (let from = 0; from < blocks.length; from += step) {
+      const named = blocks.slice(from, from + step);
+      await this.#appendPoint({
+        type: 'damaged',
+        body: { point, atMs: clock.wallMs(), disk: disk.no, blocks: named },
+      });
+    }
+    return wanted;
   }
 
   /** Closes everything cleanly. Idempotent. */

@@ -7,7 +7,8 @@
  *     together with the log position. `pending` bridges the time between.
  *  2. Nothing is skipped: each apply is conditional on the version its predecessor left on the position, so if one transaction
  *     fails (no space), or another writer is there, all later ones are refused, and `position` stays true to the contents.
- *     The first failure makes the index refuse everything until it is opened again.
+ *     The first failure makes the index refuse everything until it is opened again, and is told once (`failed`). No promise LMDB
+ *     gives for a write is left without a handler: one that rejects unheard would end the process, and with it all machines.
  *  3. Entries are applied in the order of the log, so the seqs of a disk rise, and what is pending of a block is newer than
  *     what is committed.
  *  4. LMDB does not sync. A killed process loses nothing (its transactions are in the page cache in order). After a reboot only
@@ -84,6 +85,9 @@ export class RecordIndex implements RecordLookup {
   #version: number;
   #backlog = 0;
   #failed: Error | undefined;
+  readonly #failure = Promise.withResolvers<Problem>();
+  /** LMDB gives all writes of a transaction the same promise. */
+  #watched: Promise<unknown> | undefined;
   #closed = false;
   #last: Promise<void> = Promise.resolve();
   #waiters: (() => void)[] = [];
@@ -119,6 +123,11 @@ export class RecordIndex implements RecordLookup {
     return this.#position;
   }
 
+  /** Resolves when the index could not be written; never when it stays sound. The index then has to be closed and opened again. */
+  get failed(): Promise<Problem> {
+    return this.#failure.promise;
+  }
+
   /** Records applied and not yet committed. */
   get backlogRecords(): number {
     return this.#backlog;
@@ -130,7 +139,7 @@ export class RecordIndex implements RecordLookup {
     const held = { body: Buffer.from(body) };
     const name = key.toString('latin1');
     this.#pendingLayers.set(name, held);
-    this.#commit(position, noGroup, () => void this.#stores.layers.put(key, held.body));
+    this.#commit(position, noGroup, () => this.#watch(this.#stores.layers.put(key, held.body)));
     void this.#last.then(() => {
       if (this.#pendingLayers.get(name) === held) this.#pendingLayers.delete(name);
     });
@@ -149,9 +158,11 @@ export class RecordIndex implements RecordLookup {
         group.keys[index] = blockKey;
         node.older = this.#pending.get(blockKey);
         this.#pending.set(blockKey, node);
-        void this.#stores.records.put(codec.writeRecordKey(this.#keyScratch, diskNo, row.block, seq), node.value);
+        this.#watch(
+          this.#stores.records.put(codec.writeRecordKey(this.#keyScratch, diskNo, row.block, seq), node.value),
+        );
       });
-      void this.#stores.batches.put(codec.batchKey(diskNo, seq, batch), codec.writeBatch(applied, rows));
+      this.#watch(this.#stores.batches.put(codec.batchKey(diskNo, seq, batch), codec.writeBatch(applied, rows)));
     });
   }
 
@@ -168,14 +179,14 @@ export class RecordIndex implements RecordLookup {
         noGroup,
         () => {
           for (const block of blocks) {
-            void this.#stores.records.remove(codec.writeRecordKey(this.#keyScratch, diskNo, block, seq));
+            this.#watch(this.#stores.records.remove(codec.writeRecordKey(this.#keyScratch, diskNo, block, seq)));
           }
-          void this.#stores.batches.remove(codec.batchKey(diskNo, seq, batch));
+          this.#watch(this.#stores.batches.remove(codec.batchKey(diskNo, seq, batch)));
         },
         blocks.length,
       );
     }
-    this.#commit(position, noGroup, () => void this.#stores.layers.remove(codec.layerKey(diskNo, seq)));
+    this.#commit(position, noGroup, () => this.#watch(this.#stores.layers.remove(codec.layerKey(diskNo, seq))));
     await this.flushed();
   }
 
@@ -284,20 +295,35 @@ export class RecordIndex implements RecordLookup {
     this.#backlog += weight;
     const done = state.ifVersion(positionKey, expected, () => {
       puts();
-      void state.put(positionKey, encodePosition(position), expected + 1);
+      this.#watch(state.put(positionKey, encodePosition(position), expected + 1));
     });
     this.#last = Promise.all([this.#last, done]).then(
       ([, applied]) =>
         this.#settle(group, weight, applied ? undefined : new Error('another writer, or a lost transaction')),
-      (error: unknown) => this.#settle(group, weight, error instanceof Error ? error : new Error(messageOf(error))),
+      (error: unknown) => this.#settle(group, weight, heard(error)),
     );
   }
 
   #settle(group: PendingGroup, weight: number, failure: Error | undefined): void {
     this.#backlog -= weight;
-    if (failure) this.#failed ??= failure;
+    if (failure) this.#fail(failure);
     else if (group.nodes.length > 0) this.#forget(group);
     for (const wake of this.#waiters.splice(0)) wake();
+  }
+
+  /** Invariant 2: the write's own promise tells what `done` tells too, but it has to be heard. */
+  #watch(written: Promise<unknown>): void {
+    if (written === this.#watched) return;
+    this.#watched = written;
+    written.catch((error: unknown) => {
+      this.#fail(heard(error));
+    });
+  }
+
+  #fail(failure: Error): void {
+    if (this.#failed) return;
+    this.#failed = failure;
+    this.#failure.resolve(this.#problem(failure));
   }
 
   /** Committed records leave `pending`; the oldest of a block is the tail of its chain. */
@@ -318,13 +344,23 @@ export class RecordIndex implements RecordLookup {
   }
 
   #refuseFailed(): void {
-    if (!this.#failed) return;
-    throw new Problem('index-failed', `the index ${this.#directory} could not be written: ${this.#failed.message}`, {
+    if (this.#failed) throw this.#problem(this.#failed);
+  }
+
+  #problem(cause: Error): Problem {
+    return new Problem('index-failed', `the index ${this.#directory} could not be written: ${cause.message}`, {
       remedy: 'make space where the index lies; it is opened again and caught up from the segments',
       retryable: true,
-      cause: this.#failed,
+      cause,
     });
   }
+}
+
+/** LMDB's error of a failed commit carries a promise of its own, which rejects with the reason. */
+function heard(error: unknown): Error {
+  if (!(error instanceof Error)) return new Error(messageOf(error));
+  if ('commitError' in error && error.commitError instanceof Promise) error.commitError.catch(() => undefined);
+  return error;
 }
 
 async function writeBootFile(files: Files, directory: string, boot: IndexBoot): Promise<void> {

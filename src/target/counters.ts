@@ -10,6 +10,8 @@ export interface TargetCounters {
   blocksProven: number;
   integrityErrors: number;
   refused: number;
+  /** Stores given up because their index could not be written, and opened again. */
+  storesFailed: number;
 }
 
 export function newTargetCounters(): TargetCounters {
@@ -24,5 +26,6 @@ export function newTargetCounters(): TargetCounters {
     blocksProven: 0,
     integrityErrors: 0,
     refused: 0,
+    storesFailed: 0,
   };
 }

@@ -18,6 +18,10 @@ const counters: readonly (readonly [keyof TargetCounters, SeriesDeclaration<neve
   ['blocksProven', counter('blocks_proven', 'Blocks rebuilt from stored bytes and matched to their leaf.')],
   ['integrityErrors', counter('integrity_errors', 'Blocks whose stored bytes failed a check.')],
   ['refused', counter('sessions_refused', 'Sessions ended for breaking the protocol or lacking authority.')],
+  [
+    'storesFailed',
+    counter('stores_failed', 'Stores closed and opened again because their index could not be written.'),
+  ],
 ];
 
 const perMachine = (name: string, help: string) =>

@@ -1,6 +1,9 @@
 /**
  * The master target: one store per machine, at most one session per machine, a prover beside each store.
  *
+ * A store whose index could not be written (no space) refuses everything until it is opened again: it is closed, and the machine's next
+ * session opens it and catches it up from the segments. The other machines do not notice.
+ *
  * A newer session of a machine supersedes the older one; between process servers the epoch decides (C9), and the store keeps it.
  */
 import type { Clock } from '../kit/clock.ts';
@@ -32,6 +35,8 @@ export class Target {
   readonly #options: TargetOptions;
   readonly #machines = new Map<string, Promise<Machine>>();
   readonly #stores = new Map<string, MachineStore>();
+  /** Stores that failed and are being closed; they are not opened again before. */
+  readonly #givenUp = new Map<string, Promise<void>>();
   readonly #sessions = new Map<string, TargetSession>();
   readonly #all = new Set<TargetSession>();
   readonly #host: SessionHost;
@@ -94,6 +99,7 @@ export class Target {
       await machine?.prover.stop();
       await machine?.store.close();
     }
+    await Promise.all(this.#givenUp.values());
   }
 
   #machine(name: string): Promise<Machine> {
@@ -110,6 +116,7 @@ export class Target {
 
   async #openMachine(name: string): Promise<Machine> {
     const { clock, logger, openMachine } = this.#options;
+    await this.#givenUp.get(name);
     const store = await openMachine(name);
     this.#stores.set(name, store);
     const prover = new Prover({
@@ -119,7 +126,36 @@ export class Target {
       counters: this.counters,
       damaged: (disk, blocks) => this.#sessions.get(name)?.requestRepair(disk, blocks),
     });
-    return { store, prover };
+    const machine = { store, prover };
+    void store.indexFailed.then((problem) => {
+      this.#giveUp(name, machine, problem);
+    });
+    return machine;
+  }
+
+  /** The machine's session ends, and its store is closed, so that the next session opens it anew. */
+  #giveUp(name: string, { store, prover }: Machine, problem: Problem): void {
+    if (this.#closing || this.#stores.get(name) !== store) return;
+    this.#options.logger.error(
+      { machine: name, error: problem },
+      'the store of this machine failed and is opened again',
+    );
+    this.counters.storesFailed += 1;
+    this.#stores.delete(name);
+    this.#machines.delete(name);
+    const told = { remedy: problem.remedy, retryable: true, cause: problem };
+    this.#sessions.get(name)?.end(new Problem('store-failed', problem.message, told));
+    const closed = prover
+      .stop()
+      .then(() => store.settle())
+      .then(() => store.close())
+      .catch((error: unknown) => {
+        this.#options.logger.error({ machine: name, error }, 'a failed store could not be closed cleanly');
+      })
+      .finally(() => {
+        this.#givenUp.delete(name);
+      });
+    this.#givenUp.set(name, closed);
   }
 
   async #admit(name: string, session: TargetSession): Promise<MachineStore> {
@@ -130,6 +166,8 @@ export class Target {
     this.#sessions.set(name, session);
     older?.end(new Problem('superseded', `a newer session of ${name} took over`, { retryable: true }));
     await machine.store.settle();
+    if (this.#stores.get(name) !== machine.store)
+      throw new Problem('store-failed', `the store of ${name} is opened again`, { retryable: true });
     return machine.store;
   }
 

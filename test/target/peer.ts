@@ -1,0 +1,206 @@
+/** A target on a directory of its own, and process servers that speak to it frame by frame. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { digest, leafOf } from '../../src/kernels/hash.ts';
+import { deriveLayerKey } from '../../src/kernels/keys.ts';
+import { sealRecord } from '../../src/kernels/seal.ts';
+import { systemClock } from '../../src/kit/clock.ts';
+import { invariant } from '../../src/kit/invariant.ts';
+import { systemRandom } from '../../src/kit/random.ts';
+import type { Logger } from '../../src/observe/logger.ts';
+import { posixFiles, type Files } from '../../src/posix/files.ts';
+import { openDataDirectory, type DataDirectory } from '../../src/store/machine-directory.ts';
+import { openMachineStore } from '../../src/store/machine-open.ts';
+import type { MachineStore } from '../../src/store/machine-store.ts';
+import { Vault } from '../../src/store/vault.ts';
+import { Target } from '../../src/target/target.ts';
+import { encodeCycle } from '../../src/wire/cycle.ts';
+import { decodeFrame, encodeFrame, frameType, type Frame } from '../../src/wire/frame.ts';
+import { encodeHello } from '../../src/wire/hello.ts';
+import { encodeOpenDisk } from '../../src/wire/open-disk.ts';
+import { decodeOpened, type Opened } from '../../src/wire/opened.ts';
+import { encodePointMessage } from '../../src/wire/point.ts';
+import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../../src/wire/sealed.ts';
+import { seqOf } from '../../src/wire/seq.ts';
+import { memoryPair, testPeer, type MemoryConnection } from '../transport/memory-connection.ts';
+
+export const blockSize = 4096;
+export const diskSize = 64 * blockSize;
+const [clock, random] = [systemClock, systemRandom];
+
+export class TargetSite {
+  readonly target: Target;
+  readonly logged: string[];
+  readonly #directory: string;
+  readonly #data: DataDirectory;
+
+  private constructor(directory: string, data: DataDirectory, target: Target, logged: string[]) {
+    this.#directory = directory;
+    this.#data = data;
+    this.target = target;
+    this.logged = logged;
+  }
+
+  /** `opening` is awaited before a machine's store is opened. */
+  static async start(options: { files?: Files; opening?: () => Promise<unknown> } = {}): Promise<TargetSite> {
+    const files = options.files ?? posixFiles;
+    const directory = await mkdtemp(path.join(tmpdir(), 'tidemark-target-'));
+    const identity = { pid: process.pid, role: 'test', since: '' };
+    const data = await openDataDirectory({ files, clock, path: path.join(directory, 'data'), identity });
+    const vault = await Vault.openOrCreate({
+      files,
+      random,
+      keyFile: path.join(directory, 'vault.key'),
+      expected: data.facts?.vault,
+    });
+    if (!data.facts) await data.create(vault.id);
+    const logged: string[] = [];
+    const note = (_: object, message: string): void => void logged.push(message);
+    const fatal = (problem: Error): never => {
+      throw problem;
+    };
+    const target = new Target({
+      version: 'test',
+      clock,
+      logger: { debug: note, info: note, warn: note, error: note } as unknown as Logger,
+      openMachine: async (machine) => {
+        await options.opening?.();
+        return (await openMachineStore({ files, clock, random, vault, data, machine, bootId: 'boot', fatal })).store;
+      },
+      machines: () => Promise.resolve([]),
+    });
+    return new TargetSite(directory, data, target, logged);
+  }
+
+  store(machine = 'm1'): MachineStore {
+    const store = this.target.stores().get(machine);
+    invariant(store, 'the store is open');
+    return store;
+  }
+
+  /** A process server that has not said anything. */
+  connect(): Peer {
+    const { client, server } = memoryPair(testPeer('process-server', 'ps-1'), testPeer('target', 't-1'));
+    const peer = new Peer(client, server);
+    this.target.accept(server);
+    return peer;
+  }
+
+  /** One that said HELLO for the machine and opened its only disk. */
+  async session(machine = 'm1'): Promise<{ peer: Peer; disk: OpenedDisk }> {
+    const peer = this.connect();
+    peer.hello(machine);
+    await peer.next(frameType.welcome);
+    return { peer, disk: await peer.openDisk() };
+  }
+
+  async remove(): Promise<void> {
+    await this.target.close();
+    await this.#data.close();
+    await rm(this.#directory, { recursive: true, force: true });
+  }
+}
+
+export interface OpenedDisk {
+  readonly opened: Opened;
+  /** Of the next layer. */
+  counter: number;
+}
+
+export class Peer {
+  readonly connection: MemoryConnection;
+  /** The target's end. */
+  readonly far: MemoryConnection;
+  readonly frames: Frame[] = [];
+  #wake: () => void = () => undefined;
+
+  constructor(connection: MemoryConnection, far: MemoryConnection) {
+    this.connection = connection;
+    this.far = far;
+    connection.onFrame((message) => {
+      this.frames.push(decodeFrame(message));
+      this.#wake();
+    });
+  }
+
+  send(frame: Uint8Array): void {
+    this.connection.send(frame).catch(() => undefined);
+  }
+
+  hello(machine: string): void {
+    const instance = 'aa'.repeat(16);
+    this.send(encodeHello({ protocol: [1], version: 'test', features: [], instance, machine, role: 'process-server' }));
+  }
+
+  /** Takes the oldest frame of the type. */
+  async next(type: number): Promise<Frame> {
+    for (;;) {
+      const at = this.frames.findIndex((frame) => frame.type === type);
+      const [frame] = at < 0 ? [] : this.frames.splice(at, 1);
+      if (frame) return frame;
+      const { promise, resolve } = Promise.withResolvers<undefined>();
+      this.#wake = () => {
+        resolve(undefined);
+      };
+      const ended = await Promise.race([promise, this.connection.closed]);
+      if (ended && !this.frames.some((each) => each.type === type)) throw new Error(`closed: ${ended.reason}`);
+    }
+  }
+
+  async openDisk(): Promise<OpenedDisk> {
+    this.send(
+      encodeOpenDisk({ disk: 0, name: 'vda', size: diskSize, blockSize, compression: 'lz4', knownPoint: null }),
+    );
+    const opened = decodeOpened((await this.next(frameType.opened)).body);
+    return { opened, counter: opened.nextCounter };
+  }
+
+  /** CYCLE of the next layer; returns its seq. */
+  cycle(disk: OpenedDisk): number {
+    const seq = seqOf(disk.opened.epoch, disk.counter);
+    disk.counter += 1;
+    this.send(
+      encodeCycle({
+        disk: 0,
+        seq,
+        kind: 'delta',
+        base: null,
+        salt: '5a'.repeat(32),
+        keyVersion: disk.opened.keyVersion,
+      }),
+    );
+    return seq;
+  }
+
+  sealed(disk: OpenedDisk, seq: number, block: number): void {
+    this.send(encodeFrame(frameType.sealed, 0, sealedBody(disk.opened, seq, 0, block)));
+  }
+
+  point(root: string, layers: number[]): void {
+    const disk = { disk: 0, size: diskSize, root, layers, kind: 'delta', records: 1, payloadBytes: 1 } as const;
+    this.send(encodePointMessage({ cutTimeMs: 1, consistency: 'crash', disks: [disk] }));
+  }
+}
+
+/** One whole block, sealed for real, as the body of a SEALED frame. */
+export function sealedBody(
+  keys: Pick<Opened, 'diskId' | 'diskKey' | 'leafKey'>,
+  seq: number,
+  batch: number,
+  block: number,
+): Uint8Array {
+  const diskId = Buffer.from(keys.diskId, 'hex');
+  const pages = Buffer.alloc(blockSize, block + 1);
+  const leaf = leafOf(Buffer.from(keys.leafKey, 'hex'), pages);
+  const room = new Uint8Array(sealedHeaderBytes + sealedRowBytes + blockSize + 64);
+  const at = sealedHeaderBytes + sealedRowBytes;
+  const record = { diskId, seq, block, pageMask: 0xffff, nonce: batch, leaf };
+  const layerKey = deriveLayerKey(Buffer.from(keys.diskKey ?? '', 'hex'), Buffer.alloc(32, 0x5a), diskId, seq);
+  const sealed = sealRecord({ ...record, layerKey, pages, compression: 'lz4' }, room, at);
+  const body = room.subarray(0, at + sealed.storedLength);
+  writeSealedRow(body, sealedHeaderBytes, { ...record, ...sealed });
+  const header = { seq, batch, count: 1, plainBytes: blockSize, digest: digest(body.subarray(sealedHeaderBytes)) };
+  writeSealedHeader(body, 0, header);
+  return body;
+}
