@@ -165,6 +165,8 @@ export class TargetSession {
   async #dispatch(frame: Frame): Promise<void> {
     if (this.#state.kind === 'greeting') {
       if (frame.type !== frameType.hello) throw protocolError('the first frame is not HELLO');
+      // The peer has spoken in time; opening the store may take as long as it takes.
+      this.#firstFrame.cancel();
       await this.#hello(decodeHello(frame.body));
       return;
     }
@@ -221,7 +223,6 @@ export class TargetSession {
     const epoch = await store.acquireEpoch(hello.instance);
     if (this.isOver()) return;
     this.#state = { kind: 'open', store, hello, epoch, disks: [] };
-    this.#firstFrame.cancel();
     this.#answer(
       encodeWelcome({ protocol: 1, version: this.#host.version, features: [], session: `${hello.machine}/${epoch}` }),
     );
