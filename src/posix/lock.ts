@@ -1,17 +1,25 @@
 /**
- * A lock on a file, block device or directory that dies with its holder: an abstract Unix socket named after what is locked. No
- * file is left behind, nothing goes stale after SIGKILL, and who comes second learns who is first, because the holder
- * answers every connection with its identity.
+ * A lock on a file, block device or directory that dies with its holder. It is two fences:
  *
- * Limits: it binds processes of one network namespace of one machine; two containers that share a volume need another arbiter (leases and
- * epochs are one, C9). A replaced file (another inode) is another thing.
+ *  1. An abstract Unix socket named after what is locked. Who comes second learns who is first, because the holder answers every
+ *     connection with its identity. It binds processes of one network namespace.
+ *  2. flock(2) on what is locked. It says no name, but binds every process that reaches the same file through one kernel, so also
+ *     containers that share a volume. Where koffi or the file system has none, only the first fence stands.
+ *
+ * The socket is taken first and given back last. No file is left behind, nothing goes stale after SIGKILL. flock does not disturb the
+ * byte-range locks of QEMU.
+ *
+ * Limits: machines that share a network file system need another arbiter (leases and epochs are one, C9). A replaced file (another inode)
+ * is another thing.
  */
+import { closeSync, constants, openSync } from 'node:fs';
 import * as net from 'node:net';
 import { z } from 'zod';
 import type { Clock } from '../kit/clock.ts';
 import { Problem, systemCode } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { Files } from './files.ts';
+import { lockSync } from './syscalls.ts';
 
 const identitySchema = z.object({ pid: z.number().int(), role: z.string(), since: z.string() });
 
@@ -31,6 +39,8 @@ export interface Lock {
 
 /** How often a name that was taken and then free again is tried. */
 const attemptsMax = 5;
+/** Between attempts at the second fence. */
+const flockRetryMs = 20;
 
 async function nameOf(files: Files, path: string): Promise<string> {
   const { kind, device, inode } = await files.facts(path);
@@ -42,11 +52,49 @@ export async function acquireLock(files: Files, clock: Clock, path: string, iden
   const name = await nameOf(files, path);
   for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
     const lock = await tryListen(name, identity);
-    if (lock) return lock;
+    if (lock) return await fenced(clock, path, lock);
     const holder = await askHolder(clock, name);
     if (holder !== 'gone') throw lockedBy(path, holder);
   }
   throw lockedBy(path, null);
+}
+
+/** `socket` and the second fence; gives the socket back when that one refuses. */
+async function fenced(clock: Clock, path: string, socket: Lock): Promise<Lock> {
+  try {
+    const fd = await takeFlock(clock, path);
+    let open = true;
+    return {
+      release: () => {
+        if (open) closeSync(fd);
+        open = false;
+        return socket.release();
+      },
+    };
+  } catch (error) {
+    await socket.release();
+    throw error;
+  }
+}
+
+/** A descriptor that holds the second fence, or one that holds nothing where there is no such fence. */
+async function takeFlock(clock: Clock, path: string): Promise<number> {
+  const fd = openSync(path, constants.O_RDONLY);
+  try {
+    for (let attempt = 1; lockSync(fd) === 'refused'; attempt += 1) {
+      if (attempt === attemptsMax) {
+        throw new Problem('locked', `${path} is in use by a process in another network namespace or host container`, {
+          remedy: 'stop the tidemark in the other container that uses it first',
+        });
+      }
+      // A holder that is just being killed loses its socket a moment before the rest of its descriptors.
+      await clock.sleep(flockRetryMs);
+    }
+    return fd;
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
 }
 
 /** Who holds `path` now; `null`: nobody, or one who does not answer. */

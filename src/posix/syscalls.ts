@@ -1,6 +1,7 @@
 /**
  * The few libc calls Node lacks, through koffi. Where koffi or libc can not be loaded the fallbacks are: no preallocation,
- * `punchHoleSync` answers false (callers write zeros), and a block device reports its size by binary search on reads.
+ * `punchHoleSync` answers false (callers write zeros), `lockSync` does not know, and a block device reports its size by binary search on
+ * reads.
  */
 import { readSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -11,10 +12,13 @@ const punchHoleFlag = 0x02;
 const seekData = 3;
 const seekHole = 4;
 const seekEnd = 2;
+const lockExclusive = 2;
+const lockNonBlocking = 4;
 
 interface Libc {
   fallocate(fd: number, mode: number, offset: number, length: number): number;
   lseek(fd: number, offset: number, whence: number): number;
+  flock(fd: number, operation: number): number;
   errno(): number;
 }
 
@@ -24,9 +28,11 @@ function loadLibc(): Libc | undefined {
     const libc = koffi.load('libc.so.6');
     const fallocate = libc.func('int fallocate(int, int, int64_t, int64_t)');
     const lseek = libc.func('int64_t lseek(int, int64_t, int)');
+    const flock = libc.func('int flock(int, int)');
     return {
       fallocate: (fd, mode, offset, length) => Number(fallocate(fd, mode, offset, length)),
       lseek: (fd, offset, whence) => Number(lseek(fd, offset, whence)),
+      flock: (fd, operation) => Number(flock(fd, operation)),
       errno: () => koffi.errno(),
     };
   } catch {
@@ -65,6 +71,16 @@ export function seekSync(fd: number, position: number, to: 'data' | 'hole'): num
   if (!libc) return undefined;
   const found = libc.lseek(fd, position, to === 'data' ? seekData : seekHole);
   return found >= 0 ? found : undefined;
+}
+
+/**
+ * Takes flock(2), exclusive, for an open descriptor; the kernel gives it back when the descriptor is closed or its process dies. Undefined
+ * where there is no support.
+ */
+export function lockSync(fd: number): 'locked' | 'refused' | undefined {
+  if (!libc) return undefined;
+  if (libc.flock(fd, lockExclusive | lockNonBlocking) === 0) return 'locked';
+  return getSystemErrorName(-libc.errno()) === 'EAGAIN' ? 'refused' : undefined;
 }
 
 /** Capacity of an open block device in bytes. */

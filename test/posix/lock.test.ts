@@ -1,4 +1,4 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import * as net from 'node:net';
@@ -20,7 +20,12 @@ beforeEach(async () => {
   await writeFile(image, 'content');
 });
 afterEach(async () => {
-  for (const child of children.splice(0)) child.kill('SIGKILL');
+  // Gone before the next test: a new file may get the inode number, and so the lock's name, of the one removed here.
+  for (const child of children.splice(0)) {
+    const gone = child.exitCode === null && child.signalCode === null ? once(child, 'exit') : null;
+    child.kill('SIGKILL');
+    await gone;
+  }
   await rm(home, { recursive: true, force: true });
 });
 
@@ -40,10 +45,15 @@ const childCode = `
 `;
 
 /** A process that locks `path` and stays, or leaves; and the first thing it says. */
-async function startHolder(path: string, stay: boolean): Promise<{ child: ChildProcess; said: string }> {
+async function startHolder(
+  path: string,
+  stay: boolean,
+  via: 'here' | 'another namespace' = 'here',
+): Promise<{ child: ChildProcess; said: string }> {
   const root = new URL('../../', import.meta.url).href;
   const args = ['--input-type=module', '-e', childCode, root, path, stay ? 'stay' : 'leave'];
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  const [program, rest] = via === 'here' ? [process.execPath, args] : ['unshare', ['-n', process.execPath, ...args]];
+  const child = spawn(program, rest, { stdio: ['ignore', 'pipe', 'inherit'] });
   children.push(child);
   const [said] = (await once(child.stdout, 'data')) as [Buffer];
   return { child, said: said.toString() };
@@ -117,3 +127,27 @@ it('survives those who ask and say nothing, or ask too much', async () => {
 it('says that the thing is missing', async () => {
   await expect(lock(`${home}/missing`)).rejects.toMatchObject({ code: 'ENOENT' });
 });
+
+const namespaces = spawnSync('unshare', ['-n', 'true']).status === 0;
+
+it.skipIf(!namespaces)(
+  'two containers on one volume did not see each other: the socket binds one network namespace only',
+  async () => {
+    for (const thing of [image, home]) {
+      const { child, said } = await startHolder(thing, true, 'another namespace');
+      expect(said).toBe('held');
+      expect(await lockHolder(posixFiles, systemClock, thing)).toBeNull();
+      await expect(lock(thing)).rejects.toMatchObject({
+        code: 'locked',
+        message: `${thing} is in use by a process in another network namespace or host container`,
+      });
+      const gone = once(child, 'exit');
+      child.kill('SIGKILL');
+      await gone;
+      const mine = await lock(thing);
+      expect((await startHolder(thing, false, 'another namespace')).said).toContain('locked');
+      await mine.release();
+      expect((await startHolder(thing, false, 'another namespace')).said).toBe('held');
+    }
+  },
+);
