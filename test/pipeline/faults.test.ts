@@ -24,12 +24,12 @@ afterEach(async () => {
 });
 
 /** One more point of each, proven; then everything is read back. */
-async function over(site: Site, damaged: readonly number[] = [], repaired: readonly string[] = []): Promise<void> {
+async function over(site: Site, repaired: readonly string[] = [], mayBeDamaged = false): Promise<void> {
   await site.proven(await site.point());
   await site.endAgent('close');
   await site.endTarget('close');
   expect(site.alarms).toEqual([]);
-  await readBack(site, { damaged: new Set(damaged), repaired: new Set(repaired) });
+  await readBack(site, { mayBeDamaged, repaired: new Set(repaired) });
 }
 
 /** Flips one bit of the first BATCH (or SEALED) whose first record is of some pages only; counts in `flipped`. */
@@ -72,7 +72,7 @@ test('a bit flipped in some pages of a block is found by the proof and repaired 
   expect(site.target?.store?.points.point(good)?.disks[0]?.records).toBe(1);
   await site.proven(good);
   expect(site.target?.store?.disks[0]?.blocksToRepair()).toEqual([]);
-  await over(site, [bad], ['0/1']);
+  await over(site, ['0/1'], true);
 });
 
 test('damage found while the agent is away is repaired when it comes back, also by a restarted target', async () => {
@@ -90,7 +90,28 @@ test('damage found while the agent is away is repaired when it comes back, also 
     if (site.agent?.agent.report().state === 'idle') site.agent.agent.requestCycle();
     return site.target?.store?.disks[0]?.blocksToRepair().length === 0;
   }, 'the block was sent again');
-  await over(site, [bad], ['0/1']);
+  await over(site, ['0/1'], true);
+});
+
+test('a point that took over a damaged block is damaged too, not proven', async () => {
+  const site = await started({ blockSize: 65_536 });
+  await site.proven(await site.point());
+  site.agentHop.tap = flipPayload(frameType.batch, firstPayload).tap;
+  // The order to send the block again is lost: it names another one.
+  site.targetHop.tap = (frame) => {
+    if (frame[0] === frameType.repair) frame.writeUInt32LE(2, frameHeaderBytes + 4);
+    return undefined;
+  };
+  await site.write(0, 65_536 + 100, Buffer.alloc(3000, 'partial'));
+  const bad = await site.point();
+  await site.until(() => site.stateOf(bad) === 'damaged', 'the damage is found');
+  await site.write(0, 4 * 65_536, Buffer.alloc(3000, 'elsewhere'));
+  const heir = await site.point();
+  await site.until(() => site.stateOf(heir) !== 'committed', 'the proof has ended');
+  expect(site.stateOf(heir)).toBe('damaged');
+  await site.write(0, 65_536, Buffer.alloc(65_536, 'whole'));
+  await site.proven(await site.point());
+  await over(site, ['0/2'], true);
 });
 
 test('a block asked for while some of its pages are packed is sent whole by the next cycle', async () => {
@@ -111,7 +132,7 @@ test('a block asked for while some of its pages are packed is sent whole by the 
   expect([...(agent.replicas[0]?.repair ?? [])]).toEqual([1]);
   const whole = await site.point();
   expect(site.target?.store?.points.point(whole)?.disks[0]).toMatchObject({ records: 1, payloadBytes: 4096 });
-  await over(site, [], ['0/1']);
+  await over(site, ['0/1']);
 });
 
 test('a bit flipped in a whole block never leaves the process server', async () => {
@@ -160,7 +181,7 @@ test.each([
     expect(site.target?.target.counters.pointsRejected).toBe(1);
     expect(site.target?.store?.points.point(good)?.disks[0]?.kind).toBe('resync');
     await site.proven(good);
-    await over(site, [], ['0/60']);
+    await over(site, ['0/60']);
   },
 );
 

@@ -17,8 +17,8 @@ import { clock, machine } from './surroundings.ts';
 import { bootId } from './target-life.ts';
 
 export interface ReadBackOptions {
-  /** Points that are known to be damaged: they are not read. */
-  readonly damaged?: ReadonlySet<number>;
+  /** Whether points may be there that the target calls damaged; all others must read as the model says. */
+  readonly mayBeDamaged?: boolean;
   /** Records that may repeat what is there, by order of the target. Key: `disk no/block`. */
   readonly repaired?: ReadonlySet<string>;
 }
@@ -26,13 +26,17 @@ export interface ReadBackOptions {
 /** Call while no target runs. Answers the number of points. */
 export async function readBack(site: Site, options: ReadBackOptions = {}): Promise<number> {
   const scratch = mkdtempSync(path.join(tmpdir(), 'tidemark-view-'));
-  const view = await MachineView.open({ files: posixFiles, data: site.data, machine, bootId, scratch });
+  const view = await MachineView.open({ files: posixFiles, clock, data: site.data, machine, bootId, scratch });
   try {
     const { points } = view.points;
     for (const [point, cutTimeMs] of site.acknowledged) {
       if (view.points.point(point)?.cutTimeMs !== cutTimeMs) throw new Error(`acknowledged point ${point} is lost`);
     }
-    for (const body of points) if (!options.damaged?.has(body.point)) await checkPoint(site, view, body);
+    for (const body of points) {
+      const damaged = view.points.stateOf(body.point) === 'damaged';
+      if (damaged && options.mayBeDamaged !== true) throw new Error(`point ${body.point} is damaged`);
+      if (!damaged) await checkPoint(site, view, body);
+    }
     checkLayers(points);
     await checkNothingTwice(site, view, options.repaired ?? new Set());
     return points.length;

@@ -21,7 +21,7 @@ vi.mock('../../src/limits.ts', async (load) => {
 
 const soak = process.env['TIDEMARK_TEST_SOAK'] === '1';
 const seed = Number(process.env['TIDEMARK_TEST_SEED'] ?? (soak ? Date.now() % 2 ** 31 : 20_261_121));
-const numRuns = Number(process.env['TIDEMARK_TEST_RUNS'] ?? (soak ? 250 : 25));
+const numRuns = Number(process.env['TIDEMARK_TEST_RUNS'] ?? (soak ? 600 : 60));
 const replay = process.env['TIDEMARK_TEST_PATH'];
 
 type Command =
