@@ -50,11 +50,11 @@ async function openView(
   place: { readonly data: string; readonly machine: string },
   ownIndex = false,
 ): Promise<MachineView> {
-  const { files, random } = parts;
+  const { files, clock, random } = parts;
   const { data, machine } = place;
   const scratch = path.join(tmpdir(), `tidemark-index-${random.bytes(8).toString('hex')}`);
   closers.add(() => files.removeTree(scratch));
-  const view = await MachineView.open({ files, data, machine, bootId: await readBootId(files), scratch, ownIndex });
+  const view = await MachineView.open({ files, clock, data, machine, bootId: await readBootId(files), scratch, ownIndex });
   closers.add(() => view.close());
   return view;
 }
@@ -227,6 +227,11 @@ export function verify(
       points.push(...verified);
     }
     ok &&= points.every((point) => point.ok);
+    if (points.length === 0) {
+      throw new Problem('not-found', `${request.data} holds no point to verify`, {
+        remedy: 'name the directory of a target that has points',
+      });
+    }
     return { ok, points, seconds: (clock.monotonicMs() - started) / 1000 };
   });
 }

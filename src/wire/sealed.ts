@@ -108,6 +108,7 @@ export function decodeSealedRows(
   let payloadOffset = table;
   for (let at = sealedHeaderBytes; at < table; at += sealedRowBytes) {
     const row = rowAt(body, view, at, payloadOffset);
+    if (view.getUint8(at + 7) !== 0) throw protocolError(`SEALED block ${row.block}: reserved byte is not 0`);
     checkRow(row, bounds, previous);
     rows.push(row);
     previous = row.block;

@@ -249,6 +249,12 @@ describe('records', () => {
     expect(refusesOrDecodes(() => decodeBatch(buildBatch(records).subarray(8), geometry))).toBe('refused');
   });
 
+  it('a row with something in its reserved byte is refused', () => {
+    const body = buildSealed();
+    body[sealedHeaderBytes + 7] = 1;
+    expect(refusesOrDecodes(() => decodeSealedRows(body, bounds))).toBe('refused');
+  });
+
   it('a sealed payload longer than its pages is refused', () => {
     const body = buildSealed();
     new DataView(body.buffer).setUint32(sealedHeaderBytes + 8, 513, true);
