@@ -98,7 +98,7 @@ export class TargetSession {
   requestRepair(store: DiskStore, blocks: readonly number[]): void {
     if (this.#state.kind !== 'open') return;
     const index = this.#state.disks.indexOf(store);
-    if (index >= 0) this.#answer(encodeRepair(index, blocks));
+    if (index >= 0) this.#sendRepairs(index, blocks);
   }
 
   /** Ends the session and tells the peer why. Idempotent. */
@@ -249,12 +249,17 @@ export class TargetSession {
       }),
     );
     await this.#sendLeaves(message.disk, since === null ? disk.allLeaves() : disk.leavesSince(since));
-    const broken = disk.blocksToRepair();
-    for (let from = 0; from < broken.length; from += limits.wire.repairsPerFrameMax) {
-      this.#answer(encodeRepair(message.disk, broken.slice(from, from + limits.wire.repairsPerFrameMax)));
-    }
+    this.#sendRepairs(message.disk, disk.blocksToRepair());
     const firstDisk = state.disks.filter((each) => each !== undefined).length === 1;
     if (firstDisk) this.#grant(limits.target.sessionWindowBytes);
+  }
+
+  /** In frames the agent takes. */
+  #sendRepairs(index: number, blocks: readonly number[]): void {
+    const step = limits.wire.repairsPerFrameMax;
+    for (let from = 0; from < blocks.length; from += step) {
+      this.#answer(encodeRepair(index, blocks.slice(from, from + step)));
+    }
   }
 
   async #sendLeaves(index: number, leaves: AsyncIterable<LeafPair>): Promise<void> {

@@ -29,6 +29,14 @@ export const blockSize = 4096;
 export const diskSize = 64 * blockSize;
 const [clock, random] = [systemClock, systemRandom];
 
+export function silent(note: (message: string) => void = () => undefined): Logger {
+  const line = (_: object, message: string): void => {
+    note(message);
+  };
+  const logger: Logger = { debug: line, info: line, warn: line, error: line, child: () => logger };
+  return logger;
+}
+
 export class TargetSite {
   readonly target: Target;
   readonly logged: string[];
@@ -56,14 +64,13 @@ export class TargetSite {
     });
     if (!data.facts) await data.create(vault.id);
     const logged: string[] = [];
-    const note = (_: object, message: string): void => void logged.push(message);
     const fatal = (problem: Error): never => {
       throw problem;
     };
     const target = new Target({
       version: 'test',
       clock,
-      logger: { debug: note, info: note, warn: note, error: note } as unknown as Logger,
+      logger: silent((message) => void logged.push(message)),
       openMachine: async (machine) => {
         await options.opening?.();
         return (await openMachineStore({ files, clock, random, vault, data, machine, bootId: 'boot', fatal })).store;
