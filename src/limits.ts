@@ -78,6 +78,9 @@ export const limits = {
     /** Sealed bytes of one session received and not yet durable. */
     sessionWindowBytes: 32 * MiB,
     segmentBytesMax: 256 * MiB,
+    /** Control frames of one session waiting for their turn; above it nothing more is read. What one frame costs beside its bytes. */
+    controlQueueBytesMax: 1 * MiB,
+    queuedFrameBytes: 512,
     /** Below this much free space new batches wait; above `freeBytesResume` they go on. */
     freeBytesStop: 64 * MiB,
     freeBytesResume: 96 * MiB,

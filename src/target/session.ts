@@ -7,7 +7,8 @@
  *  2. Frames are handled in the order they came. Batches are pipelined: the next is taken before the last is durable; everything else
  *     waits for what came before it.
  *  3. DURABLE for a batch goes out only after its bytes were synced and indexed (C1). COMMITTED only after the point's record is durable.
- *  4. The peer never has more sealed bytes outstanding than it was granted (C5); one that sends more is closed.
+ *  4. What waits for its turn is bounded: sealed bytes by credit, all else by `controlQueueBytesMax`, above which nothing more is read.
+ *  5. The peer never has more sealed bytes outstanding than it was granted (C5); one that sends more is closed.
  */
 import { releaseMessage } from '../kernels/release.ts';
 import type { Clock } from '../kit/clock.ts';
@@ -69,6 +70,8 @@ export class TargetSession {
   readonly #firstFrame: { cancel(): void };
   readonly #heartbeat: Heartbeat;
   #granted = 0;
+  /** Control bytes that wait for their turn, with what each frame costs beside its bytes. */
+  #queuedBytes = 0;
 
   constructor(connection: Connection, host: SessionHost) {
     this.connection = connection;
@@ -145,7 +148,7 @@ export class TargetSession {
     }
   }
 
-  /** Invariant 2. Credit is checked on arrival, so what waits in the queue is bounded by what was granted. */
+  /** Invariants 2 and 4. Credit is checked on arrival. */
   #queue(frame: Frame): void {
     if (frame.type === frameType.sealed) {
       this.#granted -= frame.body.byteLength;
@@ -153,12 +156,20 @@ export class TargetSession {
     } else if (frame.body.byteLength > limits.wire.controlBytesMax) {
       throw protocolError(`a control frame of ${frame.body.byteLength} bytes`);
     }
+    const { controlQueueBytesMax, queuedFrameBytes } = limits.target;
+    const bytes = queuedFrameBytes + (frame.type === frameType.sealed ? 0 : frame.body.byteLength);
+    this.#queuedBytes += bytes;
+    if (!this.connection.paused && this.#queuedBytes > controlQueueBytesMax) this.connection.pause();
     this.#inOrder
       .run(async () => {
         if (this.#state.kind !== 'ended') await this.#dispatch(frame);
       })
       .catch((error: unknown) => {
         this.#fail(error);
+      })
+      .finally(() => {
+        this.#queuedBytes -= bytes;
+        if (this.connection.paused && this.#queuedBytes <= controlQueueBytesMax / 2) this.connection.resume();
       });
   }
 
