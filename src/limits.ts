@@ -29,7 +29,10 @@ export const limits = {
     batchRecordsMax: 4096,
     leavesPerFrameMax: 16_384,
     repairsPerFrameMax: 65_536,
-    layersPendingMax: 4096,
+    /** Layers of one disk that hold something and that no point lists; more are not begun. */
+    layersPendingMax: 1024,
+    /** Layers of one disk a message or a point may list; above the other one, so that what was stored under an older bound still counts. */
+    layersListedMax: 4096,
     firstFrameMs: 5_000,
     authenticationMs: 10_000,
     pingEveryMs: 5_000,
@@ -227,6 +230,11 @@ invariant(
   target.sessionWindowBytes >= processServer.sessionWindowBytes,
   'the target takes what one agent may have in flight',
 );
+/** POINT as JSON: at most this much per disk, 16 digits and a comma per layer. */
+const pointBytes = (disks: number, layersPerDisk: number): number => 128 + disks * (256 + layersPerDisk * 17);
+invariant(pointBytes(8, wire.layersPendingMax) <= wire.controlBytesMax, 'a POINT of 8 disks may list all they may have');
+invariant(pointBytes(disk.perMachineMax, 200) <= wire.controlBytesMax, 'a POINT of the most disks may list 200 layers each');
+invariant(wire.layersPendingMax <= wire.layersListedMax, 'what may be pending may be listed');
 invariant(wire.pingEveryMs * 3 < wire.idleMs, 'three pings fit into the idle deadline');
 invariant(target.groupBytesMax >= sealedBatchBytesMax, 'a batch of the largest size fits into one group commit');
 invariant(target.freeBytesStop < target.freeBytesResume, 'stop and resume marks do not meet');

@@ -7,6 +7,8 @@
  *     `pendingLayers` never speak of bytes that could be lost.
  *  2. Batches of a layer are contiguous from 0 and its blocks ascend strictly. After a failed append the layer takes nothing more.
  *  3. Working leaves = committed leaves + all pending layers, in order.
+ *  4. A layer without a batch holds nothing: it does not count as pending, and is forgotten when the next one begins. Its entry in log
+ *     and index does no harm.
  */
 import { zeroLeaf } from '../disk/merkle.ts';
 import { geometryOf, type Geometry } from '../disk/geometry.ts';
@@ -40,7 +42,10 @@ export interface AcceptedBatch {
   readonly durable: Promise<void>;
 }
 
-/** A layer that no point lists. `applied` batches are durable and indexed; `next` is the number the next one must have. */
+/**
+ * A layer that no point lists. `applied` batches are durable and indexed; `next` is the number the next one must have, less those that
+ * failed.
+ */
 export interface PendingLayer {
   readonly seq: number;
   applied: number;
@@ -63,6 +68,11 @@ export interface DiskStoreParts {
   readonly toRepair: Iterable<number>;
   /** False when the index lacks records of committed points: the source then compares every block. */
   readonly leavesComplete: boolean;
+}
+
+/** A batch that is durable, or on its way. */
+function holdsSomething(layer: PendingLayer): boolean {
+  return layer.applied > 0 || layer.next > 0;
 }
 
 export class DiskStore {
@@ -88,7 +98,7 @@ export class DiskStore {
     this.committed = parts.committed;
     this.leavesComplete = parts.leavesComplete;
     this.#geometry = parts.geometry;
-    this.#pending = [...parts.pending];
+    this.#pending = parts.pending.filter(holdsSomething);
     this.#log = parts.log;
     this.#toRepair = new Set(parts.toRepair);
   }
@@ -131,7 +141,13 @@ export class DiskStore {
       throw protocolError(`layer ${layer.seq} after layer ${this.#log.highestSeq}`);
     if (layer.keyVersion !== this.keys.version)
       throw protocolError(`key version ${layer.keyVersion}, the disk has ${this.keys.version}`);
-    if (this.#pending.length >= limits.wire.layersPendingMax) throw protocolError('too many layers without a point');
+    this.#pending = this.#pending.filter(holdsSomething);
+    if (this.#pending.length >= limits.wire.layersPendingMax) {
+      throw new Problem('overloaded', `disk ${this.name} has ${this.#pending.length} layers that no point lists yet`, {
+        remedy: 'the source makes a point before it sends more; look there for what keeps it from that',
+        retryable: true,
+      });
+    }
     for (const earlier of this.#pending) earlier.state = 'ended';
     const pending: PendingLayer = { seq: layer.seq, applied: 0, next: 0, lastBlock: -1, state: 'open' };
     this.#pending.push(pending);
@@ -175,6 +191,8 @@ export class DiskStore {
       },
       (error: unknown) => {
         layer.state = 'ended';
+        // Nothing more comes; without a batch that got through it is a layer that holds nothing.
+        layer.next -= 1;
         throw error;
       },
     );

@@ -36,7 +36,7 @@ const pointBody = z.object({
         size: safeInteger.min(limits.disk.sectorBytes),
         blockSize: safeInteger.min(limits.disk.blockBytesMin).max(limits.disk.blockBytesMax),
         root: hex(32),
-        layers: z.array(seqField).max(limits.wire.layersPendingMax),
+        layers: z.array(seqField).max(limits.wire.layersListedMax),
         kind: z.enum(['initial', 'delta', 'resync']),
         records: safeInteger,
         payloadBytes: safeInteger,

@@ -12,7 +12,7 @@ const schema = z.object({
   committed: z
     .object({ point: safeInteger.min(1), cutTimeMs: z.number(), size: safeInteger, root: hex(32) })
     .nullable(),
-  layers: z.array(z.object({ seq: seqField, batches: safeInteger })).max(limits.wire.layersPendingMax),
+  layers: z.array(z.object({ seq: seqField, batches: safeInteger })).max(limits.wire.layersListedMax),
   leaves: z.enum(['since', 'full']),
   leafKey: hex(32),
   diskKey: hex(32).optional(),

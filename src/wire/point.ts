@@ -13,7 +13,7 @@ const schema = z.object({
         disk: diskIndex,
         size: safeInteger.min(512),
         root: hex(32),
-        layers: z.array(seqField).max(limits.wire.layersPendingMax),
+        layers: z.array(seqField).max(limits.wire.layersListedMax),
         kind: z.enum(['initial', 'delta', 'resync']),
         records: safeInteger,
         payloadBytes: safeInteger,

@@ -51,9 +51,11 @@ export class TargetSite {
   }
 
   /** `opening` is awaited before a machine's store is opened. */
-  static async start(options: { files?: Files; opening?: () => Promise<unknown> } = {}): Promise<TargetSite> {
+  static async start(
+    options: { files?: Files; opening?: () => Promise<unknown>; directory?: string } = {},
+  ): Promise<TargetSite> {
     const files = options.files ?? posixFiles;
-    const directory = await mkdtemp(path.join(tmpdir(), 'tidemark-target-'));
+    const directory = options.directory ?? (await mkdtemp(path.join(tmpdir(), 'tidemark-target-')));
     const identity = { pid: process.pid, role: 'test', since: '' };
     const data = await openDataDirectory({ files, clock, path: path.join(directory, 'data'), identity });
     const vault = await Vault.openOrCreate({
@@ -102,9 +104,19 @@ export class TargetSite {
     return { peer, disk: await peer.openDisk() };
   }
 
-  async remove(): Promise<void> {
+  /** Another run of the target on what this one left. */
+  async restarted(): Promise<TargetSite> {
+    await this.#close();
+    return TargetSite.start({ directory: this.#directory });
+  }
+
+  async #close(): Promise<void> {
     await this.target.close();
     await this.#data.close();
+  }
+
+  async remove(): Promise<void> {
+    await this.#close();
     await rm(this.#directory, { recursive: true, force: true });
   }
 }
