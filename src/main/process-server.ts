@@ -7,6 +7,7 @@ import { limits } from '../limits.ts';
 import { registerProcessServerSeries } from '../process-server/metrics.ts';
 import { SealPool } from '../process-server/pool.ts';
 import { ProcessServer } from '../process-server/server.ts';
+import type { Report } from '../control/schemas.ts';
 import { formatAddress } from '../transport/address.ts';
 import { connect } from '../transport/client.ts';
 import { listen } from '../transport/server.ts';
@@ -57,7 +58,7 @@ export function startProcessServer(parts: Parts, config: ProcessServerConfig): P
     });
     builder.reachable('agents', formatAddress({ host: config.listen.host, port: listener.port }));
     registerProcessServerSeries(builder.registry, server);
-    await builder.observe(parts, config, logger, () => ({ ready: true, reasons: [] }));
+    await builder.observe(parts, config, logger, () => server.readiness);
     const link = controlLink(parts, config, credentials, logger);
     builder.closers.add(() => {
       link.close();
@@ -66,9 +67,24 @@ export function startProcessServer(parts: Parts, config: ProcessServerConfig): P
       role: 'process-server',
       atMs: Math.round(clock.wallMs()),
       version,
-      problems: [],
+      problems: problemsOf(server, config),
       sessions: server.sessions.length,
       inFlightBytes: Math.min(server.grantedBytes, limits.processServer.inFlightBytesMax),
     }));
   });
+}
+
+/** What control is told is wrong here. */
+function problemsOf({ targetFailure }: ProcessServer, { target }: ProcessServerConfig): Report['problems'] {
+  if (!targetFailure) return [];
+  const { code, message } = targetFailure.problem;
+  const since = new Date(targetFailure.atMs).toISOString();
+  return [
+    {
+      code: code.slice(0, 64),
+      message: `target ${formatAddress(target)}, ${since}: ${message}`.slice(0, 1024),
+      remedy: 'start the target, or correct its address; agents try again by themselves',
+      retryable: true,
+    },
+  ];
 }

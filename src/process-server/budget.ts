@@ -77,6 +77,11 @@ export class Budget {
     return this.#sessions * this.#minBytes + this.#grown;
   }
 
+  /** What `inUseBytes` never exceeds. */
+  get limitBytes(): number {
+    return this.#sessionsMax * this.#minBytes + this.#growthBytes;
+  }
+
   /** A window for one more session. @throws Problem `overloaded`. */
   join(): Window {
     if (this.#sessions >= this.#sessionsMax) {

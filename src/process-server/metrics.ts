@@ -1,5 +1,6 @@
 /** The series of a process server, sampled from plain counters when somebody scrapes. */
 import { providers } from '../kernels/providers.ts';
+import { limits } from '../limits.ts';
 import type { MetricRegistry, SeriesDeclaration } from '../observe/registry.ts';
 import type { SessionCounters } from './counters.ts';
 import type { ProcessServer } from './server.ts';
@@ -54,6 +55,24 @@ const processServerSeries = {
     help: 'Bytes granted to all agents together, in use or not.',
     labels: [],
   },
+  windowLimitBytes: {
+    name: 'tidemark_process_server_window_limit_bytes',
+    type: 'gauge',
+    help: 'What the bytes granted to all agents together never exceed.',
+    labels: [],
+  },
+  poolTasksLimit: {
+    name: 'tidemark_process_server_pool_tasks_limit',
+    type: 'gauge',
+    help: 'Batches the worker pool takes; more of them wait in their sessions.',
+    labels: [],
+  },
+  targetReachable: {
+    name: 'tidemark_process_server_target_reachable',
+    type: 'gauge',
+    help: '0 while the newest attempt to reach the target failed.',
+    labels: [],
+  },
   kernelFallback: {
     name: 'tidemark_kernel_fallback',
     type: 'gauge',
@@ -103,6 +122,9 @@ export function registerProcessServerSeries(registry: MetricRegistry, server: Pr
   );
   registry.sampled(series.poolTasks, () => [{ labels: {}, value: server.poolPending }]);
   registry.sampled(series.grantedBytes, () => [{ labels: {}, value: server.grantedBytes }]);
+  registry.sampled(series.windowLimitBytes, () => [{ labels: {}, value: server.windowLimitBytes }]);
+  registry.sampled(series.poolTasksLimit, () => [{ labels: {}, value: limits.processServer.poolQueueTasksMax }]);
+  registry.sampled(series.targetReachable, () => [{ labels: {}, value: server.targetFailure ? 0 : 1 }]);
   registry.sampled(series.kernelFallback, () =>
     providers().map(({ kernel, provider, fallback }) => ({
       labels: { kernel, provider: labelOf(provider) },

@@ -25,6 +25,13 @@ export interface ProcessServerOptions {
   readonly budget?: Budget;
 }
 
+/** The newest attempt to reach the target, which failed. */
+export interface TargetFailure {
+  /** Wall clock. */
+  readonly atMs: number;
+  readonly problem: Problem;
+}
+
 export interface SessionReport {
   readonly machine: string;
   readonly session: string;
@@ -45,6 +52,7 @@ export class ProcessServer {
   /** Sums over ended sessions, least recently ended first. Bounded by `machinesRememberedMax`. */
   readonly #past = new Map<string, SessionCounters>();
   readonly #ended = new Map<string, number>();
+  #targetFailure: TargetFailure | null = null;
   #closing = false;
 
   constructor(options: ProcessServerOptions) {
@@ -63,6 +71,9 @@ export class ProcessServer {
       instance: random.bytes(instanceBytes).toString('hex'),
       onNamed: (session) => this.#onNamed(session),
       onEnded: (session, reason) => this.#onEnded(session, reason),
+      onTarget: (problem) => {
+        this.#targetFailure = problem && { atMs: clock.wallMs(), problem };
+      },
     };
   }
 
@@ -86,6 +97,23 @@ export class ProcessServer {
   /** Bytes granted to all agents together, in use or not. */
   get grantedBytes(): number {
     return this.#budget.inUseBytes;
+  }
+
+  /** What `grantedBytes` never exceeds. */
+  get windowLimitBytes(): number {
+    return this.#budget.limitBytes;
+  }
+
+  /** Set while the newest attempt to reach the target failed; null also while there was none. */
+  get targetFailure(): TargetFailure | null {
+    return this.#targetFailure;
+  }
+
+  /** For `/readyz`: an agent that comes now would be turned away as long as the target can not be reached. */
+  get readiness(): { readonly ready: boolean; readonly reasons: readonly string[] } {
+    const failure = this.#targetFailure;
+    if (!failure) return { ready: true, reasons: [] };
+    return { ready: false, reasons: [`since ${new Date(failure.atMs).toISOString()}: ${failure.problem.message}`] };
   }
 
   /** Batches with the pool. */

@@ -47,6 +47,8 @@ export interface SessionOptions {
   /** The machine said HELLO and may: older sessions of it end now. */
   readonly onNamed: (session: Session) => void;
   readonly onEnded: (session: Session, reason: Problem | null) => void;
+  /** How an attempt to reach the target ended; null: it answered. */
+  readonly onTarget: (failure: Problem | null) => void;
 }
 
 type State =
@@ -199,7 +201,7 @@ export class Session {
     if (this.#state.kind === 'greeting') this.#state.timer.cancel();
     const abort = new AbortController();
     const unreachable = (message: string): Problem => new Problem('unreachable', message, { retryable: true });
-    const late = (): void => this.end(unreachable('the target did not answer in time'));
+    const late = (): void => this.#unreached(unreachable('the target did not answer in time'));
     const timer = clock.after(limits.wire.authenticationMs, late);
     this.#state = { kind: 'connecting', hello, abort, timer, window };
     // A connector that throws at once is the same failure as one that rejects.
@@ -208,10 +210,16 @@ export class Session {
       .then(
         (target) => this.#onTarget(target),
         (error: unknown) => {
-          if (isProblem(error) && isWireCode(error.code)) this.end(error);
-          else this.end(unreachable(`the target can not be reached: ${messageOf(error)}`));
+          if (isProblem(error) && isWireCode(error.code)) this.#unreached(error);
+          else this.#unreached(unreachable(`the target can not be reached: ${messageOf(error)}`));
         },
       );
+  }
+
+  /** The attempt to reach the target failed, unless it was given up before because the agent went. */
+  #unreached(reason: Problem): void {
+    if (this.#state.kind === 'connecting' || this.#state.kind === 'welcoming') this.#options.onTarget(reason);
+    this.end(reason);
   }
 
   #onTarget(target: Connection): void {
@@ -226,7 +234,7 @@ export class Session {
     const heartbeat = new Heartbeat(target, clock);
     target.onFrame((message) => this.#guard(() => this.#fromTarget(message, heartbeat)));
     void target.closed.then(({ reason }) =>
-      this.end(new Problem('unreachable', `the target closed the connection: ${reason}`, { retryable: true })),
+      this.#unreached(new Problem('unreachable', `the target closed the connection: ${reason}`, { retryable: true })),
     ); // 3
     const offered = common(hello.features, features);
     const greeting: Hello = {
@@ -250,6 +258,7 @@ export class Session {
   }
 
   #onWelcome(frame: Frame, state: Extract<State, { kind: 'welcoming' }>): void {
+    this.#options.onTarget(null); // Also when it refuses this machine.
     if (frame.type === frameType.error) {
       const { code, message, retryable } = understood(() => decodeErrorMessage(frame.body));
       this.end(new Problem(code, message, { retryable }));

@@ -1,10 +1,13 @@
 import { describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
+import { Problem } from '../../src/kit/problem.ts';
+import { limits } from '../../src/limits.ts';
 import { createRegistry } from '../../src/observe/registry.ts';
 import { Budget } from '../../src/process-server/budget.ts';
 import { registerProcessServerSeries } from '../../src/process-server/metrics.ts';
+import type { Connection } from '../../src/transport/connection.ts';
 import { encodeFrame, frameType } from '../../src/wire/frame.ts';
-import type { FakeConnection } from './fakes.ts';
+import { FakeTarget, pair, type FakeConnection } from './fakes.ts';
 import { oneBlock, open, seqBase, theTarget, world } from './world.ts';
 
 describe('a process server', () => {
@@ -96,6 +99,46 @@ describe('a process server', () => {
     expect(process.memoryUsage().heapUsed - before).toBeLessThan(48 * 1024 * 1024);
   });
 
+  it('was ready and without a problem while no target could be reached', async () => {
+    const ways: (() => Promise<Connection>)[] = [
+      () => Promise.reject(new Error('connect ECONNREFUSED')),
+      () => Promise.reject(new Problem('not-authorised', 'the certificate is unknown')),
+      () => {
+        const [ours, theirs] = pair(['target', 't1'], ['process-server', 'p1']);
+        theirs.close(1000, 'not today');
+        return Promise.resolve(ours);
+      },
+    ];
+    let connectTarget = ways[0];
+    const here = world({}, { connectTarget: () => (connectTarget ?? accepting)() });
+    const accepting = (): Promise<Connection> => {
+      const [ours, theirs] = pair(['target', 't1'], ['process-server', 'p1']);
+      here.targets.push(new FakeTarget(theirs, {}));
+      return Promise.resolve(ours);
+    };
+    const attempt = async (): Promise<void> => {
+      const agent = here.agent('m1');
+      agent.hello('m1');
+      await agent.connection.closed;
+    };
+    expect(here.server.readiness).toEqual({ ready: true, reasons: [] });
+    for (const way of ways) {
+      connectTarget = way;
+      await attempt();
+      expect(here.server.targetFailure?.problem).toBeInstanceOf(Problem);
+      expect(here.server.readiness.ready).toBe(false);
+      expect(here.server.readiness.reasons[0]).toMatch(/^since 20.*(ECONNREFUSED|unknown|not today)/);
+      connectTarget = undefined;
+      const agent = here.agent('m1');
+      await open(agent, 'm1');
+      expect(here.server.readiness).toEqual({ ready: true, reasons: [] });
+      agent.connection.close(1000, 'bye');
+      await systemClock.sleep(5);
+      expect(here.server.targetFailure).toBeNull();
+    }
+    here.server.close();
+  });
+
   it('shows its series', async () => {
     const here = world();
     const registry = createRegistry();
@@ -109,6 +152,9 @@ describe('a process server', () => {
     const { text } = await registry.expose();
     expect(text).toContain('tidemark_process_server_batches_durable_total{machine="m1"} 1');
     expect(text).toContain('tidemark_process_server_sessions{state="open"} 1');
+    expect(text).toContain(`tidemark_process_server_window_limit_bytes ${limits.processServer.inFlightBytesMax}`);
+    expect(text).toContain(`tidemark_process_server_pool_tasks_limit ${limits.processServer.poolQueueTasksMax}`);
+    expect(text).toContain('tidemark_process_server_target_reachable 1');
     expect(text).toMatch(/tidemark_kernel_fallback\{kernel="blake3",provider="[^"]+"\} [01]/);
     here.server.close();
   });
