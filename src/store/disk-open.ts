@@ -4,10 +4,10 @@
  */
 import * as path from 'node:path';
 import { geometryOf } from '../disk/geometry.ts';
-import { fullMask } from '../disk/page-mask.ts';
 import { merkleHashes } from '../kernels/hash.ts';
 import type { Random } from '../kit/random.ts';
 import type { Files } from '../posix/files.ts';
+import { unrepairedBlocks } from './damaged-blocks.ts';
 import { DiskStore, type CommittedDisk, type PendingLayer } from './disk-store.ts';
 import type { IndexReader } from './index-reader.ts';
 import { LeafFile } from './leaf-file.ts';
@@ -74,19 +74,6 @@ function pendingLayers(index: IndexReader, diskNo: number, maxSeq: number): Pend
   });
 }
 
-/** Damaged blocks that no whole record has replaced since. */
-function blocksToRepair(index: IndexReader, view: PointsView, diskNo: number): number[] {
-  const blocks = new Set<number>();
-  for (const [point, disks] of view.damaged) {
-    const maxSeq = maxSeqAt(view, diskNo, point);
-    for (const block of disks.get(diskNo) ?? []) {
-      const newest = index.lookup(diskNo, block, Number.MAX_SAFE_INTEGER);
-      if (!newest || newest.seq <= maxSeq || newest.pageMask !== fullMask) blocks.add(block);
-    }
-  }
-  return [...blocks];
-}
-
 /** @throws Problem `damaged` (its keys can not be unwrapped). */
 export async function openDiskStore(options: OpenDiskOptions): Promise<DiskStore> {
   const { files, vault, record, directory, log, view } = options;
@@ -124,7 +111,7 @@ export async function openDiskStore(options: OpenDiskOptions): Promise<DiskStore
     geometry,
     committed,
     pending: pendingLayers(index, record.no, maxSeq),
-    toRepair: blocksToRepair(index, view, record.no),
+    toRepair: unrepairedBlocks(index, view, record.no),
     leavesComplete: complete,
   });
   await disk.layPending(leavesOfLayers(index, record.no, maxSeq));

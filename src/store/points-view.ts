@@ -5,12 +5,16 @@
 import { endOfExtents, latest, type Extent, type Position } from './segment-format.ts';
 import type { EpochBody, GapBody, PointBody, PointsEntry, ProvenBody } from './points-record.ts';
 
-/** `damaged` wins over `proven`: a proof looks at what its point changed, damage may sit in what it took over. */
+/**
+ * `damaged` wins over `proven`. A proof looks at what its point changed and at what was known to be damaged before; damage that is found at an
+ * earlier point afterwards takes the proof back until that has been looked at too.
+ */
 export type PointState = 'committed' | 'proven' | 'damaged';
 
 export class PointsView {
   readonly #points: PointBody[] = [];
   readonly #proven = new Map<number, ProvenBody>();
+  readonly #provenBefore = new Map<number, ProvenBody>();
   readonly #damaged = new Map<number, Map<number, Set<number>>>();
   readonly #gaps: GapBody[] = [];
   readonly #extents: Extent[] = [];
@@ -39,7 +43,12 @@ export class PointsView {
     return this.#proven;
   }
 
-  /** Point → disk number → blocks found damaged (the first ones). */
+  /** Proofs taken back: what these points changed was whole; what they took over is to be looked at again. */
+  get provenBefore(): ReadonlyMap<number, ProvenBody> {
+    return this.#provenBefore;
+  }
+
+  /** Point → disk number → blocks found damaged. */
   get damaged(): ReadonlyMap<number, ReadonlyMap<number, ReadonlySet<number>>> {
     return this.#damaged;
   }
@@ -103,12 +112,23 @@ export class PointsView {
         const { point, disk, blocks } = entry.body;
         const disks = this.#damaged.get(point) ?? new Map<number, Set<number>>();
         this.#damaged.set(point, disks);
-        disks.set(disk, new Set([...(disks.get(disk) ?? []), ...blocks]));
+        const known = disks.get(disk) ?? new Set();
+        disks.set(disk, known);
+        for (const each of blocks) known.add(each);
+        this.#takeBackProofs(point);
         return;
       }
       case 'gap':
         this.#gaps.push(entry.body);
         return;
+    }
+  }
+
+  #takeBackProofs(damaged: number): void {
+    for (const [point, body] of this.#proven) {
+      if (point <= damaged) continue;
+      this.#proven.delete(point);
+      this.#provenBefore.set(point, body);
     }
   }
 }

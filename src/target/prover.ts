@@ -2,9 +2,11 @@
  * Committed, then proven (DESIGN §3): rebuilds every block a point changed from stored bytes and matches its leaf. Runs in the background,
  * one point at a time per machine, in small steps, so ingest goes first.
  *
- * A mismatch marks the point damaged (a durable record) and asks the source for the blocks whole.
+ * A mismatch marks the point damaged (a durable record) and asks the source for the blocks whole. What was found damaged at earlier points
+ * is read again as of each later one: a point is proven only if it took over none of it. A read the system refused proves nothing either
+ * way: the proof is tried again later.
  */
-import type { Clock } from '../kit/clock.ts';
+import type { Clock, Timer } from '../kit/clock.ts';
 import { isProblem, messageOf } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
@@ -25,6 +27,7 @@ export class Prover {
   readonly #stop = new AbortController();
   #running: Promise<void> | null = null;
   #again = false;
+  #retry: Timer | null = null;
 
   constructor(options: ProverOptions) {
     this.#options = options;
@@ -36,8 +39,14 @@ export class Prover {
     this.#running ??= this.#run();
   }
 
+  /** Resolves when nothing is under way; a proof may wait to be tried again. */
+  async idle(): Promise<void> {
+    await this.#running;
+  }
+
   async stop(): Promise<void> {
     this.#stop.abort();
+    this.#retry?.cancel();
     await this.#running;
   }
 
@@ -60,53 +69,82 @@ export class Prover {
   }
 
   async #proveAll(): Promise<void> {
-    const { store, logger } = this.#options;
+    const { store, logger, clock } = this.#options;
     for (const point of store.unprovenPoints()) {
       if (this.#stopped()) return;
       try {
         await this.#prove(point);
       } catch (error) {
-        logger.error({ machine: store.machine, point, error: messageOf(error) }, 'proof failed to run');
+        const retryInMs = isProblem(error) && error.retryable ? limits.target.proofRetryMs : undefined;
+        logger.error({ machine: store.machine, point, error: messageOf(error), retryInMs }, 'proof failed to run');
+        this.#retry?.cancel();
+        if (retryInMs !== undefined && !this.#stopped()) this.#retry = clock.after(retryInMs, () => this.wake());
+        // Later points take over what this one holds, so they wait for it.
         return;
       }
     }
   }
 
   async #prove(point: number): Promise<void> {
-    const { store, counters, logger, clock } = this.#options;
-    let blocks = 0;
+    const { store, counters, logger } = this.#options;
+    const before = store.points.provenBefore.get(point);
+    let blocks = before?.blocks ?? 0;
     let damagedDisks = 0;
     for (const disk of store.disksAt(point)) {
-      const bad: number[] = [];
-      const into = Buffer.allocUnsafeSlow(disk.geometry.blockSize);
-      const reader = store.readerAt(disk, point);
-      let sinceTurn = 0;
-      for await (const block of store.blocksOf(disk, point)) {
-        if (this.#stopped()) return;
-        try {
-          await reader.readBlock(block, into);
-        } catch (error) {
-          if (!isProblem(error) || error.code !== 'damaged') throw error;
-          counters.integrityErrors += 1;
-          bad.push(block);
-          logger.error({ machine: store.machine, disk: disk.name, point, block }, `proof: ${error.message}`);
-        }
-        blocks += 1;
-        sinceTurn += disk.geometry.blockSize;
-        if (sinceTurn >= limits.target.proofSliceBytes) {
-          sinceTurn = 0;
-          await clock.turn();
-        }
-      }
-      if (bad.length === 0) continue;
+      const { same, partly } = store.inheritedDamage(disk, point);
+      const inherited = await this.#badOf(disk, point, partly);
+      const own = before ? { read: 0, bad: [] } : await this.#badOf(disk, point, store.blocksOf(disk, point));
+      if (!inherited || !own) return;
+      blocks += own.read;
+      const taken = new Set(own.bad);
+      // Those taken over are on record where they were found; here they say that this point is not whole either.
+      const over = [...same, ...inherited.bad]
+        .filter((block) => !taken.has(block))
+        .slice(0, limits.store.damagedBlocksMax);
+      if (own.bad.length + over.length === 0) continue;
       damagedDisks += 1;
-      await store.markDamaged(point, disk, bad);
-      this.#options.damaged(disk, bad);
+      this.#options.damaged(disk, await store.markDamaged(point, disk, [...own.bad, ...over]));
     }
-    if (damagedDisks > 0) return;
+    if (damagedDisks > 0) {
+      // Proofs of later points may have been taken back.
+      this.#again = true;
+      return;
+    }
     await store.markProven(point, blocks);
     counters.pointsProven += 1;
     counters.blocksProven += blocks;
     logger.info({ machine: store.machine, point, blocks }, 'point proven');
+  }
+
+  /** Reads the blocks as of the point: how many, and which fail their check. Null when it was stopped. */
+  async #badOf(
+    disk: DiskStore,
+    point: number,
+    blocks: Iterable<number> | AsyncIterable<number>,
+  ): Promise<{ read: number; bad: number[] } | null> {
+    const { store, counters, logger, clock } = this.#options;
+    const bad: number[] = [];
+    const into = Buffer.allocUnsafeSlow(disk.geometry.blockSize);
+    const reader = store.readerAt(disk, point);
+    let read = 0;
+    let sinceTurn = 0;
+    for await (const block of blocks) {
+      if (this.#stopped()) return null;
+      try {
+        await reader.readBlock(block, into);
+      } catch (error) {
+        if (!isProblem(error) || error.code !== 'damaged') throw error;
+        counters.integrityErrors += 1;
+        bad.push(block);
+        logger.error({ machine: store.machine, disk: disk.name, point, block }, `proof: ${error.message}`);
+      }
+      read += 1;
+      sinceTurn += disk.geometry.blockSize;
+      if (sinceTurn >= limits.target.proofSliceBytes) {
+        sinceTurn = 0;
+        await clock.turn();
+      }
+    }
+    return { read, bad };
   }
 }

@@ -1,0 +1,166 @@
+/** A machine's store on real files, opened again and again, with layers sealed for real, committed and proven. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { gatherPages } from '../../src/disk/page-mask.ts';
+import { digest, leafOf } from '../../src/kernels/hash.ts';
+import { deriveLayerKey } from '../../src/kernels/keys.ts';
+import { sealRecord } from '../../src/kernels/seal.ts';
+import { systemClock, type Clock } from '../../src/kit/clock.ts';
+import { systemRandom } from '../../src/kit/random.ts';
+import { createLogger } from '../../src/observe/logger.ts';
+import { posixFiles, type Files } from '../../src/posix/files.ts';
+import type { DiskStore } from '../../src/store/disk-store.ts';
+import { openDataDirectory, type DataDirectory } from '../../src/store/machine-directory.ts';
+import { openMachineStore, type OpeningReport } from '../../src/store/machine-open.ts';
+import type { MachineStore } from '../../src/store/machine-store.ts';
+import { Vault } from '../../src/store/vault.ts';
+import { newTargetCounters } from '../../src/target/counters.ts';
+import { Prover } from '../../src/target/prover.ts';
+import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../../src/wire/sealed.ts';
+import { seqOf } from '../../src/wire/seq.ts';
+
+export const blockSize = 4096;
+const pageSize = blockSize / 16;
+const size = 2048 * blockSize;
+const machine = 'm1';
+
+export interface BlockChange {
+  readonly block: number;
+  readonly mask?: number;
+}
+
+export class MachineLife {
+  store: MachineStore;
+  report: OpeningReport;
+  readonly directory: string;
+  readonly #data: DataDirectory;
+  /** What the disk holds now. */
+  readonly image: Map<number, Buffer>;
+
+  private constructor(directory: string, data: DataDirectory, opened: Opened, image: Map<number, Buffer>) {
+    this.directory = directory;
+    this.#data = data;
+    this.store = opened.store;
+    this.report = opened.report;
+    this.image = image;
+  }
+
+  static async begin(): Promise<MachineLife> {
+    return MachineLife.#open(await mkdtemp(path.join(tmpdir(), 'tidemark-life-')), posixFiles, new Map());
+  }
+
+  static async #open(directory: string, files: Files, image: Map<number, Buffer>): Promise<MachineLife> {
+    const [clock, random] = [systemClock, systemRandom];
+    const identity = { pid: process.pid, role: 'test', since: '' };
+    const data = await openDataDirectory({ files, clock, path: path.join(directory, 'data'), identity });
+    const keyFile = path.join(directory, 'vault.key');
+    const vault = await Vault.openOrCreate({ files, random, keyFile, expected: data.facts?.vault });
+    if (!data.facts) await data.create(vault.id);
+    const fatal = (problem: Error): never => {
+      throw problem;
+    };
+    const opened = await openMachineStore({ files, clock, random, vault, data, machine, bootId: 'boot', fatal });
+    return new MachineLife(directory, data, opened, image);
+  }
+
+  /** The same store in the next run: it writes to a new segment. */
+  async again(files: Files = posixFiles): Promise<MachineLife> {
+    await this.close();
+    return MachineLife.#open(this.directory, files, this.image);
+  }
+
+  async close(): Promise<void> {
+    await this.store.close();
+    await this.#data.close();
+  }
+
+  async remove(): Promise<void> {
+    await this.close();
+    await rm(this.directory, { recursive: true, force: true });
+  }
+
+  path(...parts: string[]): string {
+    return path.join(this.directory, 'data', 'machines', machine, ...parts);
+  }
+
+  disk(): Promise<DiskStore> {
+    return this.store.openDisk({ name: 'vda', size, blockSize });
+  }
+
+  /** Writes the blocks anew, as one layer of one batch, and commits them. Not proven. */
+  async point(changes: readonly BlockChange[]): Promise<number> {
+    const epoch = await this.store.acquireEpoch('aa');
+    const disk = await this.disk();
+    const seq = seqOf(epoch, this.store.nextCounter(epoch));
+    const salt = systemRandom.bytes(32);
+    await disk.beginLayer({ seq, kind: 'delta', base: null, salt, keyVersion: disk.keys.version, epoch });
+    await disk.appendBatch(this.#sealed(disk, salt, seq, changes)).durable;
+    const root = Buffer.from(disk.leaves.workingRoot()).toString('hex');
+    const part = {
+      store: disk,
+      size,
+      root,
+      layers: [seq],
+      kind: 'delta',
+      records: changes.length,
+      payloadBytes: 0,
+    } as const;
+    const outcome = await this.store.commit({ cutTimeMs: 1, consistency: 'crash', epoch, disks: [part] });
+    if (outcome.kind !== 'committed') throw new Error(outcome.detail);
+    return outcome.point;
+  }
+
+  /** Proves what is committed, once; answers the blocks the source is asked for. */
+  async prove(clock: Clock = systemClock): Promise<{ asked: number[]; prover: Prover }> {
+    const asked: number[] = [];
+    const prover = new Prover({
+      store: this.store,
+      clock,
+      logger: createLogger({ level: 'silent', clock: systemClock }),
+      counters: newTargetCounters(),
+      damaged: (_, blocks) => asked.push(...blocks),
+    });
+    prover.wake();
+    await prover.idle();
+    return { asked, prover };
+  }
+
+  states(): string[] {
+    return this.store.points.points.map(({ point }) => this.store.points.stateOf(point));
+  }
+
+  #sealed(disk: DiskStore, salt: Uint8Array, seq: number, changes: readonly BlockChange[]): Uint8Array {
+    const diskId = Buffer.from(disk.id, 'hex');
+    const layerKey = deriveLayerKey(disk.keys.diskKey, salt, diskId, seq);
+    const rowsEnd = sealedHeaderBytes + changes.length * sealedRowBytes;
+    const room = new Uint8Array(rowsEnd + changes.length * (blockSize + 64));
+    let at = rowsEnd;
+    for (const [number, { block, mask: pageMask = 0xffff }] of changes.entries()) {
+      const content = Buffer.from(this.image.get(block) ?? Buffer.alloc(blockSize));
+      for (let page = 0; page < 16; page += 1)
+        if ((pageMask & (1 << page)) !== 0) systemRandom.bytes(pageSize).copy(content, page * pageSize);
+      this.image.set(block, content);
+      const pages = Buffer.alloc(blockSize);
+      const pagesLength = gatherPages(content, pageMask, pageSize, pages, 0);
+      const record = { diskId, seq, block, pageMask, nonce: number, leaf: leafOf(disk.keys.leafKey, content) };
+      const gathered = pages.subarray(0, pagesLength);
+      const sealed = sealRecord({ ...record, layerKey, pages: gathered, compression: 'lz4' }, room, at);
+      writeSealedRow(room, sealedHeaderBytes + number * sealedRowBytes, { ...record, ...sealed });
+      at += sealed.storedLength;
+    }
+    const body = room.subarray(0, at);
+    const plainBytes = changes.length * blockSize;
+    const header = {
+      seq,
+      batch: 0,
+      count: changes.length,
+      plainBytes,
+      digest: digest(body.subarray(sealedHeaderBytes)),
+    };
+    writeSealedHeader(body, 0, header);
+    return body;
+  }
+}
+
+type Opened = Awaited<ReturnType<typeof openMachineStore>>;
