@@ -40,10 +40,12 @@ async function openMachine(
       else logger.info({ machine }, 'there is space again');
     },
   });
-  const { damage, torn, incompleteDisks, replayedEntries } = opened.report;
+  const { damage, lost, torn, incompleteDisks, replayedEntries } = opened.report;
   logger.info({ machine, points: opened.store.points.points.length, replayedEntries }, 'store open');
   if (torn.length > 0) logger.warn({ machine, copies: torn }, 'a torn end was cut off; copies were kept');
   if (damage.length > 0) logger.error({ machine, damage }, 'stored bytes below committed points are damaged');
+  if (lost.length > 0)
+    logger.error({ machine, lost }, 'blocks of these points are damaged; the source is asked for them');
   if (incompleteDisks.length > 0)
     logger.error(
       { machine, disks: incompleteDisks },

@@ -9,6 +9,7 @@ import type { Files } from '../posix/files.ts';
 import { decodeSealedRows, type SealedRow } from '../wire/sealed.ts';
 import { openDiskStore } from './disk-open.ts';
 import type { DiskStore } from './disk-store.ts';
+import { lostBlocks, type LostBlocks } from './lost-blocks.ts';
 import { machinePaths, readMachineFacts, type DataDirectory, type MachineFacts } from './machine-directory.ts';
 import { appliedBatch, MachineLog } from './machine-log.ts';
 import { MachineStore } from './machine-store.ts';
@@ -19,6 +20,7 @@ import { RecordIndex } from './record-index.ts';
 import type { ReplayedEntry, ReplayOutcome } from './replay.ts';
 import { encodeLayerBody, isBefore } from './segment-format.ts';
 import { openSegmentLog, type OpenedSegmentLog } from './segment-recovery.ts';
+import { lostRanges, type LostRange } from './segment-survey.ts';
 import { SegmentReader } from './segment-reader.ts';
 import type { Vault } from './vault.ts';
 
@@ -26,6 +28,8 @@ import type { Vault } from './vault.ts';
 export interface OpeningReport {
   readonly replayedEntries: number;
   readonly damage: ReplayOutcome['damage'];
+  /** Blocks that lay there, newly on record as damaged at these points; those still needed are asked of the source. */
+  readonly lost: readonly { readonly point: number; readonly disk: string; readonly blocks: number }[];
   /** Copies of torn ends that were cut off. */
   readonly torn: readonly string[];
   /** Disks whose index does not make the committed root: records are missing. */
@@ -134,6 +138,9 @@ export async function openMachineStore(
     check: 'headers' as const,
     ...(fullChanged ? { fullChanged } : {}),
   };
+  const missing = await lostRanges({ ...logOptions });
+  // Before anything may empty the index.
+  const missed = lostBlocks(await index.reader(), points.view, missing);
   const { opened, entries, copies } = await openAndIndex(logOptions, index, facts, points.view);
   const log = new MachineLog({ segments: opened.log, index, highestSeq: await highestSeq(index, facts) });
   const disks: DiskStore[] = [];
@@ -157,7 +164,37 @@ export async function openMachineStore(
   });
   const torn = [...(points.repaired ? [points.repaired.copy] : []), ...copies];
   const incompleteDisks = disks.filter((disk) => !disk.leavesComplete).map((disk) => disk.name);
-  return { store, report: { replayedEntries: entries, damage: opened.outcome.damage, torn, incompleteDisks } };
+  const walked = opened.outcome.damage;
+  const lost = await recordLoss(store, missed);
+  lost.push(...(await recordLoss(store, lostBlocks(await index.reader(), store.points, walked))));
+  const damage = [...missing.filter((range) => !walked.some((each) => covers(each, range))), ...walked].map(
+    (range) => ({
+      batch: null,
+      ...range,
+    }),
+  );
+  return { store, report: { replayedEntries: entries, damage, lost, torn, incompleteDisks } };
+}
+
+function covers(outer: LostRange, inner: LostRange): boolean {
+  const { segment, offset, length } = outer;
+  return segment === inner.segment && offset <= inner.offset && offset + length >= inner.offset + inner.length;
+}
+
+/** Without space for the records the blocks are asked for all the same, and found again at the next opening. */
+async function recordLoss(store: MachineStore, lost: readonly LostBlocks[]): Promise<OpeningReport['lost'][number][]> {
+  const told: OpeningReport['lost'][number][] = [];
+  for (const { point, diskNo, blocks } of lost) {
+    const disk = store.disks.find(({ no }) => no === diskNo);
+    if (!disk) continue;
+    try {
+      await store.markDamaged(point, disk, blocks);
+    } catch (error) {
+      if (!isProblem(error) || error.code !== 'full') throw error;
+    }
+    told.push({ point, disk: disk.name, blocks: blocks.length });
+  }
+  return told;
 }
 
 /**

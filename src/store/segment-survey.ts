@@ -5,6 +5,7 @@
  *  - what the next segment's header says of it: that header was made durable after those bytes were.
  * What should be there up to the known end and is not, is damage; only above it can a tail be torn.
  */
+import { systemCode } from '../kit/problem.ts';
 import type { Files } from '../posix/files.ts';
 import {
   decodeSegmentHeader,
@@ -43,6 +44,8 @@ export interface Survey {
 interface Found {
   readonly header: SegmentHeader | null;
   readonly headerBytes: Uint8Array;
+  /** Of the file, bytes. */
+  readonly size: number;
 }
 
 async function readHeader(files: Files, path: string, segment: number, machineId: Uint8Array): Promise<Found> {
@@ -51,7 +54,7 @@ async function readHeader(files: Files, path: string, segment: number, machineId
     const bytes = new Uint8Array(segmentHeaderBytes);
     const got = await file.read(bytes, 0);
     const headerBytes = bytes.subarray(0, got);
-    return { header: decodeSegmentHeader(headerBytes, segment, machineId), headerBytes };
+    return { header: decodeSegmentHeader(headerBytes, segment, machineId), headerBytes, size: file.facts().size };
   } finally {
     await file.close();
   }
@@ -66,6 +69,40 @@ function extentsBySegment(extents: readonly Extent[]): Map<number, Extent[]> {
   }
   for (const list of bySegment.values()) list.sort((a, b) => a.length - b.length);
   return bySegment;
+}
+
+/** Bytes that committed points rely on and that are not there. */
+export interface LostRange {
+  readonly segment: number;
+  readonly offset: number;
+  readonly length: number;
+}
+
+/**
+ * Looks at every segment any point relies on, also those far below where a replay begins: is the file there, does it reach far enough, does
+ * its header hold? Reads no content.
+ */
+export async function lostRanges(options: {
+  readonly files: Files;
+  readonly directory: string;
+  readonly machineId: Uint8Array;
+  readonly extents: readonly Extent[];
+}): Promise<LostRange[]> {
+  const { files, directory, machineId, extents } = options;
+  const lost: LostRange[] = [];
+  for (const [segment, relied] of extentsBySegment(extents)) {
+    const length = relied.at(-1)?.length ?? 0;
+    try {
+      const { header, size } = await readHeader(files, `${directory}/${segmentName(segment)}`, segment, machineId);
+      if (header === null) lost.push({ segment, offset: 0, length: segmentHeaderBytes });
+      if (size < length) lost.push({ segment, offset: size, length: length - size });
+    } catch (error) {
+      // Not readable just now is told, not believed: the header alone holds no block.
+      const gone = systemCode(error) === 'ENOENT';
+      lost.push({ segment, offset: 0, length: gone ? length : segmentHeaderBytes });
+    }
+  }
+  return lost.sort((a, b) => a.segment - b.segment);
 }
 
 /** Surveys the segments from number `from` on. Reads names and headers only. */
