@@ -3,15 +3,17 @@
  *
  * Invariants:
  *  1. Nothing is written into the directory: no repair, no lock, no index. Where the target's index can not be relied on or does not
- *     reach the newest point, one is built in a temporary directory the caller gives.
+ *     reach the newest point, one is built in a temporary directory the caller gives. A running target's index follows its points within
+ *     milliseconds, so it gets a moment first.
  *  2. Only committed points are seen (C2).
  */
 import { geometryOf, type Geometry } from '../disk/geometry.ts';
+import type { Clock } from '../kit/clock.ts';
 import { Problem } from '../kit/problem.ts';
 import type { Files } from '../posix/files.ts';
 import { codec } from '../wire/sealed.ts';
 import type { IndexEntry } from './index-codec.ts';
-import { IndexReader } from './index-reader.ts';
+import { IndexReader, type LogPosition } from './index-reader.ts';
 import { machinePaths, readMachineFacts, type DiskFacts, type MachineFacts } from './machine-directory.ts';
 import { IndexFiller } from './machine-open.ts';
 import { maxSeqAt } from './point-layers.ts';
@@ -54,8 +56,13 @@ export interface DiskAtPoint {
   read(entry: StoredEntry, into: Uint8Array): Promise<void>;
 }
 
+/** How long an index that lacks the newest point may take to follow, and how often it is asked. */
+const indexLagMs = 1_000;
+const indexAskedEveryMs = 20;
+
 export interface MachineViewOptions {
   readonly files: Files;
+  readonly clock: Clock;
   /** The target's directory. */
   readonly data: string;
   readonly machine: string;
@@ -188,13 +195,24 @@ export class MachineView {
     const directory = machinePaths(data, machine).index;
     const present = ownIndex === true ? null : await IndexReader.openReadOnly({ files, directory, bootId });
     const mark = this.points.mark;
-    if (present && (!mark || !isBefore(present.position, mark))) {
+    if (present && (!mark || (await this.#reaches(present, mark)))) {
       this.#index = present;
       return present;
     }
     await present?.close();
     this.#index = await this.#buildIndex();
     return this.#index;
+  }
+
+  /** Whether the index has everything up to `mark`, now or in a moment. */
+  async #reaches(index: IndexReader, mark: LogPosition): Promise<boolean> {
+    const { clock } = this.#options;
+    const deadlineMs = clock.monotonicMs() + indexLagMs;
+    while (isBefore(index.position, mark)) {
+      if (clock.monotonicMs() >= deadlineMs) return false;
+      await clock.sleep(indexAskedEveryMs);
+    }
+    return true;
   }
 
   async #buildIndex(): Promise<IndexReader> {
