@@ -83,6 +83,8 @@ export class DiskStore {
   readonly leaves: LeafFile;
   committed: CommittedDisk | null;
   leavesComplete: boolean;
+  /** Why the leaf file could not be written at the newest point; null when it was. */
+  leavesFailure: unknown = null;
   #geometry: Geometry;
   #pending: PendingLayer[];
   readonly #log: MachineLog;
@@ -238,11 +240,20 @@ export class DiskStore {
     }
   }
 
-  /** A point lists all pending layers. */
+  /**
+   * A durable point lists all pending layers. The leaf file is a cache: when it can not be written the point stands all the same, and
+   * the source compares every block when it opens the disk next (`leavesComplete`, `leavesFailure`).
+   */
   async pointCommitted(committed: CommittedDisk): Promise<void> {
     this.committed = committed;
-    this.leavesComplete = true;
     this.#pending = [];
-    await this.leaves.commit();
+    try {
+      await this.leaves.commit();
+      this.leavesComplete = true;
+      this.leavesFailure = null;
+    } catch (error) {
+      this.leavesComplete = false;
+      this.leavesFailure = error;
+    }
   }
 }

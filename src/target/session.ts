@@ -323,6 +323,11 @@ export class TargetSession {
     }
     this.#host.counters.pointsCommitted += 1;
     this.#host.logger.info({ machine: state.hello.machine, point: outcome.point }, 'point committed');
+    for (const { store } of disks) {
+      if (store.leavesFailure === null) continue;
+      const fields = { machine: state.hello.machine, disk: store.name, error: store.leavesFailure };
+      this.#host.logger.warn(fields, 'the leaf file could not be written; the next session compares every block');
+    }
     this.#answer(
       encodeCommitted({
         point: outcome.point,

@@ -97,11 +97,11 @@ export class TargetSite {
   }
 
   /** One that said HELLO for the machine and opened its only disk. */
-  async session(machine = 'm1'): Promise<{ peer: Peer; disk: OpenedDisk }> {
+  async session(machine = 'm1', knownPoint: number | null = null): Promise<{ peer: Peer; disk: OpenedDisk }> {
     const peer = this.connect();
     peer.hello(machine);
     await peer.next(frameType.welcome);
-    return { peer, disk: await peer.openDisk() };
+    return { peer, disk: await peer.openDisk(knownPoint) };
   }
 
   /** Another run of the target on what this one left. */
@@ -167,10 +167,8 @@ export class Peer {
     }
   }
 
-  async openDisk(): Promise<OpenedDisk> {
-    this.send(
-      encodeOpenDisk({ disk: 0, name: 'vda', size: diskSize, blockSize, compression: 'lz4', knownPoint: null }),
-    );
+  async openDisk(knownPoint: number | null = null): Promise<OpenedDisk> {
+    this.send(encodeOpenDisk({ disk: 0, name: 'vda', size: diskSize, blockSize, compression: 'lz4', knownPoint }));
     const opened = decodeOpened((await this.next(frameType.opened)).body);
     return { opened, counter: opened.nextCounter };
   }
