@@ -15,10 +15,9 @@ export function leansOn(entry: IndexEntry | undefined, seq: number): boolean {
 
 /** Blocks found damaged at some point that the newest records have not replaced, each once. */
 export function unrepairedBlocks(index: RecordLookup, view: PointsView, diskNo: number): number[] {
-  const blocks = new Set<number>();
-  for (const [block, seq] of damagedBefore(view, diskNo, view.points.length + 1))
-    if (leansOn(index.lookup(diskNo, block, Number.MAX_SAFE_INTEGER), seq)) blocks.add(block);
-  return [...blocks];
+  const found = [...damagedBefore(view, diskNo, view.points.length + 1)];
+  const unrepaired = found.filter(([block, seq]) => leansOn(index.lookup(diskNo, block, Number.MAX_SAFE_INTEGER), seq));
+  return unrepaired.map(([block]) => block);
 }
 
 export interface InheritedDamage {
@@ -31,22 +30,28 @@ export interface InheritedDamage {
 /** Blocks found damaged at points before `point` that this point has not replaced, each once. */
 export function inheritedDamage(index: RecordLookup, view: PointsView, diskNo: number, point: number): InheritedDamage {
   const maxSeq = maxSeqAt(view, diskNo, point);
-  const same = new Set<number>();
-  const partly = new Set<number>();
+  const same: number[] = [];
+  const partly: number[] = [];
   for (const [block, seq] of damagedBefore(view, diskNo, point)) {
     const entry = index.lookup(diskNo, block, maxSeq);
-    if (!entry || entry.seq <= seq) same.add(block);
+    if (!entry || entry.seq <= seq) same.push(block);
     // A page that is zeros may be one whose record the index lost.
-    else if (entry.pages?.some((page) => page === null || page <= seq)) partly.add(block);
+    else if (entry.pages?.some((page) => page === null || page <= seq)) partly.push(block);
   }
-  return { same: [...same], partly: [...partly].filter((block) => !same.has(block)) };
+  return { same, partly };
 }
 
-/** Every block found damaged at a point below `point`, with the highest seq of that point. */
-function* damagedBefore(view: PointsView, diskNo: number, point: number): Generator<[block: number, seq: number]> {
+/**
+ * Blocks found damaged at points below `point`, each with the highest seq of the last of these: who has replaced it as of that one has
+ * replaced it as of the others.
+ */
+function damagedBefore(view: PointsView, diskNo: number, point: number): Map<number, number> {
+  const found = new Map<number, number>();
   for (const [number, disks] of view.damaged) {
-    if (number >= point) continue;
+    const blocks = number < point ? disks.get(diskNo) : undefined;
+    if (!blocks) continue;
     const seq = maxSeqAt(view, diskNo, number);
-    for (const block of disks.get(diskNo) ?? []) yield [block, seq];
+    for (const block of blocks) found.set(block, Math.max(seq, found.get(block) ?? 0));
   }
+  return found;
 }

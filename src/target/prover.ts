@@ -97,10 +97,8 @@ export class Prover {
       if (!inherited || !own) return;
       blocks += own.read;
       const taken = new Set(own.bad);
-      // Those taken over are on record where they were found; here they say that this point is not whole either.
-      const over = [...same, ...inherited.bad]
-        .filter((block) => !taken.has(block))
-        .slice(0, limits.store.damagedBlocksMax);
+      // Those taken over are on record where they were found; one of them says that this point is not whole either.
+      const over = [...same, ...inherited.bad].filter((block) => !taken.has(block)).slice(0, 1);
       if (own.bad.length + over.length === 0) continue;
       damagedDisks += 1;
       this.#options.damaged(disk, await store.markDamaged(point, disk, [...own.bad, ...over]));
