@@ -297,6 +297,11 @@ export class RecordIndex implements RecordLookup {
       puts();
       this.#watch(state.put(positionKey, encodePosition(position), expected + 1));
     });
+    // The end of the batch is a write too, whose promise LMDB gives to nobody else.
+    this.#stores.root.committed.then(
+      () => undefined,
+      (error: unknown) => this.#fail(heard(error)),
+    );
     this.#last = Promise.all([this.#last, done]).then(
       ([, applied]) =>
         this.#settle(group, weight, applied ? undefined : new Error('another writer, or a lost transaction')),
