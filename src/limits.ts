@@ -124,8 +124,6 @@ export const limits = {
     /** How long the holder of a lock has to say who it is, and how much it may say. */
     lockAnswerMs: 1_000,
     lockAnswerBytesMax: 4 * KiB,
-    /** Between attempts to take a lock whose holder may just be dying. */
-    lockRetryMs: 20,
   },
   capture: {
     /** Extents looked up per block status request. */
@@ -232,9 +230,16 @@ invariant(
 );
 /** POINT as JSON: at most this much per disk, 16 digits and a comma per layer. */
 const pointBytes = (disks: number, layersPerDisk: number): number => 128 + disks * (256 + layersPerDisk * 17);
-invariant(pointBytes(8, wire.layersPendingMax) <= wire.controlBytesMax, 'a POINT of 8 disks may list all they may have');
-invariant(pointBytes(disk.perMachineMax, 200) <= wire.controlBytesMax, 'a POINT of the most disks may list 200 layers each');
-invariant(wire.layersPendingMax <= wire.layersListedMax, 'what may be pending may be listed');
+invariant(
+  pointBytes(8, wire.layersPendingMax) <= wire.controlBytesMax,
+  'a POINT of 8 disks may list all they may have',
+);
+invariant(
+  pointBytes(disk.perMachineMax, 200) <= wire.controlBytesMax,
+  'a POINT of the most disks may list 200 layers each',
+);
+const layersPendingMax: number = wire.layersPendingMax;
+invariant(layersPendingMax <= wire.layersListedMax, 'what may be pending may be listed');
 invariant(wire.pingEveryMs * 3 < wire.idleMs, 'three pings fit into the idle deadline');
 invariant(target.groupBytesMax >= sealedBatchBytesMax, 'a batch of the largest size fits into one group commit');
 invariant(target.freeBytesStop < target.freeBytesResume, 'stop and resume marks do not meet');

@@ -54,7 +54,15 @@ async function openView(
   const { data, machine } = place;
   const scratch = path.join(tmpdir(), `tidemark-index-${random.bytes(8).toString('hex')}`);
   closers.add(() => files.removeTree(scratch));
-  const view = await MachineView.open({ files, clock, data, machine, bootId: await readBootId(files), scratch, ownIndex });
+  const view = await MachineView.open({
+    files,
+    clock,
+    data,
+    machine,
+    bootId: await readBootId(files),
+    scratch,
+    ownIndex,
+  });
   closers.add(() => view.close());
   return view;
 }

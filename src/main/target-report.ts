@@ -61,22 +61,21 @@ function machineReport(
 /** Makes the target's reports, remembering what control already has. */
 export class TargetReporter {
   readonly #known = new Map<string, number | null>();
-  /** Points told as committed only, which may be proven or damaged meanwhile. */
-  readonly #open = new Map<string, Set<number>>();
+  /** Points told as committed only, which may be proven or damaged meanwhile; and those told as damaged, which any other may become. */
+  readonly #told = new Map<string, { readonly open: ReadonlySet<number>; readonly damaged: ReadonlySet<number> }>();
 
   make(parts: Parts, target: Target, recoveryFileWritten: boolean, freeBytes: number): TargetReport {
     const machines = [...target.stores()].map(([name, store]) => {
-      const told = this.#open.get(name) ?? new Set<number>();
-      const changed = new Set([...told].filter((point) => store.points.stateOf(point) !== 'committed'));
-      const report = machineReport(store, this.#known.get(name) ?? null, changed);
-      this.#open.set(
-        name,
-        new Set(
-          [...told, ...report.points.map(({ point }) => point)].filter(
-            (point) => store.points.stateOf(point) === 'committed',
-          ),
-        ),
-      );
+      const { points: view } = store;
+      const told = this.#told.get(name) ?? { open: new Set<number>(), damaged: new Set<number>() };
+      const settled = [...told.open].filter((point) => view.stateOf(point) !== 'committed');
+      const newlyDamaged = [...view.damaged.keys()].filter((point) => !told.damaged.has(point));
+      const report = machineReport(store, this.#known.get(name) ?? null, new Set([...settled, ...newlyDamaged]));
+      const sent = report.points.map(({ point }) => point);
+      this.#told.set(name, {
+        open: new Set([...told.open, ...sent].filter((point) => view.stateOf(point) === 'committed')),
+        damaged: new Set([...told.damaged, ...sent].filter((point) => view.stateOf(point) === 'damaged')),
+      });
       return report;
     });
     const full = [...target.stores()].filter(([, store]) => store.full);

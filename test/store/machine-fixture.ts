@@ -20,7 +20,7 @@ import { Prover } from '../../src/target/prover.ts';
 import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../../src/wire/sealed.ts';
 import { seqOf } from '../../src/wire/seq.ts';
 
-export const blockSize = 4096;
+const blockSize = 4096;
 const pageSize = blockSize / 16;
 const size = 2048 * blockSize;
 const machine = 'm1';

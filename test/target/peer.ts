@@ -25,8 +25,8 @@ import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } 
 import { seqOf } from '../../src/wire/seq.ts';
 import { memoryPair, testPeer, type MemoryConnection } from '../transport/memory-connection.ts';
 
-export const blockSize = 4096;
-export const diskSize = 64 * blockSize;
+const blockSize = 4096;
+const diskSize = 64 * blockSize;
 const [clock, random] = [systemClock, systemRandom];
 
 export function silent(note: (message: string) => void = () => undefined): Logger {
@@ -201,7 +201,7 @@ export class Peer {
 }
 
 /** One whole block, sealed for real, as the body of a SEALED frame. */
-export function sealedBody(
+function sealedBody(
   keys: Pick<Opened, 'diskId' | 'diskKey' | 'leafKey'>,
   seq: number,
   batch: number,
