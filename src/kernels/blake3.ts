@@ -31,6 +31,10 @@ function own(bytes: Uint8Array): Uint8Array {
   return copy;
 }
 
+function bufferOf(bytes: Uint8Array): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
 function checkedKey(key: Uint8Array): Buffer {
   invariant(key.byteLength === hashBytes, `a BLAKE3 key has 32 bytes, not ${key.byteLength}`);
   return Buffer.from(key);
@@ -47,16 +51,16 @@ function loadNative(): Blake3 {
   return selfChecked({
     hash(parts) {
       const [first, ...rest] = parts;
-      if (first !== undefined && rest.length === 0) return own(native.blake3(first));
+      if (first !== undefined && rest.length === 0) return own(native.blake3(bufferOf(first)));
       plain.reset();
-      for (const part of parts) plain.update(part);
+      for (const part of parts) plain.update(bufferOf(part));
       return own(plain.digestBuffer());
     },
     keyed(key) {
       const hasher = native.Blake3Hasher.newKeyed(checkedKey(key));
       return (parts) => {
         hasher.reset();
-        for (const part of parts) hasher.update(part);
+        for (const part of parts) hasher.update(bufferOf(part));
         return own(hasher.digestBuffer());
       };
     },
