@@ -2,57 +2,19 @@ import { createServer } from 'node:net';
 import { existsSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
-import { isProblem } from '../../src/kit/problem.ts';
 import { MiB } from '../../src/limits.ts';
 import { connectNbd } from '../../src/nbd/client.ts';
 import { command } from '../../src/nbd/constants.ts';
-import { encodeRequest, type Request } from '../../src/nbd/requests.ts';
 import { patchyContent } from './backend-contract.ts';
 import { MemoryBackend } from './memory-backend.ts';
-import { Place, type RawClient } from './serve.ts';
+import { Place } from './serve.ts';
+import { codeOf, enterOldStyle, gate, request, until } from './talk.ts';
 
 let place: Place;
 beforeEach(async () => {
   place = await Place.make();
 });
 afterEach(() => place.end());
-
-const codeOf = (work: Promise<unknown>): Promise<string> =>
-  work.then(
-    () => 'no error',
-    (error: unknown) => (isProblem(error) ? error.code : `not a Problem: ${String(error)}`),
-  );
-
-const until = async (holds: () => boolean, what: string): Promise<void> => {
-  const end = systemClock.monotonicMs() + 5_000;
-  while (!holds()) {
-    if (systemClock.monotonicMs() > end) throw new Error(`never came true: ${what}`);
-    await systemClock.sleep(2);
-  }
-};
-
-/** A door that stays shut until it is opened. */
-function gate(): { readonly passed: Promise<void>; open: () => void } {
-  let open = (): void => undefined;
-  const passed = new Promise<void>((resolve) => (open = resolve));
-  return { passed, open };
-}
-
-const request = (parts: Partial<Request>): Buffer =>
-  encodeRequest({ flags: 0, command: command.read, cookie: 7n, offset: 0, length: 512, ...parts });
-
-/** The oldest way in: EXPORT_NAME, simple replies. Leaves the connection in transmission. */
-async function enterOldStyle(raw: RawClient, name = 'disk'): Promise<{ size: number; flags: number }> {
-  await raw.hear(18);
-  const header = Buffer.alloc(20);
-  header.writeUInt32BE(3, 0);
-  header.write('IHAVEOPT', 4);
-  header.writeUInt32BE(1, 12);
-  header.writeUInt32BE(name.length, 16);
-  raw.say(header, Buffer.from(name));
-  const reply = await raw.hear(10);
-  return { size: Number(reply.readBigUInt64BE(0)), flags: reply.readUInt16BE(8) };
-}
 
 describe('ends', () => {
   test('a client that vanishes mid-write leaves the disk as it was, and no connection behind', async () => {
