@@ -58,6 +58,29 @@ function machineReport(
   };
 }
 
+/** As many as one report may carry (`control/schemas.ts`). */
+const problemsMax = 64;
+
+function fullProblem(machine: string): TargetReport['problems'][number] {
+  return {
+    code: 'full',
+    message: `the target has no space left for ${machine}; acknowledging has stopped`,
+    remedy: 'free some space on the file system of its directory; replication goes on by itself',
+    retryable: true,
+    machine,
+  };
+}
+
+function unopenedProblems(target: Target): TargetReport['problems'] {
+  return [...target.unopened()].map(([machine, { code, message, remedy, retryable }]) => ({
+    code,
+    message: `the store of ${machine} can not be opened: ${message}`.slice(0, 1000),
+    remedy,
+    retryable,
+    machine,
+  }));
+}
+
 /** Makes the target's reports, remembering what control already has. */
 export class TargetReporter {
   readonly #known = new Map<string, number | null>();
@@ -83,13 +106,7 @@ export class TargetReporter {
       role: 'target',
       atMs: Math.round(parts.clock.wallMs()),
       version: parts.version,
-      problems: full.map(([machine]) => ({
-        code: 'full',
-        message: `the target has no space left for ${machine}; acknowledging has stopped`,
-        remedy: 'free some space on the file system of its directory; replication goes on by itself',
-        retryable: true,
-        machine,
-      })),
+      problems: [...full.map(([machine]) => fullProblem(machine)), ...unopenedProblems(target)].slice(0, problemsMax),
       recoveryFileWritten,
       freeBytes,
       machines,

@@ -58,7 +58,11 @@ function readiness(target: Target): Readiness {
   const full = [...target.stores()]
     .filter(([, store]) => store.full)
     .map(([machine]) => `no space left for ${machine}`);
-  return { ready: full.length === 0, reasons: full };
+  const unopened = [...target.unopened()].map(
+    ([machine, { message }]) => `the store of ${machine} can not be opened: ${message}`,
+  );
+  const reasons = [...full, ...unopened];
+  return { ready: reasons.length === 0, reasons };
 }
 
 async function openTarget(

@@ -7,7 +7,7 @@
  * A newer session of a machine supersedes the older one; between process servers the epoch decides (C9), and the store keeps it.
  */
 import type { Clock } from '../kit/clock.ts';
-import { Problem } from '../kit/problem.ts';
+import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import type { Connection } from '../transport/connection.ts';
@@ -35,6 +35,8 @@ export class Target {
   readonly #options: TargetOptions;
   readonly #machines = new Map<string, Promise<Machine>>();
   readonly #stores = new Map<string, MachineStore>();
+  /** Why a machine's store could not be opened the last time it was tried. */
+  readonly #unopened = new Map<string, Problem>();
   /** Stores that failed and are being closed; they are not opened again before. */
   readonly #givenUp = new Map<string, Promise<void>>();
   readonly #sessions = new Map<string, TargetSession>();
@@ -85,6 +87,11 @@ export class Target {
     return this.#stores;
   }
 
+  /** Machines whose store could not be opened, with the reason; their sessions are refused with it. */
+  unopened(): ReadonlyMap<string, Problem> {
+    return this.#unopened;
+  }
+
   sessions(): number {
     return this.#sessions.size;
   }
@@ -117,7 +124,12 @@ export class Target {
   async #openMachine(name: string): Promise<Machine> {
     const { clock, logger, openMachine } = this.#options;
     await this.#givenUp.get(name);
-    const store = await openMachine(name);
+    const store = await openMachine(name).catch((error: unknown): never => {
+      const problem = isProblem(error) ? error : new Problem('internal', messageOf(error), { cause: error });
+      this.#unopened.set(name, problem);
+      throw problem;
+    });
+    this.#unopened.delete(name);
     this.#stores.set(name, store);
     const prover = new Prover({
       store,
