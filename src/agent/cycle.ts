@@ -75,7 +75,8 @@ async function preCopy(context: CycleContext, sums: Sums[]): Promise<void> {
   let previousBytes: number | null = null;
   for (let round = 0; ; round += 1) {
     const bytes = context.disks.reduce((sum, disk) => sum + disk.capture.currentBytes, 0);
-    if (nextStep({ round, bytes, previousBytes }) === 'cut') return;
+    const layers = Math.max(...context.disks.map((disk) => disk.layers.length));
+    if (nextStep({ round, bytes, previousBytes, layers }) === 'cut') return;
     previousBytes = bytes;
     for (const [index, disk] of context.disks.entries()) {
       if (disk.capture.swap() > 0) add(sums[index], await sendLayer(context, index, disk, false));

@@ -102,12 +102,15 @@ test('lag counts what is being sent and what waits for its commit', async () => 
   expect(capture.uncommittedBytes).toBe(8192);
 });
 
-test('rounds end in a cut when they are small, stop shrinking, or are too many', () => {
+test('rounds end in a cut when they are small, stop shrinking, are too many, or have left many layers', () => {
   const { lastRoundBytes, roundsMax } = limits.agent;
   const big = lastRoundBytes * 10;
-  expect(nextStep({ round: 0, bytes: lastRoundBytes, previousBytes: null })).toBe('cut');
-  expect(nextStep({ round: 0, bytes: big, previousBytes: null })).toBe('round');
-  expect(nextStep({ round: 1, bytes: big * 0.5, previousBytes: big })).toBe('round');
-  expect(nextStep({ round: 1, bytes: big * 0.95, previousBytes: big })).toBe('cut');
-  expect(nextStep({ round: roundsMax, bytes: big, previousBytes: big * 2 })).toBe('cut');
+  const first = { round: 0, bytes: big, previousBytes: null, layers: 0 };
+  const second = { round: 1, bytes: big * 0.5, previousBytes: big, layers: 1 };
+  expect(nextStep(first)).toBe('round');
+  expect(nextStep({ ...first, bytes: lastRoundBytes })).toBe('cut');
+  expect(nextStep(second)).toBe('round');
+  expect(nextStep({ ...second, bytes: big * 0.95 })).toBe('cut');
+  expect(nextStep({ ...second, round: roundsMax })).toBe('cut');
+  expect(nextStep({ ...second, layers: limits.wire.layersPendingMax / 2 })).toBe('cut');
 });
