@@ -48,6 +48,8 @@ export interface AgentReport {
   readonly reason: string;
   readonly lastPoint: { readonly point: number; readonly cutTimeMs: number; readonly writes: readonly number[] } | null;
   readonly disks: readonly DiskReport[];
+  /** Payload sent and not known to be durable. */
+  readonly inFlightBytes: number;
   readonly counters: AgentCounters;
 }
 
@@ -120,6 +122,7 @@ export class Agent {
         lagBytes: disk.capture.uncommittedBytes,
         newestPoint: disk.committedPoint,
       })),
+      inFlightBytes: this.#flight.payloadBytes,
       counters: this.#counters,
     };
   }

@@ -15,6 +15,8 @@ export interface AgentCounters {
   pointsRejected: number;
   cutsGivenUp: number;
   writersHeldMsMax: number;
+  /** Milliseconds by stage, summed: waiting for reads of the disk, hashing, handing batches over (credit and socket), POINT to its answer. */
+  readonly stageMs: { read: number; hash: number; send: number; commit: number };
 }
 
 export function newCounters(): AgentCounters {
@@ -31,6 +33,7 @@ export function newCounters(): AgentCounters {
     pointsRejected: 0,
     cutsGivenUp: 0,
     writersHeldMsMax: 0,
+    stageMs: { read: 0, hash: 0, send: 0, commit: 0 },
   };
 }
 
@@ -53,6 +56,11 @@ export class FlightLog {
 
   constructor(counters: AgentCounters) {
     this.#counters = counters;
+  }
+
+  /** Bounded by the window the process server grants. */
+  get payloadBytes(): number {
+    return this.#inFlight.reduce((sum, batch) => sum + batch.payloadBytes, 0);
   }
 
   sending(disk: number, block: number, payloadBytes: number): void {

@@ -111,7 +111,9 @@ async function commit(context: CycleContext, cut: CutReport, sums: readonly Sums
     payloadBytes: sums[index]?.payloadBytes ?? 0,
     writes: cut.writes[index] ?? 0,
   }));
+  const askedMs = context.clock.monotonicMs();
   const answer = await context.session.commit({ cutTimeMs: cut.cutTimeMs, consistency: 'crash', disks });
+  context.counters.stageMs.commit += context.clock.monotonicMs() - askedMs;
   if (answer.kind === 'committed') {
     for (const disk of context.disks) await disk.committed(answer.message.point);
     context.counters.pointsCommitted += 1;

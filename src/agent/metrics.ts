@@ -1,4 +1,5 @@
 /** What an agent exports, sampled from its report at each scrape. */
+import { limits } from '../limits.ts';
 import type { MetricRegistry, SeriesDeclaration } from '../observe/registry.ts';
 import type { Agent } from './agent.ts';
 import type { AgentCounters } from './counters.ts';
@@ -7,7 +8,7 @@ const counter = (name: string, help: string) =>
   ({ name, help, type: 'counter', labels: [] }) as const satisfies SeriesDeclaration;
 
 /** Counters of the whole agent: field of `AgentCounters`, factor to the base unit. */
-const counters: readonly (readonly [keyof AgentCounters, SeriesDeclaration<never>])[] = [
+const counters: readonly (readonly [Exclude<keyof AgentCounters, 'stageMs'>, SeriesDeclaration<never>])[] = [
   ['blocksHashed', counter('tidemark_agent_blocks_hashed_total', 'Blocks read and hashed.')],
   [
     'blocksUnchanged',
@@ -49,11 +50,36 @@ const newestCut = {
   labels: ['machine'],
 } as const;
 
+const stages = ['read', 'hash', 'send', 'commit'] as const;
+const stageSeconds = {
+  name: 'tidemark_agent_stage_seconds_total',
+  help: 'Time by stage, summed: waiting for the disk, hashing, handing batches over, POINT to its answer.',
+  type: 'counter',
+  labels: ['stage'],
+} as const;
+const inFlightBytes = {
+  name: 'tidemark_agent_in_flight_bytes',
+  help: 'Pages sent and not known to be durable.',
+  type: 'gauge',
+  labels: [],
+} as const;
+const inFlightLimitBytes = {
+  name: 'tidemark_agent_in_flight_limit_bytes',
+  help: 'The largest window a process server grants.',
+  type: 'gauge',
+  labels: [],
+} as const;
+
 export function registerAgentSeries(registry: MetricRegistry, agent: Agent): void {
   for (const [field, declaration] of counters) {
     registry.sampled(declaration, () => [{ labels: {}, value: agent.report().counters[field] }]);
   }
   registry.sampled(heldSeconds, () => [{ labels: {}, value: agent.report().counters.writersHeldMsMax / 1000 }]);
+  registry.sampled(stageSeconds, () =>
+    stages.map((stage) => ({ labels: { stage }, value: agent.report().counters.stageMs[stage] / 1000 })),
+  );
+  registry.sampled(inFlightBytes, () => [{ labels: {}, value: agent.report().inFlightBytes }]);
+  registry.sampled(inFlightLimitBytes, () => [{ labels: {}, value: limits.processServer.sessionWindowBytes }]);
   registry.sampled(lagBytes, () => {
     const { machine, disks } = agent.report();
     return disks.map((disk) => ({ labels: { machine, disk: disk.disk }, value: disk.lagBytes }));

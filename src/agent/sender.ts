@@ -104,7 +104,9 @@ export class LayerSender {
     const finishOldest = async (): Promise<void> => {
       const oldest = ahead.shift();
       if (!oldest) return;
+      const askedMs = clock.monotonicMs();
       await oldest.done;
+      this.#context.counters.stageMs.read += clock.monotonicMs() - askedMs;
       await this.#take(oldest);
       spare.push(oldest.bytes);
       hashedSinceTurn += geometry.blockSize;
@@ -138,10 +140,12 @@ export class LayerSender {
   }
 
   async #take(read: ReadBlock): Promise<void> {
-    const { disk, underCut, counters } = this.#context;
+    const { disk, underCut, counters, clock } = this.#context;
     const { geometry } = disk.capture;
     const { block, bytes } = read;
+    const startedMs = clock.monotonicMs();
     const leaf = leafOf(disk.leafKey, bytes);
+    counters.stageMs.hash += clock.monotonicMs() - startedMs;
     counters.blocksHashed += 1;
     const asked = disk.repair.has(block);
     if (!asked && Buffer.compare(leaf, disk.leaves.get(block)) === 0) {
@@ -185,9 +189,11 @@ export class LayerSender {
 
   /** Never rejects: a failure ends the layer at its next step. Credit is first come, first served, so batches keep their order. */
   async #sendBatch(builder: BatchBuilder, frame: Uint8Array, payloadBytes: number): Promise<void> {
-    const { session, counters, builders } = this.#context;
+    const { session, counters, builders, clock } = this.#context;
+    const startedMs = clock.monotonicMs();
     try {
       await session.sendBatch(frame);
+      counters.stageMs.send += clock.monotonicMs() - startedMs;
       counters.batchesSent += 1;
       counters.payloadBytesSent += payloadBytes;
       counters.frameBytesSent += frame.byteLength;

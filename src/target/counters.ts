@@ -12,6 +12,10 @@ export interface TargetCounters {
   refused: number;
   /** Stores given up because their index could not be written, and opened again. */
   storesFailed: number;
+  /** Sealed bytes received and not yet durable and indexed. */
+  queuedBytes: number;
+  /** Milliseconds by stage, summed: a batch from its arrival to durable, a commit from POINT to its answer, a proof per point. */
+  readonly stageMs: { batch: number; commit: number; proof: number };
 }
 
 export function newTargetCounters(): TargetCounters {
@@ -27,5 +31,7 @@ export function newTargetCounters(): TargetCounters {
     integrityErrors: 0,
     refused: 0,
     storesFailed: 0,
+    queuedBytes: 0,
+    stageMs: { batch: 0, commit: 0, proof: 0 },
   };
 }

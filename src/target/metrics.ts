@@ -1,4 +1,5 @@
 /** What a target exports, sampled from its counters and stores at each scrape. */
+import { limits } from '../limits.ts';
 import type { MetricRegistry, Sample, SeriesDeclaration } from '../observe/registry.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import type { TargetCounters } from './counters.ts';
@@ -7,7 +8,7 @@ import type { Target } from './target.ts';
 const counter = (name: string, help: string) =>
   ({ name: `tidemark_target_${name}_total`, help, type: 'counter', labels: [] }) as const satisfies SeriesDeclaration;
 
-const counters: readonly (readonly [keyof TargetCounters, SeriesDeclaration<never>])[] = [
+const counters: readonly (readonly [Exclude<keyof TargetCounters, 'stageMs'>, SeriesDeclaration<never>])[] = [
   ['sealedBytesIn', counter('sealed_received_bytes', 'Sealed batches received, rows included.')],
   ['plainBytesIn', counter('plain_bytes', 'Bytes of pages in them before compression.')],
   ['recordsIn', counter('records', 'Records received.')],
@@ -34,6 +35,25 @@ const newestCommitted = perMachine(
 const newestProven = perMachine('newest_proven_point_cut_timestamp_seconds', 'Cut time of the newest proven point.');
 const points = perMachine('points', 'Recovery points kept.');
 const full = perMachine('target_full', '1 while there is no space for content and acknowledging has stopped.');
+const stages = ['batch', 'commit', 'proof'] as const;
+const stageSeconds = {
+  name: 'tidemark_target_stage_seconds_total',
+  help: 'Time by stage, summed: batch from arrival to durable, commit from POINT to its answer, proof per point.',
+  type: 'counter',
+  labels: ['stage'],
+} as const;
+const queuedBytes = {
+  name: 'tidemark_target_queued_bytes',
+  help: 'Sealed bytes received and not yet durable.',
+  type: 'gauge',
+  labels: [],
+} as const;
+const queuedLimitBytes = {
+  name: 'tidemark_target_queued_limit_bytes',
+  help: 'What the sessions open now may have outstanding together.',
+  type: 'gauge',
+  labels: [],
+} as const;
 const sessions = {
   name: 'tidemark_target_sessions',
   help: 'Sessions open now, one per machine.',
@@ -70,5 +90,12 @@ export function registerTargetSeries(registry: MetricRegistry, target: Target): 
     full,
     each((store) => (store.full ? 1 : 0)),
   );
+  registry.sampled(stageSeconds, () =>
+    stages.map((stage) => ({ labels: { stage }, value: target.counters.stageMs[stage] / 1000 })),
+  );
+  registry.sampled(queuedBytes, () => [{ labels: {}, value: target.counters.queuedBytes }]);
+  registry.sampled(queuedLimitBytes, () => [
+    { labels: {}, value: target.sessions() * limits.target.sessionWindowBytes },
+  ]);
   registry.sampled(sessions, () => [{ labels: {}, value: target.sessions() }]);
 }

@@ -73,7 +73,9 @@ export class Prover {
     for (const point of store.unprovenPoints()) {
       if (this.#stopped()) return;
       try {
+        const startedMs = this.#options.clock.monotonicMs();
         await this.#prove(point);
+        this.#options.counters.stageMs.proof += this.#options.clock.monotonicMs() - startedMs;
       } catch (error) {
         const retryInMs = isProblem(error) && error.retryable ? limits.target.proofRetryMs : undefined;
         logger.error({ machine: store.machine, point, error: messageOf(error), retryInMs }, 'proof failed to run');

@@ -290,20 +290,26 @@ export class TargetSession {
   }
 
   #sealed(disk: DiskStore, frame: Frame): void {
-    const { counters } = this.#host;
+    const { counters, clock } = this.#host;
+    const arrivedMs = clock.monotonicMs();
+    const { byteLength } = frame.body;
     const accepted = disk.appendBatch(frame.body);
-    counters.sealedBytesIn += frame.body.byteLength;
+    counters.sealedBytesIn += byteLength;
+    counters.queuedBytes += byteLength;
     counters.recordsIn += accepted.records;
     counters.plainBytesIn += accepted.plainBytes;
     accepted.durable.then(
       () => {
         counters.batchesDurable += 1;
+        counters.queuedBytes -= byteLength;
+        counters.stageMs.batch += clock.monotonicMs() - arrivedMs;
         this.#answer(encodeDurable(frame.disk, { seq: accepted.seq, batches: accepted.batch + 1 }));
-        if (this.#state.kind !== 'ended') this.#grant(frame.body.byteLength);
+        if (this.#state.kind !== 'ended') this.#grant(byteLength);
         // In the segment and in the index now: the memory goes back at once, not at the next collection.
         releaseMessage(frame.body, frameHeaderBytes);
       },
       (error: unknown) => {
+        counters.queuedBytes -= byteLength;
         this.#fail(error);
       },
     );
@@ -311,7 +317,9 @@ export class TargetSession {
 
   async #point(state: OpenState, message: PointMessage): Promise<void> {
     const disks = message.disks.map((each) => ({ ...each, store: this.#disk(state, each.disk) }));
+    const arrivedMs = this.#host.clock.monotonicMs();
     const outcome = await state.store.commit({ ...message, epoch: state.epoch, disks });
+    this.#host.counters.stageMs.commit += this.#host.clock.monotonicMs() - arrivedMs;
     if (outcome.kind === 'rejected') {
       this.#host.counters.pointsRejected += 1;
       this.#host.logger.error({ machine: state.hello.machine, ...outcome }, 'point rejected');

@@ -87,6 +87,14 @@ describe('a site', () => {
       1e9,
     );
     expect(await scene.site.metric('target', 'tidemark_target_integrity_errors_total')).toBe(0);
+    // Where the time goes, and how full each queue is beside its limit.
+    for (const role of ['agent', 'process_server', 'target'] as const) {
+      const name = role === 'process_server' ? 'process-server' : role;
+      expect(await scene.site.metric(name, `tidemark_${role}_stage_seconds_total`), role).toBeGreaterThan(0);
+    }
+    expect(await scene.site.metric('target', 'tidemark_target_queued_limit_bytes')).toBeGreaterThan(0);
+    expect(await scene.site.metric('target', 'tidemark_target_queued_bytes')).toBeGreaterThanOrEqual(0);
+    expect(await scene.site.metric('agent', 'tidemark_agent_in_flight_limit_bytes')).toBeGreaterThan(0);
   });
 
   it('is told to be protected, and nags until the recovery file was written', { timeout: startMs }, async () => {
