@@ -29,6 +29,10 @@ export const limits = {
     batchRecordsMax: 4096,
     leavesPerFrameMax: 16_384,
     repairsPerFrameMax: 65_536,
+    /** Checksums in one CHECKSUMS: the leaves of 32 nodes, 1 MiB. */
+    checksumsPerFrameMax: 32_768,
+    /** CHECKSUMS of one session sent by the agent and not answered by DIFFERENT. */
+    comparisonsMax: 4,
     /** Layers of one disk that hold something and that no point lists; more are not begun. */
     layersPendingMax: 1024,
     /** Layers of one disk a message or a point may list; above the other one, so that what was stored under an older bound still counts. */

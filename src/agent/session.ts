@@ -290,7 +290,10 @@ export class Session {
       case frameType.batch:
       case frameType.sealed:
       case frameType.point:
-      case frameType.nodes:
+      case frameType.checksums:
+      case frameType.ask:
+      case frameType.different:
+      case frameType.gap:
       case frameType.ping:
       case frameType.pong:
         throw protocolError(`frame type ${frame.type} is not for an agent`);

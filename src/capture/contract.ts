@@ -1,5 +1,5 @@
 /**
- * Where changes come from. An agent drives every capture (`nbd` now; `scan` and `qemu` later) through this contract alone.
+ * Where changes come from. An agent drives every capture (`nbd`, `scan`; `qemu` later) through this contract alone.
  *
  * Per disk there are three sets of (block, page mask) (DESIGN §3): *current* (changed since the last swap), *sending* (being
  * read and sent now), *unacknowledged* (sent, not committed). Rules:
@@ -9,7 +9,8 @@
  *     swap, and then the block is in current again) or under a cut (`cutAll`): then `readBlock` gives the content as of the
  *     cut, by copy-before-write of pages, until `endSending` or `giveUp`.
  *  3. `endSending` moves sending to unacknowledged; `forget` empties unacknowledged (after COMMITTED);
- *     `giveUp` merges sending and unacknowledged back into current. Nothing else moves sets, failures downstream end in `giveUp`.
+ *     `giveUp` merges sending and unacknowledged back into current. Failures downstream end in `giveUp`. `forgetSending` drops blocks whose
+ *     content the agent's leaf file has durably taken over. Nothing else moves sets.
  *  4. A copy-before-write that can not keep an old page (bound hit, scratch error) voids the cut: `cutVoid` tells why, and
  *     readBlock of a voided cut rejects with Problem `cut-void`. The writer never fails and never waits for it.
  */
@@ -21,6 +22,8 @@ export type LogLoss = 'new' | 'lost' | 'damaged' | 'foreign' | 'changed-behind' 
 export interface CaptureDisk {
   readonly name: string;
   readonly geometry: Geometry;
+  /** Where worker threads may read the content outside a cut, with its inode so that they find the same file; null: only through `readBlock`. */
+  readonly source: { readonly path: string; readonly inode: bigint } | null;
   /** Set when every block had to be marked at start, with the reason; null when the log was continued. */
   readonly logLoss: LogLoss | null;
   /** Dirty blocks in current. */
@@ -43,6 +46,11 @@ export interface CaptureDisk {
   /** Adds blocks to current by order of the target (repair, resync). */
   mark(block: number, mask: number): void;
   markAll(): void;
+  /**
+   * Outside a cut: blocks of sending in [from, to) leave it, because the leaf file durably says what was read of them. What was written since stays
+   * in current. Resolves when the change log has followed; never rejects.
+   */
+  forgetSending(from: number, to: number): Promise<void>;
   /** @throws Problem `cut-void`: then `giveUp`. */
   endSending(): void;
   /** Memory has forgotten when this returns; the promise resolves when the log has, and never rejects. */

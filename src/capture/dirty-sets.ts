@@ -1,7 +1,7 @@
 /**
  * The three sets of a disk (contract.ts): current, sending, unacknowledged. Pure memory; every move is synchronous.
  *
- * Invariant: only `forget` shrinks the union of the three; the change log may lag behind it with a superset.
+ * Invariant: only `forget` and `forgetSending` shrink the union of the three; the change log may lag behind it with a superset.
  */
 import { invariant } from '../kit/invariant.ts';
 import { fullMask, maskOfRange } from '../disk/page-mask.ts';
@@ -96,6 +96,18 @@ export class DirtySets {
       reported = region;
     }
     this.#unacknowledged.clear();
+  }
+
+  /** Drops what sending has in [from, to), reporting each region that shrank, ascending. */
+  forgetSending(from: number, to: number, shrank: (region: number) => void): void {
+    let reported = -1;
+    for (const [block] of this.#sending.entries(from)) {
+      if (block >= to) break;
+      this.#sending.delete(block);
+      const region = regionOfBlock(this.#layout, block);
+      if (region !== reported) shrank(region);
+      reported = region;
+    }
   }
 
   giveUp(): void {

@@ -53,6 +53,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   readonly geometry: Geometry;
   readonly size: number;
   readonly logLoss: LogLoss | null;
+  readonly source: CaptureDisk['source'];
   readonly #parts: SplitterParts;
   readonly #image: File;
   readonly #sets: DirtySets;
@@ -76,6 +77,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     this.size = this.geometry.size;
     this.preferredBytes = this.geometry.pageSize;
     this.logLoss = parts.logLoss;
+    this.source = { path: parts.image.path, inode: parts.image.facts().inode };
     this.#pieceRegions = Math.max(1, Math.min(pieceRegionsMax, Math.floor(parts.hotRegionsMax / 2)));
   }
 
@@ -185,6 +187,12 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
 
   forget(): Promise<void> {
     this.#sets.forget((region) => this.#log.touch(region));
+    return this.#log.persist();
+  }
+
+  forgetSending(from: number, to: number): Promise<void> {
+    invariant(!this.#cut, 'a cut forgets nothing but by its commit');
+    this.#sets.forgetSending(from, to, (region) => this.#log.touch(region));
     return this.#log.persist();
   }
 

@@ -34,6 +34,11 @@ export class PageSet {
     this.#set.add(block, fresh);
   }
 
+  delete(block: number): void {
+    this.#pages -= pageCount(this.#set.get(block));
+    this.#set.delete(block);
+  }
+
   merge(other: PageSet): void {
     for (const [block, mask] of other.entries()) this.add(block, mask);
   }

@@ -96,7 +96,7 @@ export interface PointReport {
   readonly committedMs: number;
   readonly provenMs: number | null;
   readonly damaged: boolean;
-  readonly consistency: 'crash' | 'app';
+  readonly consistency: 'crash' | 'app' | 'none';
   readonly disks: readonly {
     readonly name: string;
     readonly size: number;

@@ -125,7 +125,7 @@ export const pointReport = z.object({
   cutTimeMs: timeMs,
   committedMs: timeMs,
   provenMs: timeMs.nullable(),
-  consistency: z.enum(['crash', 'app']),
+  consistency: z.enum(['crash', 'app', 'none']),
   damaged: z.boolean().default(false),
   disks: z.array(z.object({ name: diskName, size: bytes, root: hash })).max(disk.perMachineMax),
 });

@@ -17,6 +17,7 @@ import { Serial } from '../kit/serial.ts';
 import { limits } from '../limits.ts';
 import type { Geometry } from '../disk/geometry.ts';
 import type { Files } from '../posix/files.ts';
+import type { Consistency } from '../wire/point.ts';
 import { counterOf, epochOf } from '../wire/seq.ts';
 import { inheritedDamage, leansOn, type InheritedDamage } from './damaged-blocks.ts';
 import type { DiskStore } from './disk-store.ts';
@@ -34,7 +35,8 @@ import type { Vault } from './vault.ts';
 
 export interface NewPoint {
   readonly cutTimeMs: number;
-  readonly consistency: 'crash' | 'app';
+  readonly consistency: Consistency;
+  readonly evidence?: string | undefined;
   readonly epoch: number;
   readonly disks: readonly {
     readonly store: DiskStore;
@@ -205,6 +207,7 @@ export class MachineStore {
       cutTimeMs: wanted.cutTimeMs,
       committedMs: clock.wallMs(),
       consistency: wanted.consistency,
+      ...(wanted.evidence === undefined ? {} : { evidence: wanted.evidence }),
       epoch: wanted.epoch,
       disks: wanted.disks.map(({ store, layers, writes, ...rest }) => ({
         ...rest,

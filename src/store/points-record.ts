@@ -9,6 +9,8 @@ import { invariant } from '../kit/invariant.ts';
 import { limits } from '../limits.ts';
 import { hex, safeInteger, seqField } from '../wire/control-body.ts';
 import { viewOf } from '../wire/frame.ts';
+import { gapReasons } from '../wire/gap.ts';
+import { consistencies } from '../wire/point.ts';
 import { sameBytes } from './segment-format.ts';
 
 const recordHeaderBytes = 48;
@@ -27,7 +29,8 @@ const pointBody = z.object({
   point,
   cutTimeMs: time,
   committedMs: time,
-  consistency: z.enum(['crash', 'app']),
+  consistency: z.enum(consistencies),
+  evidence: z.string().max(1024).optional(),
   epoch: safeInteger,
   disks: z
     .array(
@@ -54,7 +57,12 @@ const damagedBody = z.object({
   disk: diskNo,
   blocks: z.array(block).min(1).max(limits.store.damagedBlocksMax),
 });
-const gapBody = z.object({ atMs: time, reason: z.string().max(4096) });
+const gapBody = z.object({
+  atMs: time,
+  points: safeInteger.min(1),
+  reason: z.enum(gapReasons),
+  detail: z.string().max(1024),
+});
 
 export type EpochBody = z.infer<typeof epochBody>;
 export type PointBody = z.infer<typeof pointBody>;

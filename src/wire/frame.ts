@@ -19,11 +19,14 @@ export const frameType = {
   committed: 11,
   rejected: 12,
   leaves: 13,
-  nodes: 14,
+  checksums: 14,
   repair: 15,
   error: 16,
   ping: 17,
   pong: 18,
+  ask: 19,
+  different: 20,
+  gap: 21,
 } as const;
 
 export type FrameType = (typeof frameType)[keyof typeof frameType];

@@ -4,9 +4,15 @@ import { limits } from '../limits.ts';
 import { decodeControl, diskIndex, encodeControl, hex, safeInteger, seqField } from './control-body.ts';
 import { frameType, noDisk } from './frame.ts';
 
+export const consistencies = ['crash', 'app', 'none'] as const;
+export type Consistency = (typeof consistencies)[number];
+
 const schema = z.object({
   cutTimeMs: z.number().min(0),
-  consistency: z.enum(['crash', 'app']),
+  /** `none`: read while it may have been written to (a `scan` of a source not declared frozen). */
+  consistency: z.enum(consistencies),
+  /** What froze the applications, and for how long; with `app` only. */
+  evidence: z.string().max(1024).optional(),
   disks: z
     .array(
       z.object({

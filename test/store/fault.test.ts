@@ -129,7 +129,8 @@ describe('a segment log whose n-th operation fails', () => {
 
 describe('a points log whose n-th operation fails', () => {
   const path = '/data/machines/m/points.log';
-  const gap = (at: number) => ({ type: 'gap', body: { atMs: at, reason: `number ${at}` } }) as const;
+  const gap = (at: number) =>
+    ({ type: 'gap', body: { atMs: at, points: 1, reason: 'other', detail: `number ${at}` } }) as const;
 
   for (const fault of faults) {
     it(`with ${fault}: stops, or says full and goes on; what was acknowledged is there`, async () => {

@@ -33,7 +33,7 @@ function point(number: number): PointBody {
 const entries: readonly PointsEntry[] = [
   { type: 'epoch', body: { epoch: 1, instance: 'aa', atMs: 1 } },
   { type: 'point', body: point(1) },
-  { type: 'gap', body: { atMs: 5, reason: 'the cut was given up' } },
+  { type: 'gap', body: { atMs: 5, points: 1, reason: 'drain', detail: 'the cut was given up' } },
   { type: 'proven', body: { point: 1, atMs: 6, blocks: 3 } },
   { type: 'point', body: point(2) },
   { type: 'damaged', body: { point: 2, atMs: 7, disk: 0, blocks: [4, 5] } },
@@ -84,7 +84,7 @@ it('says the same after each opening, for the writer and for readers', async () 
     expect([...seen.proven.keys()]).toEqual([1]);
     expect([1, 2].map((number) => seen.stateOf(number))).toEqual(['proven', 'damaged']);
     expect([...(seen.damaged.get(2)?.get(0) ?? [])]).toEqual([4, 5]);
-    expect(seen.gaps).toEqual([{ atMs: 5, reason: 'the cut was given up' }]);
+    expect(seen.gaps).toEqual([{ atMs: 5, points: 1, reason: 'drain', detail: 'the cut was given up' }]);
     expect(seen.extents).toHaveLength(2);
     expect(seen.mark).toEqual({ segment: 2, offset: 200 });
   }
@@ -127,7 +127,7 @@ describe('an end that does not check', () => {
       const log = await PointsLog.open({ files: disk, path, machineId });
       expect(log.repaired?.offset).toBe(cut === length ? undefined : cut);
       if (log.repaired) expect(disk.content(log.repaired.copy)).toEqual(bytes.subarray(cut, length));
-      await log.append({ type: 'gap', body: { atMs: 1, reason: 'after' } });
+      await log.append({ type: 'gap', body: { atMs: 1, points: 1, reason: 'other', detail: 'after' } });
       const after = await read(disk.afterPowerLoss(() => 1));
       expect(after.tail).toBe('none');
       expect(after.view.points).toHaveLength(before.view.points.length);
@@ -165,9 +165,9 @@ it('out of space leaves nothing of the record behind', async () => {
   const log = await PointsLog.open({ files: disk, path, machineId });
   disk.fault = 'ENOSPC';
   disk.failAt = disk.operations + 1;
-  const long: PointsEntry = { type: 'gap', body: { atMs: 1, reason: 'x'.repeat(4000) } };
+  const long: PointsEntry = { type: 'gap', body: { atMs: 1, points: 1, reason: 'other', detail: 'x'.repeat(1024) } };
   await expect(log.append(long)).rejects.toMatchObject({ code: 'full', retryable: true });
-  await log.append({ type: 'gap', body: { atMs: 2, reason: 'short' } });
+  await log.append({ type: 'gap', body: { atMs: 2, points: 1, reason: 'other', detail: 'short' } });
   expect((await read(disk)).tail).toBe('none');
   expect(log.view.gaps).toHaveLength(1);
 });

@@ -4,6 +4,14 @@ import { geometryOf } from '../../src/disk/geometry.ts';
 import { fullMask, gatherPages, pageCount, scatterPages } from '../../src/disk/page-mask.ts';
 import { isProblem } from '../../src/kit/problem.ts';
 import { BatchBuilder, batchRecords, decodeBatch } from '../../src/wire/batch.ts';
+import {
+  decodeAsk,
+  decodeChecksums,
+  decodeDifference,
+  encodeAsk,
+  encodeChecksums,
+  encodeDifference,
+} from '../../src/wire/checksums.ts';
 import { decodeCredit, encodeCredit } from '../../src/wire/credit.ts';
 import { decodeDurable, encodeDurable } from '../../src/wire/durable.ts';
 import { decodeFrame, encodeFrame, frameType } from '../../src/wire/frame.ts';
@@ -73,6 +81,11 @@ function buildSealed(): Uint8Array {
   return body;
 }
 
+const ofDisk = { leaves: 64, nodes: 1 };
+function comparing<T>(decode: (body: Uint8Array, bounds: typeof ofDisk) => T): (body: Uint8Array) => T {
+  return (body) => decode(body, ofDisk);
+}
+
 /** Every way a decoder may end: a value or Problem `protocol-error`; anything else is a bug. */
 function refusesOrDecodes(decode: () => unknown): 'refused' | 'decoded' {
   try {
@@ -116,6 +129,53 @@ describe('golden bytes', () => {
   });
 });
 
+describe('golden bytes of a comparison', () => {
+  it('of an ASK for nodes', () => {
+    const frame = Buffer.from(encodeAsk(1, { level: 'nodes', first: 2, count: 3 })).toString('hex');
+    expect(frame).toBe('1300010010000000' + '01000000020000000300000000000000');
+  });
+  it('of CHECKSUMS of one leaf', () => {
+    const message = { level: 'leaves', first: 5, count: 1, hashes: leafFor(5) } as const;
+    expect(Buffer.from(encodeChecksums(1, message)).toString('hex')).toBe(
+      '0e00010030000000' + '00000000050000000100000000000000' + '06'.repeat(32),
+    );
+  });
+  it('of a DIFFERENT with the second of nine leaves', () => {
+    const message = { level: 'leaves', first: 8, count: 9, differing: [9], hashes: leafFor(9) } as const;
+    expect(Buffer.from(encodeDifference(0, message)).toString('hex')).toBe(
+      '1400000032000000' + '00000000080000000900000000000000' + '0200' + '0a'.repeat(32),
+    );
+  });
+});
+
+describe('checksums', () => {
+  it('come back as they were sent', () => {
+    const sent = { level: 'leaves', first: 0, count: 64, differing: [0, 7, 8, 63] } as const;
+    const hashes = Buffer.concat(sent.differing.map((block) => leafFor(block)));
+    const got = decodeDifference(encodeDifference(0, { ...sent, hashes }).subarray(8), ofDisk);
+    expect({ ...got, hashes: Buffer.from(got.hashes) }).toEqual({ ...sent, hashes });
+    const nodes = { level: 'nodes', first: 0, count: 1, differing: [0], hashes: new Uint8Array(0) } as const;
+    expect(decodeDifference(encodeDifference(0, nodes).subarray(8), ofDisk)).toEqual(nodes);
+  });
+  it('past the end of the disk, of nothing, or with a bit too many are refused', () => {
+    const ask = (range: Parameters<typeof encodeAsk>[1]) => (): unknown =>
+      decodeAsk(encodeAsk(0, range).subarray(8), ofDisk);
+    expect(refusesOrDecodes(ask({ level: 'leaves', first: 60, count: 5 }))).toBe('refused');
+    expect(refusesOrDecodes(ask({ level: 'nodes', first: 1, count: 1 }))).toBe('refused');
+    expect(refusesOrDecodes(ask({ level: 'leaves', first: 0, count: 0 }))).toBe('refused');
+    expect(refusesOrDecodes(ask({ level: 'leaves', first: 63, count: 1 }))).toBe('decoded');
+    const body = encodeDifference(0, {
+      level: 'nodes',
+      first: 0,
+      count: 1,
+      differing: [0],
+      hashes: new Uint8Array(0),
+    }).slice(8);
+    body[16] = 3;
+    expect(refusesOrDecodes(() => decodeDifference(body, ofDisk))).toBe('refused');
+  });
+});
+
 describe('every split point is refused, the whole is taken', () => {
   const whole: Record<string, { bytes: Uint8Array; decode: (bytes: Uint8Array) => unknown }> = {
     batch: {
@@ -141,6 +201,21 @@ describe('every split point is refused, the whole is taken', () => {
       decode: (bytes) => decodeLeaves(bytes, 64),
     },
     repair: { bytes: encodeRepair(0, [1, 2, 3]).subarray(8), decode: (bytes) => decodeRepair(bytes, 64) },
+    ask: { bytes: encodeAsk(0, { level: 'leaves', first: 1, count: 2 }).subarray(8), decode: comparing(decodeAsk) },
+    checksums: {
+      bytes: encodeChecksums(0, { level: 'leaves', first: 1, count: 1, hashes: leafFor(1) }).subarray(8),
+      decode: comparing(decodeChecksums),
+    },
+    different: {
+      bytes: encodeDifference(0, {
+        level: 'leaves',
+        first: 0,
+        count: 10,
+        differing: [9],
+        hashes: leafFor(9),
+      }).subarray(8),
+      decode: comparing(decodeDifference),
+    },
     frame: { bytes: encodeFrame(frameType.batch, 0, new Uint8Array(40)), decode: decodeFrame },
   };
   for (const [name, { bytes, decode }] of Object.entries(whole)) {
@@ -162,6 +237,7 @@ describe('fuzz', () => {
       buildBatch([[1, 3, false]]).subarray(8),
       buildSealed(),
       encodeLeaves(0, { last: true, pairs: [[1, leafFor(1)]] }).subarray(8),
+      encodeDifference(0, { level: 'leaves', first: 0, count: 9, differing: [3], hashes: leafFor(3) }).subarray(8),
     ];
     const before = process.memoryUsage().rss;
     const mutated = fc
@@ -179,6 +255,8 @@ describe('fuzz', () => {
         refusesOrDecodes(() => decodeSealedRows(bytes, bounds));
         refusesOrDecodes(() => decodeLeaves(bytes, 64));
         refusesOrDecodes(() => decodeRepair(bytes, 64));
+        for (const decode of [decodeAsk, decodeChecksums, decodeDifference])
+          refusesOrDecodes(() => decode(bytes, ofDisk));
         refusesOrDecodes(() => decodeDurable(bytes));
       }),
       { numRuns: 5000 },

@@ -5,6 +5,7 @@ import { decodeCommitted, encodeCommitted } from '../../src/wire/committed.ts';
 import { decodeCycle, encodeCycle } from '../../src/wire/cycle.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../../src/wire/error.ts';
 import { decodeFrame } from '../../src/wire/frame.ts';
+import { decodeGap, encodeGap } from '../../src/wire/gap.ts';
 import { decodeHello, encodeHello } from '../../src/wire/hello.ts';
 import { decodeOpenDisk, encodeOpenDisk } from '../../src/wire/open-disk.ts';
 import { decodeOpened, encodeOpened } from '../../src/wire/opened.ts';
@@ -54,6 +55,7 @@ const messages = {
   ],
   COMMITTED: [encodeCommitted, decodeCommitted, { point: 1, cutTimeMs: 1, disks: [{ disk: 0, root }] }],
   REJECTED: [encodeRejected, decodeRejected, { reason: 'root-mismatch', disk: 0, detail: 'd', retryable: true }],
+  GAP: [encodeGap, decodeGap, { atMs: 1, points: 2, reason: 'drain', detail: 'd' }],
   ERROR: [encodeErrorMessage, decodeErrorMessage, { code: 'full', message: 'm', retryable: true }],
 } as const;
 
