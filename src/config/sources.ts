@@ -5,6 +5,7 @@
 import { parse as parseYaml } from 'yaml';
 import type { z } from 'zod';
 import { invariant } from '../kit/invariant.ts';
+import { nearest } from '../kit/nearest.ts';
 import { messageOf, Problem } from '../kit/problem.ts';
 import { diskTable, keysOf, type Section, sections, tables, type Values } from './tables.ts';
 
@@ -16,25 +17,6 @@ export interface ConfigSources {
   readonly environment: Readonly<Record<string, string | undefined>>;
   /** Flags, by section and key; `undefined` is not set. */
   readonly flags: { readonly [S in Section]?: Raw };
-}
-
-/** Levenshtein distance; inputs are short names. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, index) => index);
-  for (let i = 1; i <= a.length; i += 1) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j += 1) {
-      const replaced = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(replaced, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
-    }
-    row = next;
-  }
-  return row[b.length] ?? 0;
-}
-
-function nearest(word: string, valid: readonly string[]): string {
-  const ranked = valid.map((name) => ({ name, away: distance(word.toLowerCase(), name.toLowerCase()) }));
-  return ranked.sort((a, b) => a.away - b.away)[0]?.name ?? '';
 }
 
 function refuseUnknown(where: string, key: string, valid: readonly string[]): never {
