@@ -21,7 +21,7 @@ export type RoleCommon = Values<'common'> & { readonly data: string };
 export type TargetConfig = Values<'target'> & RoleCommon & { readonly vault: string; readonly credentials: string };
 export type ProcessServerConfig = Values<'processServer'> & RoleCommon & { readonly credentials: string };
 export type ControlConfig = Values<'control'> & RoleCommon;
-/** Interval, compression and block size that are not set are the policy's, or else `agentDefaults`. */
+/** What a policy has too and is not set here is the policy's, or else of `agentDefaults`. */
 export type AgentConfig = Values<'agent'> & RoleCommon & { readonly credentials: string };
 export interface ClientConfig {
   readonly controlUrl: string;
@@ -38,6 +38,10 @@ export const agentDefaults = {
   intervalSeconds: 5,
   compression: 'lz4',
   blockSize: limits.disk.blockBytesDefault,
+  resyncWindow: null,
+  resyncTimeZone: 'UTC',
+  resyncAtDirtyPercent: 50,
+  appConsistentHours: 0,
 } as const;
 const defaultData = '/var/lib/tidemark';
 const defaultControlUrl = `https://${loopback}:8443`;

@@ -2,6 +2,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { ConfigSources } from '../config/sources.ts';
 import { keysOf, type Section } from '../config/tables.ts';
+import { isProblem } from '../kit/problem.ts';
 import type { CliContext } from './context.ts';
 import type { PointChoice } from './roles.ts';
 
@@ -44,6 +45,18 @@ export function wholeNumber(least: number, most: number): (text: string) => numb
     if (!/^\d+$/.test(text) || value < least || value > most)
       throw new InvalidArgumentError(`Not a whole number from ${least} to ${most}.`);
     return value;
+  };
+}
+
+/** What `parse` says to text it does not take, as the complaint about an argument. */
+export function checkedBy(parse: (text: string) => unknown): (text: string) => string {
+  return (text) => {
+    try {
+      parse(text);
+      return text;
+    } catch (error) {
+      throw isProblem(error) ? new InvalidArgumentError(`${error.message}: ${error.remedy}`) : error;
+    }
   };
 }
 

@@ -131,6 +131,11 @@ export interface PolicyChange {
   readonly intervalSeconds?: number | undefined;
   readonly blockSize?: number | undefined;
   readonly retentionHours?: number | undefined;
+  /** Null: a resync may begin at any time. */
+  readonly resyncWindow?: string | null | undefined;
+  readonly resyncTimeZone?: string | undefined;
+  readonly resyncAtDirtyPercent?: number | 'never' | undefined;
+  readonly appConsistentHours?: number | undefined;
 }
 export interface ProtectRequest extends ClientConfig {
   readonly machine: string;

@@ -4,6 +4,9 @@
  */
 import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
+import { parseDayWindow } from '../kit/day-window.ts';
+import { localTimeIn } from '../kit/local-time.ts';
+import { isProblem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 
 export interface Address {
@@ -51,13 +54,42 @@ const name = z
   .regex(/^[a-z0-9][a-z0-9._-]{0,62}$/, 'a name is 1 to 63 of a-z 0-9 . _ -, the first a letter or digit');
 const isPowerOfTwo = (value: number): boolean => Number.isInteger(Math.log2(value));
 
-/** Where a disk's NBD server listens: a Unix socket, or a port of loopback. Exactly one. */
+/** Text that `parse` takes; what it says to other text is the complaint. */
+const textFor = (parse: (text: string) => unknown) =>
+  z.string().superRefine((text, context) => {
+    try {
+      parse(text);
+    } catch (error) {
+      if (!isProblem(error)) throw error;
+      context.addIssue({ code: 'custom', message: `${error.message}: ${error.remedy}` });
+    }
+  });
+
+const yesNo = z.union(
+  [z.boolean(), z.enum(['true', 'false']).transform((text) => text === 'true')],
+  'not true or false',
+);
+
+/**
+ * Where a disk's content and its changes come from: `nbd`, whose server listens on a Unix socket or on a port of loopback, exactly one; or
+ * `scan`, which reads the image and has no server. `frozen` says that nobody writes to a scanned image while it is read.
+ */
 export const diskTable = z
-  .strictObject({ name, image: filePath, socket: filePath.optional(), port: wholeNumber(0, portMax).optional() })
-  .refine(
-    ({ socket, port }) => (socket === undefined) !== (port === undefined),
-    'a disk has either a socket or a port',
-  );
+  .strictObject({
+    name,
+    image: filePath,
+    capture: z.enum(['nbd', 'scan']).default('nbd'),
+    socket: filePath.optional(),
+    port: wholeNumber(0, portMax).optional(),
+    frozen: yesNo.default(false),
+  })
+  .superRefine(({ capture, socket, port, frozen }, context) => {
+    const served = [socket, port].filter((place) => place !== undefined).length;
+    const complain = (message: string): void => context.addIssue({ code: 'custom', message });
+    if (capture === 'scan' && served > 0) complain('a disk with capture "scan" has neither socket nor port');
+    if (capture === 'nbd' && served !== 1) complain('a disk has either a socket or a port (or capture "scan")');
+    if (capture === 'nbd' && frozen) complain('only a disk with capture "scan" can be frozen');
+  });
 
 const disks = z.preprocess(
   (value, context): unknown => {
@@ -111,7 +143,7 @@ export const tables = {
   agent: z.strictObject({
     data: filePath.optional().describe("the agent's directory: change logs and leaves"),
     machine: name.describe('name of the machine, as in its certificate'),
-    disks: disks.describe('disks: name, image, and socket or port'),
+    disks: disks.describe('disks: name, image, and socket, port or capture "scan"'),
     processServer: address(null, 9443).describe('address of the process server'),
     intervalSeconds: wholeNumber(1, 86_400).optional().describe('seconds from one cut to the next'),
     compression: z.enum(['lz4', 'zstd', 'off']).optional().describe('lz4, zstd or off'),
@@ -119,6 +151,22 @@ export const tables = {
       .refine(isPowerOfTwo, 'not a power of two')
       .optional()
       .describe('bytes per block of a disk that is new'),
+    resyncWindow: z
+      .union([z.literal('none').transform(() => null), textFor((text) => parseDayWindow(text, 'UTC'))])
+      .optional()
+      .describe('when a resync may read the disks, HH:MM-HH:MM, several with commas; none: at any time'),
+    resyncTimeZone: textFor(localTimeIn).optional().describe('time zone of the window, by its IANA name'),
+    resyncAtDirtyPercent: z
+      .union([z.literal('never'), wholeNumber(1, 100)], 'neither a percentage from 1 to 100 nor "never"')
+      .optional()
+      .describe('a change log that names more of a disk is given up for a resync; or never'),
+    appConsistentHours: wholeNumber(0, 12).optional().describe('hours between app-consistent points; 0: none'),
+    cpuPercent: wholeNumber(1, 100 * 1024)
+      .optional()
+      .describe('processor time the background work may take, percent of one core (150: one and a half)'),
+    memoryMiB: wholeNumber(1, 1024 * 1024)
+      .optional()
+      .describe('memory the whole agent may take, MiB'),
     credentials: filePath.optional().describe('directory of certificate and key'),
   }),
   control: z.strictObject({
@@ -146,7 +194,7 @@ export interface KeyFacts {
   readonly help: string;
 }
 
-const words = (text: string): string[] => text.split(/(?=[A-Z])/).map((word) => word.toLowerCase());
+const words = (text: string): string[] => text.split(/(?=[A-Z])(?<!Mi)/).map((word) => word.toLowerCase());
 const variableOf = (section: Section, key: string): string =>
   ['TIDEMARK', ...(section === 'common' ? [] : words(section)), ...words(key)].join('_').toUpperCase();
 

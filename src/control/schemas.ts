@@ -6,6 +6,9 @@
  * Times are milliseconds since the Unix epoch, sizes bytes; `null` means not known, never 0.
  */
 import { z } from 'zod';
+import { parseDayWindow } from '../kit/day-window.ts';
+import { localTimeIn } from '../kit/local-time.ts';
+import { isProblem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 
 const { control, disk } = limits;
@@ -67,6 +70,21 @@ export const enrollReply = z.object({ certPem: pem, caPem: pem, role: enrolledRo
 
 const powerOfTwo = (value: number): boolean => Number.isInteger(Math.log2(value));
 
+/** Text that `parse` takes; what it says to other text is the complaint. */
+const textFor = (parse: (value: string) => unknown) =>
+  z
+    .string()
+    .max(256)
+    .superRefine((value, context) => {
+      try {
+        parse(value);
+      } catch (error) {
+        if (!isProblem(error)) throw error;
+        context.addIssue({ code: 'custom', message: `${error.message}: ${error.remedy}` });
+      }
+    });
+const timeZone = textFor(localTimeIn);
+
 export const policySchema = z.strictObject({
   compression: z.enum(['lz4', 'zstd', 'off']).default('lz4'),
   intervalSeconds: z.int().min(1).max(86_400).default(5).describe('Seconds from one cut to the next.'),
@@ -82,6 +100,16 @@ export const policySchema = z.strictObject({
     .max(24 * 366)
     .default(24)
     .describe('Stored; enforced once the target folds.'),
+  resyncWindow: textFor((value) => parseDayWindow(value, 'UTC'))
+    .nullable()
+    .default(null)
+    .describe('When a resync may read the disk: HH:MM-HH:MM, several with commas; null: at any time.'),
+  resyncTimeZone: timeZone.default('UTC').describe('Time zone of the window, by its IANA name.'),
+  resyncAtDirtyPercent: z
+    .union([z.int().min(1).max(100), z.literal('never')])
+    .default(50)
+    .describe('A change log that names more of the disk than this is given up for a resync.'),
+  appConsistentHours: z.int().min(0).max(12).default(0).describe('Hours between app-consistent points; 0: none.'),
 });
 export type Policy = z.infer<typeof policySchema>;
 export const policyReply = z.object({ name: nameSchema, ...policySchema.shape });

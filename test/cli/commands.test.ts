@@ -60,6 +60,10 @@ describe('bad command lines', () => {
     [['token', 'create', '--role', 'control'], 'Allowed choices'],
     [['agent', '--disk', 'vda'], 'name=NAME,image=FILE'],
     [['protect', 'web1', '--disk', 'vda', '--block-size', '5000'], 'Not a power of two'],
+    [['protect', 'web1', '--disk', 'vda', '--resync-window', '22-6'], 'did you mean "22:00-06:00"?'],
+    [['protect', 'web1', '--disk', 'vda', '--resync-time-zone', 'UCT1'], '"UCT1" is not a time zone'],
+    [['protect', 'web1', '--disk', 'vda', '--resync-at-dirty-percent', '0'], 'Not a whole number from 1 to 100'],
+    [['protect', 'web1', '--disk', 'vda', '--app-consistent-hours', '13'], 'Not a whole number from 0 to 12'],
     [['target', '--listen', 'x:y:z'], 'not an address'],
     [['agent', '--machine', 'web1'], 'is not set'],
   ])('%j', async (words, message) => {
@@ -225,6 +229,21 @@ describe('data', () => {
       await line.run('protect', 'web1', '--disk', 'vda', 'vdb', '--interval-seconds', '5', '--compression', 'zstd'),
     ).toBe(0);
     expect(await line.run('key', 'export', '--data', '/x', '--to', '/r.json', '--json')).toBe(0);
+    const window = ['--resync-window', '22:00-06:00', '--resync-time-zone', 'Asia/Kolkata'];
+    const others = ['--resync-at-dirty-percent', 'never', '--app-consistent-hours', '4'];
+    expect(await line.run('protect', 'web1', '--disk', 'vda', ...window, ...others)).toBe(0);
+    expect(await line.run('protect', 'web1', '--disk', 'vda', '--resync-window', 'none')).toBe(0);
+    expect(asked.splice(2)).toMatchObject([
+      {
+        change: {
+          resyncWindow: '22:00-06:00',
+          resyncTimeZone: 'Asia/Kolkata',
+          resyncAtDirtyPercent: 'never',
+          appConsistentHours: 4,
+        },
+      },
+      { change: { resyncWindow: null, resyncTimeZone: undefined } },
+    ]);
     expect(asked).toMatchObject([
       {
         machine: 'web1',

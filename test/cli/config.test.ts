@@ -98,6 +98,26 @@ describe('sources', () => {
     });
   });
 
+  it('describe a disk that is scanned, and what an agent alone decides by itself', () => {
+    const disks = '[{ name: vda, image: /a, capture: scan }, { name: vdb, image: /b, capture: scan, frozen: "true" }]';
+    const own = 'resyncWindow: 22:00-06:00, resyncTimeZone: Asia/Kolkata, resyncAtDirtyPercent: never';
+    const config = agentConfig(
+      from(`agent: { machine: a, processServer: b, disks: ${disks}, ${own}, memoryMiB: 256 }`),
+    );
+    expect(config).toMatchObject({
+      disks: [
+        { capture: 'scan', frozen: false },
+        { capture: 'scan', frozen: true },
+      ],
+      resyncWindow: '22:00-06:00',
+      resyncTimeZone: 'Asia/Kolkata',
+      resyncAtDirtyPercent: 'never',
+      memoryMiB: 256,
+    });
+    const flags = { agent: { resyncWindow: 'none', cpuPercent: '150' } };
+    expect(agentConfig(from(agentYaml, {}, flags))).toMatchObject({ resyncWindow: null, cpuPercent: 150 });
+  });
+
   it('make `up` feed its own target', () => {
     const config = upConfig(from('data: /srv/t\ntarget: { listen: 9555 }'));
     expect(config.data).toBe('/srv/t');
@@ -150,6 +170,10 @@ describe('refusals name the key and the remedy', () => {
 
   it.each([
     ['{ name: vda, image: /a }', 'either a socket or a port'],
+    ['{ name: vda, image: /a, capture: scan, port: 1 }', 'neither socket nor port'],
+    ['{ name: vda, image: /a, capture: scn }', 'disks.0.capture'],
+    ['{ name: vda, image: /a, port: 1, frozen: true }', 'only a disk with capture "scan"'],
+    ['{ name: vda, image: /a, capture: scan, frozen: maybe }', 'not true or false'],
     ['{ name: vda, image: /a, port: 1, socket: /b }', 'either a socket or a port'],
     ['{ name: vda, imag: /a, port: 1 }', 'not set'],
     ['{ name: vda, image: /a, port: 1, size: 3 }', 'unknown key "size"'],
@@ -159,6 +183,22 @@ describe('refusals name the key and the remedy', () => {
     const problem = problemOf(() => agentConfig(from(`agent: { machine: a, processServer: b, disks: [${disks}] }`)));
     expect(problem.code).toBe('bad-config');
     expect(problem.message).toContain(message);
+  });
+
+  it.each([
+    ['resyncWindow', '22-6', 'did you mean "22:00-06:00"?', '--resync-window'],
+    ['resyncTimeZone', 'Europe/Berln', 'did you mean "Europe/Berlin"?', 'TIDEMARK_AGENT_RESYNC_TIME_ZONE'],
+    ['resyncAtDirtyPercent', '101', '<=100', '--resync-at-dirty-percent'],
+    ['resyncAtDirtyPercent', 'often', 'from 1 to 100 nor "never"', 'agent.resyncAtDirtyPercent'],
+    ['appConsistentHours', '13', '<=12', '--app-consistent-hours'],
+    ['cpuPercent', '0', '>=1', 'TIDEMARK_AGENT_CPU_PERCENT'],
+    ['memoryMiB', 'much', 'not a whole number', 'TIDEMARK_AGENT_MEMORY_MIB'],
+  ])('of an agent: %s %s', (key, value, message, remedy) => {
+    const problem = problemOf(() => agentConfig(from(agentYaml, {}, { agent: { [key]: value } })));
+    expect(problem.code).toBe('bad-config');
+    expect(problem.message).toContain(`agent.${key}: `);
+    expect(problem.message).toContain(message);
+    expect(problem.remedy).toContain(remedy);
   });
 
   it.each(['4095', '4097', '65537', '2097152', '1e5', '-1'])('block size %s', (blockSize) => {

@@ -3,6 +3,7 @@ import * as path from 'node:path';
 import { X509Certificate } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { routes, type Route } from '../../src/control/api.ts';
+import { policySchema } from '../../src/control/schemas.ts';
 import { limits } from '../../src/limits.ts';
 import { posixFiles } from '../../src/posix/files.ts';
 import { makeRequest } from '../../src/transport/credentials.ts';
@@ -91,7 +92,7 @@ describe('enrolment', () => {
       machine: 'm1',
       disks: [{ name: 'root' }],
       policyName: 'default',
-      policy: { compression: 'lz4', intervalSeconds: 5, blockSize: 65_536, retentionHours: 24 },
+      policy: policySchema.parse({}),
     });
   });
 
@@ -220,6 +221,14 @@ describe('machines and policies', () => {
       code: 'bad-argument',
       detail: expect.stringContaining('power of two') as unknown,
     });
+    const refused = async (policyText: string): Promise<unknown> =>
+      (await site.raw('PUT', '/v1/policies/p', { headers: { authorization }, body: policyText })).json['detail'];
+    expect(await refused('{"resyncWindow":"22-6"}')).toMatch(/^body\.resyncWindow: "22-6" is not .*"22:00-06:00"\?$/);
+    expect(await refused('{"resyncTimeZone":"Europe/Berln"}')).toMatch(
+      /^body\.resyncTimeZone: "Europe\/Berln" is not .*Europe\/Berlin/,
+    );
+    expect(await refused('{"resyncAtDirtyPercent":0}')).toContain('body.resyncAtDirtyPercent: ');
+    expect(await refused('{"appConsistentHours":13}')).toContain('body.appConsistentHours: ');
   });
 
   it('answers with problems as RFC 9457 has them', async () => {

@@ -1,11 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import { reportRequest, type StoredReport } from '../../src/control/schemas.ts';
+import { policySchema, reportRequest, type StoredReport } from '../../src/control/schemas.ts';
 import { judge } from '../../src/control/status.ts';
 import { limits } from '../../src/limits.ts';
 import { agentReport, targetReport } from './fixture.ts';
 
 const nowMs = 1_000_000_000;
-const policy = { compression: 'lz4', intervalSeconds: 30, blockSize: 65_536, retentionHours: 24 } as const;
+const policy = policySchema.parse({ intervalSeconds: 30 });
 
 function stored(name: string, report: object, receivedMs = nowMs): StoredReport {
   return { name, receivedMs, report: reportRequest.parse(report) };
