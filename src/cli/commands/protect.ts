@@ -22,7 +22,7 @@ function blockSize(text: string): number {
   return bytes;
 }
 
-const windowText = checkedBy((text) => parseDayWindow(text, 'UTC'));
+const windowText = checkedBy((text) => text === 'none' || parseDayWindow(text, 'UTC'));
 const dirtyPercent = wholeNumber(1, 100);
 
 /** One flag per key of a policy that can be changed here. */
@@ -36,7 +36,7 @@ const policyOptions: readonly Option[] = [
   new Option(
     '--resync-window <window>',
     'change the policy: when a resync may read the disks, HH:MM-HH:MM, several with commas; none: at any time',
-  ).argParser((text) => (text === 'none' ? null : windowText(text))),
+  ).argParser(windowText),
   new Option('--resync-time-zone <zone>', 'change the policy: time zone of the window').argParser(
     checkedBy(localTimeIn),
   ),
@@ -60,7 +60,9 @@ export function addProtect(program: Command, context: CliContext): void {
       const client = clientConfig(await sourcesOf(context, 'client', options));
       const { policy } = options;
       const keys = policyOptions.map((option) => option.attributeName());
-      const change: PolicyChange = Object.fromEntries(keys.map((key) => [key, options[key]]));
+      const change: PolicyChange = Object.fromEntries(
+        keys.map((key) => [key, options[key] === 'none' ? null : options[key]]),
+      );
       const made = await context.roles.protect({ ...client, machine, disks: options.disk, policy, change });
       if (options.json) {
         printJson(context.terminal, made);
