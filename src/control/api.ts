@@ -73,6 +73,14 @@ export const routes = {
     query: schemas.pointsQuery,
     reply: schemas.pointsReply,
   },
+  requestResync: {
+    method: 'POST',
+    path: '/v1/machines/{name}/resync',
+    summary: 'Have a machine compare its disks with their replica, block by block',
+    callers: operator,
+    body: schemas.resyncRequest,
+    reply: schemas.resyncReply,
+  },
   getPolicy: {
     method: 'GET',
     path: '/v1/policies/{name}',

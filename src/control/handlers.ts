@@ -10,8 +10,10 @@ import type { Random } from '../kit/random.ts';
 import { limits } from '../limits.ts';
 import type { Authority } from '../transport/authority.ts';
 import type { Call, Handlers } from './http.ts';
+import { conflict, listAll, machineOf, policyOf } from './records.ts';
+import { pendingResync, resyncing } from './resync.ts';
 import * as schemas from './schemas.ts';
-import type { Change, Collection, Json, State, StateRecord } from './state.ts';
+import type { Change, Collection, Json, State } from './state.ts';
 import { judge } from './status.ts';
 
 const { certificateDays, pageItemsMax, pointsPerMachineMax } = limits.control;
@@ -20,10 +22,6 @@ const secretBytes = 32;
 const pointPrefix = (machine: string): string => `${machine}/`;
 const pointId = (machine: string, point: number): string => `${pointPrefix(machine)}${String(point).padStart(16, '0')}`;
 const hashOf = (secret: string): string => createHash('sha256').update(secret).digest('hex');
-const conflict = (what: string): Problem =>
-  new Problem('version-conflict', `${what} was changed meanwhile`, { remedy: 'read it again and repeat the change' });
-const notFound = (what: string, remedy: string): Problem =>
-  new Problem('not-found', `${what} does not exist`, { remedy });
 const badKey = (why: string): Problem =>
   new Problem('bad-registration-key', `the registration key is not accepted: ${why}`, {
     remedy: 'make a new one with `tidemark token`',
@@ -34,17 +32,6 @@ interface Parts {
   readonly authority: Authority;
   readonly clock: Clock;
   readonly random: Random;
-}
-
-async function listAll(state: State, collection: Collection, prefix = ''): Promise<StateRecord[]> {
-  const all: StateRecord[] = [];
-  for (let page = await state.list(collection, { prefix, limit: pageItemsMax }); page.length > 0;) {
-    all.push(...page);
-    const last = page.at(-1);
-    if (page.length < pageItemsMax || !last) break;
-    page = await state.list(collection, { prefix, after: last.id, limit: pageItemsMax });
-  }
-  return all;
 }
 
 /** PUT of a versioned record: made if missing; replaced only by someone who shows the version that is replaced. */
@@ -117,37 +104,28 @@ type MachineHandlers = Pick<
 >;
 
 function protection({ state }: Parts): MachineHandlers {
-  const machineOf = async (name: string) => {
-    const record = await state.get('machines', name);
-    if (!record) throw notFound(`machine ${name}`, 'protect it with `tidemark protect`');
-    return { ...schemas.machineSchema.parse(record.value), version: record.version };
-  };
-  const policyOf = async (name: string) => {
-    const record = await state.get('policies', name);
-    if (!record) throw notFound(`policy ${name}`, 'make it first, or use `default`');
-    return { policy: schemas.policySchema.parse(record.value), version: record.version };
-  };
   return {
     async getMachine({ name }) {
-      const { version, ...machine } = await machineOf(name);
+      const { version, ...machine } = await machineOf(state, name);
       return { value: { name, ...machine }, version };
     },
     async putMachine(call) {
-      await policyOf(call.body.policy);
+      await policyOf(state, call.body.policy);
       return { value: { name: call.name, ...call.body }, ...(await put(state, 'machines', call, call.body)) };
     },
     async deleteMachine({ name, ifMatch }) {
-      const { version } = await machineOf(name);
+      const { version } = await machineOf(state, name);
       if (typeof ifMatch === 'number' && ifMatch !== version) throw conflict(name);
       const points = await listAll(state, 'points', pointPrefix(name));
       const listed = points.map(({ id }): Change => ({ collection: 'points', id, value: undefined }));
       const machine = { collection: 'machines', id: name, value: undefined, expected: version } as const;
       const report = { collection: 'reports', id: `agent/${name}`, value: undefined } as const;
-      if (!(await state.commit([machine, report, ...listed])).ok) throw conflict(name);
+      const resync = { collection: 'resyncs', id: name, value: undefined } as const;
+      if (!(await state.commit([machine, report, resync, ...listed])).ok) throw conflict(name);
       return { value: undefined };
     },
     async listPoints({ name, query: { cursor, limit } }) {
-      await machineOf(name);
+      await machineOf(state, name);
       const after = cursor === undefined ? {} : { after: pointId(name, Number(cursor)) };
       const records = await state.list('points', {
         prefix: pointPrefix(name),
@@ -159,7 +137,7 @@ function protection({ state }: Parts): MachineHandlers {
       return { value: { points, next: records.length > limit ? String(points.at(-1)?.point) : null } };
     },
     async getPolicy({ name }) {
-      const { policy, version } = await policyOf(name);
+      const { policy, version } = await policyOf(state, name);
       return { value: { name, ...policy }, version };
     },
     putPolicy: async (call) => ({
@@ -168,8 +146,8 @@ function protection({ state }: Parts): MachineHandlers {
     }),
     async getAgentConfig({ identity }) {
       invariant('name' in identity, 'an agent has a name');
-      const machine = await machineOf(identity.name);
-      const { policy } = await policyOf(machine.policy);
+      const machine = await machineOf(state, identity.name);
+      const { policy } = await policyOf(state, machine.policy);
       return { value: { machine: identity.name, disks: machine.disks, policyName: machine.policy, policy } };
     },
   };
@@ -225,18 +203,21 @@ function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatu
         const [newest] = await state.list('points', { prefix, backwards: true, limit: 1 });
         machines.push({ name: machine, newestPoint: newest ? Number(newest.id.slice(prefix.length)) : null });
       }
-      return { value: { machines } };
+      const resync = body.role === 'agent' ? await pendingResync(state, name, body.resyncDone) : null;
+      return { value: { machines, resync } };
     },
 
     async getStatus() {
       const machines = await listAll(state, 'machines');
       const policies = await listAll(state, 'policies');
       const reports = await listAll(state, 'reports');
+      const resyncs = await listAll(state, 'resyncs');
       const value = judge({
         nowMs: clock.wallMs(),
         machines: machines.map(({ id, value: machine }) => ({ name: id, ...schemas.machineSchema.parse(machine) })),
         policies: new Map(policies.map(({ id, value: policy }) => [id, schemas.policySchema.parse(policy)])),
         reports: reports.map(({ value: report }) => schemas.storedReport.parse(report)),
+        resyncs: new Map(resyncs.map(({ id, value: resync }) => [id, schemas.storedResync.parse(resync)])),
       });
       return { value };
     },
@@ -244,5 +225,5 @@ function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatu
 }
 
 export function createHandlers(parts: Parts): Handlers {
-  return { ...enrolment(parts), ...protection(parts), ...reporting(parts) };
+  return { ...enrolment(parts), ...protection(parts), ...resyncing(parts), ...reporting(parts) };
 }

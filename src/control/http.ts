@@ -89,7 +89,7 @@ function problemOf(error: unknown): Problem {
   return new Problem('internal', 'control failed to answer', { remedy: 'see the log of control', retryable: true });
 }
 
-/** Remembers replies to POSTs by caller, route and Idempotency-Key (invariant 4). */
+/** Remembers replies to POSTs by caller, route and Idempotency-Key (invariant 4). The same key is for the same path and body. */
 class Replies {
   readonly #entries = new Map<string, { body: string; expiresMs: number; answer: Promise<unknown> }>();
   readonly #clock: Clock;
@@ -104,7 +104,7 @@ class Replies {
     const known = this.#entries.get(key);
     if (known && known.expiresMs > now) {
       if (known.body !== digest)
-        throw new Problem('idempotency-mismatch', 'this Idempotency-Key came with another body before', {
+        throw new Problem('idempotency-mismatch', 'this Idempotency-Key came with another request before', {
           remedy: 'use a new key',
         });
       return (await known.answer) as T;
@@ -181,7 +181,7 @@ function register(app: FastifyInstance, key: RouteName, options: HttpOptions, re
       const run = (): ReturnType<AnyHandler> => handler(call);
       const once = `${JSON.stringify([identity.role, 'name' in identity ? identity.name : '', key])} ${idempotencyKey}`;
       const useOnce = route.method === 'POST' && idempotencyKey !== undefined;
-      const answer = await (useOnce ? replies.once(once, call.body, run) : run());
+      const answer = await (useOnce ? replies.once(once, [call.name, call.body], run) : run());
       if (answer.version !== undefined) reply.header('etag', `"${answer.version}"`);
       reply.header('cache-control', 'no-store');
       if (!route.reply) return await reply.code(204).send();

@@ -135,6 +135,36 @@ export const agentConfigReply = z.object({
   policy: z.object(policySchema.shape),
 });
 
+// ---------------------------------------------------------------- resync on request
+
+export const resyncRequest = z.strictObject({
+  disks: z
+    .array(diskName)
+    .min(1)
+    .max(disk.perMachineMax)
+    .optional()
+    .describe('Which disks to compare with their replica, block by block; all if left out.'),
+  now: z.boolean().default(false).describe('Does not wait for the window of the policy.'),
+});
+const askedDisks = z.array(z.object({ name: diskName, now: z.boolean() }));
+/** What is stored until the agent said that it is done; its id is the record's version. */
+export const storedResync = z.object({ askedMs: timeMs, disks: askedDisks });
+export type StoredResync = z.infer<typeof storedResync>;
+export const resyncReply = z.object({
+  machine: nameSchema,
+  id: count.describe('Names what is asked for now. Requests that are not done yet are made one.'),
+  disks: askedDisks.describe('All disks asked for and not done, and which of them do not wait for the window.'),
+  agent: z
+    .enum(['connected', 'disconnected', 'silent', 'never-seen'])
+    .describe(
+      'Whether the agent hears of it now: it is kept until the agent does. Disconnected: from its process server.',
+    ),
+  window: z.string().nullable().describe('Window of the policy that disks without `now` wait for; null: none.'),
+  opensAtMs: timeMs.nullable().describe('When it opens; null: it is open, or there is none.'),
+  timeZone: z.string(),
+});
+export type ResyncReply = z.infer<typeof resyncReply>;
+
 // ---------------------------------------------------------------- reports
 
 /** Something a role ran into. Not retryable means that it stopped: health turns critical. */
@@ -161,13 +191,50 @@ export type PointReport = z.infer<typeof pointReport>;
 
 const pointMark = z.object({ point: z.int().min(1), cutTimeMs: timeMs });
 
+/** A comparison of every block of a disk with its replica, from the moment it is due until its point is committed. */
+const resyncReport = z.object({
+  reason: text.describe('Why the change log can not vouch for what changed, or who asked.'),
+  phase: z.string().max(32).describe('waiting (for its window), hashing, comparing or sending.'),
+  doneBytes: bytes,
+  totalBytes: bytes,
+  opensAtMs: timeMs.nullable().describe('When its window opens, while it waits for that.'),
+  timeZone: z.string().max(64).nullable().default(null).describe('Of the window.'),
+});
+const capturedConsistency = z
+  .enum(['crash', 'none'])
+  .describe('What a point can claim without hooks; none: the disk is read while it may be written to.');
+const gapReport = z.object({
+  atMs: z.number().min(0),
+  points: z.int().min(1),
+  reason: z.string().max(64),
+  detail: text,
+});
+
 export const agentReport = z.object({
   role: z.literal('agent'),
   ...common,
   connected: z.boolean().describe('Has a session with a process server.'),
   disks: z
-    .array(z.object({ name: diskName, size: bytes, lagBytes: bytes.nullable(), phase: z.string().max(32) }))
+    .array(
+      z.object({
+        name: diskName,
+        size: bytes,
+        lagBytes: bytes.nullable(),
+        phase: z.string().max(32),
+        resync: resyncReport.nullable().default(null),
+        consistency: capturedConsistency.nullable().default(null),
+      }),
+    )
     .max(disk.perMachineMax),
+  resyncDone: count
+    .nullable()
+    .default(null)
+    .describe('The newest request of control that is done: its points are committed.'),
+  gaps: z
+    .array(gapReport)
+    .max(control.gapsPerReportMax)
+    .default([])
+    .describe('The newest points that were due and not made.'),
 });
 const processServerReport = z.object({
   role: z.literal('process-server'),
@@ -208,7 +275,13 @@ export const reportReply = z.object({
   machines: z
     .array(z.object({ name: nameSchema, newestPoint: z.int().nullable() }))
     .describe('To a target: the newest point known here of each machine it named and that is protected here.'),
+  resync: z
+    .object({ id: count, disks: askedDisks })
+    .nullable()
+    .default(null)
+    .describe('To an agent: what it is to compare; comes with every answer until `resyncDone` says this id.'),
 });
+export type ReportReply = z.infer<typeof reportReply>;
 /** A report as it is stored: who sent it is the certificate's word. */
 export const storedReport = z.object({ name: nameSchema, receivedMs: timeMs, report: reportRequest });
 export type StoredReport = z.infer<typeof storedReport>;
@@ -242,8 +315,20 @@ export const statusReply = z.object({
       rpoIntervalSeconds: z.number().nullable(),
       ...judged,
       ...progress,
+      consistency: capturedConsistency.nullable(),
+      gaps: z.array(gapReport),
       disks: z.array(
-        z.object({ name: diskName, size: bytes.nullable(), phase: z.string().nullable(), ...judged, ...progress }),
+        z.object({
+          name: diskName,
+          size: bytes.nullable(),
+          phase: z.string().nullable(),
+          resync: resyncReport
+            .extend({ percent: z.int().min(0).max(100) })
+            .nullable()
+            .describe('Phase `asked`: the agent has not begun what was asked for.'),
+          ...judged,
+          ...progress,
+        }),
       ),
     }),
   ),

@@ -3,6 +3,7 @@
  * which API, CLI and metrics all show. Nothing is guessed: what no role reported is `null`, and a role that fell silent is a
  * reason of its own, because its last words may no longer be true.
  */
+import { localTimeIn } from '../kit/local-time.ts';
 import { limits } from '../limits.ts';
 import type {
   AgentReport,
@@ -12,6 +13,7 @@ import type {
   Reason,
   StatusReport,
   StoredReport,
+  StoredResync,
   TargetReport,
 } from './schemas.ts';
 
@@ -22,6 +24,8 @@ export interface StatusInput {
   readonly machines: readonly (Machine & { readonly name: string })[];
   readonly policies: ReadonlyMap<string, Policy>;
   readonly reports: readonly StoredReport[];
+  /** Asked for and not done, by machine. */
+  readonly resyncs: ReadonlyMap<string, StoredResync>;
 }
 
 interface Heard<R> {
@@ -32,6 +36,7 @@ interface Heard<R> {
 interface Machinery {
   readonly agent: Heard<AgentReport> | undefined;
   readonly held: Heard<TargetReport['machines'][number]> | undefined;
+  readonly asked: StoredResync | undefined;
 }
 
 type DiskStatus = StatusReport['machines'][number]['disks'][number];
@@ -45,6 +50,12 @@ const known = {
   'rpo-breached': ['critical', 'see whether agent, process server and target run and reach one another'],
   unproven: ['warning', 'see whether the target has its vault key and is not overloaded'],
   'disk-not-captured': ['warning', 'start the agent with this disk'],
+  'resync-asked': ['warning', 'start the agent if it does not run; one that runs begins within seconds'],
+  'resync-waiting': [
+    'warning',
+    'wait, or begin at once with `tidemark resync --now`; the points there are stay usable',
+  ],
+  resync: ['warning', 'wait until it is done; the points there are stay usable'],
   'agent-never-seen': ['warning', 'enroll and start the agent'],
   'agent-silent': ['warning', 'see whether it runs and reaches control'],
   'agent-disconnected': ['warning', 'see whether the process server runs'],
@@ -97,6 +108,38 @@ function* recency(nowMs: number, committedMs: number | null, provenMs: number | 
   if (unprovenMs > proofGraceMs) yield because('unproven', 'newer points are committed but not proven');
 }
 
+type ReportedDisk = AgentReport['disks'][number];
+
+function resyncOf(seen: ReportedDisk | undefined, asked: boolean): DiskStatus['resync'] {
+  if (seen?.resync) {
+    const { doneBytes, totalBytes } = seen.resync;
+    return { ...seen.resync, percent: Math.floor((100 * Math.min(doneBytes, totalBytes)) / Math.max(totalBytes, 1)) };
+  }
+  if (!asked) return null;
+  const totalBytes = seen?.size ?? 0;
+  return { reason: 'requested', phase: 'asked', doneBytes: 0, totalBytes, opensAtMs: null, timeZone: null, percent: 0 };
+}
+
+/** The clock of the window's zone; UTC where this runtime does not know that zone. */
+function windowText(ms: number, timeZone: string | null): string {
+  try {
+    return localTimeIn(timeZone ?? 'UTC').text(ms);
+  } catch {
+    return localTimeIn('UTC').text(ms);
+  }
+}
+
+/** Never `ok` while a disk's blocks are suspect: its replica may differ, and the next point waits for the comparison. */
+function* resyncReasons(name: string, resync: DiskStatus['resync']) {
+  if (resync === null) return;
+  const { phase, reason, opensAtMs, timeZone, percent } = resync;
+  if (phase === 'asked') yield because('resync-asked', `the resync of disk ${name} that was asked for has not begun`);
+  else if (phase === 'waiting') {
+    const until = opensAtMs === null ? '' : ` until ${windowText(opensAtMs, timeZone)}`;
+    yield because('resync-waiting', `the resync of disk ${name} (${reason}) waits${until}`);
+  } else yield because('resync', `every block of disk ${name} is compared (${reason}): ${phase}, ${percent} %`);
+}
+
 function judgeDisk(
   nowMs: number,
   name: string,
@@ -108,12 +151,16 @@ function judgeDisk(
   const replica = of.held?.report.disks.find((disk) => disk.name === name);
   const newestCommittedMs = replica?.committed?.cutTimeMs ?? null;
   const newestProvenMs = replica?.proven?.cutTimeMs ?? null;
-  const reasons = [...problems, ...recency(nowMs, newestCommittedMs, newestProvenMs, interval)];
+  const asked = of.asked?.disks.some((disk) => disk.name === name) ?? false;
+  const resync = resyncOf(seen, asked);
+  const recent = recency(nowMs, newestCommittedMs, newestProvenMs, interval);
+  const reasons = [...problems, ...recent, ...resyncReasons(name, resync)];
   if (of.agent && !seen) reasons.push(because('disk-not-captured', `the agent does not capture disk ${name}`));
   return {
     name,
     size: seen?.size ?? replica?.size ?? null,
     phase: seen?.phase ?? null,
+    resync,
     health: worst(reasons),
     reasons,
     newestCommittedMs,
@@ -132,10 +179,16 @@ function* machineReasons(name: string, { agent, held }: Machinery) {
   if (damaged > 0) yield because('damaged', `${damaged} stored blocks of ${name} failed their check`);
 }
 
+/** What the machine's points can claim is what the weakest of its captures can. */
+function consistencyOf(disks: readonly ReportedDisk[]): MachineStatus['consistency'] {
+  const claims = disks.map(({ consistency }) => consistency);
+  return claims.includes('none') ? 'none' : claims.length === 0 || claims.includes(null) ? null : 'crash';
+}
+
 function judgeMachine(input: StatusInput, machine: StatusInput['machines'][number], heard: Sources): MachineStatus {
   const { nowMs } = input;
   const { name } = machine;
-  const of = { agent: heard.agents.get(name), held: heard.replicas.get(name) };
+  const of = { agent: heard.agents.get(name), held: heard.replicas.get(name), asked: input.resyncs.get(name) };
   const problems = heard.problems.filter((problem) => problem.machine === name);
   const interval = input.policies.get(machine.policy)?.intervalSeconds ?? null;
   const disks = machine.disks.map((disk) => {
@@ -167,6 +220,8 @@ function judgeMachine(input: StatusInput, machine: StatusInput['machines'][numbe
       sum,
     ),
     rpoActualSeconds: ageSeconds(nowMs, newestCommittedMs),
+    consistency: consistencyOf(of.agent?.report.disks ?? []),
+    gaps: of.agent?.report.gaps ?? [],
     disks,
   };
 }

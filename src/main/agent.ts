@@ -95,11 +95,15 @@ function reportOf(parts: Parts, report: AgentReport): Report {
     version: parts.version,
     problems,
     connected,
+    resyncDone: null,
+    gaps: [],
     disks: report.disks.map((disk) => ({
       name: disk.disk,
       size: disk.size,
       lagBytes: disk.lagBytes,
       phase: report.state,
+      resync: null,
+      consistency: null,
     })),
   };
 }

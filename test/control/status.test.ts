@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { policySchema, reportRequest, type StoredReport } from '../../src/control/schemas.ts';
+import { policySchema, reportRequest, type StoredReport, type StoredResync } from '../../src/control/schemas.ts';
 import { judge } from '../../src/control/status.ts';
 import { limits } from '../../src/limits.ts';
 import { agentReport, targetReport } from './fixture.ts';
@@ -11,9 +11,10 @@ function stored(name: string, report: object, receivedMs = nowMs): StoredReport 
   return { name, receivedMs, report: reportRequest.parse(report) };
 }
 
-function judged(reports: readonly StoredReport[], disks = ['root']) {
+function judged(reports: readonly StoredReport[], disks = ['root'], asked?: StoredResync) {
   const machines = [{ name: 'm1', policy: 'default', disks: disks.map((name) => ({ name })) }];
-  const report = judge({ nowMs, machines, policies: new Map([['default', policy]]), reports });
+  const resyncs = new Map(asked ? [['m1', asked]] : []);
+  const report = judge({ nowMs, machines, policies: new Map([['default', policy]]), reports, resyncs });
   const [machine] = report.machines;
   const codes = (reasons: readonly { code: string; severity: string }[] = []) =>
     reasons.map(({ code, severity }) => `${severity} ${code}`);
@@ -99,6 +100,61 @@ describe('status', () => {
     expect(judged([agent(), proven(grace)]).disk).toEqual([]);
     expect(judged([agent(), proven(grace + 1)]).disk).toEqual(['warning unproven']);
     expect(judged([agent({ disks: [] }), target()]).disk).toEqual(['warning disk-not-captured']);
+  });
+
+  describe('of a resync', () => {
+    const disk = { name: 'root', size: 1000, lagBytes: 7, phase: 'cycling', consistency: 'crash' };
+    const running = { reason: 'log lost', phase: 'hashing', doneBytes: 505, totalBytes: 1000, opensAtMs: null };
+    const of = (resync: object | null, asked?: StoredResync) =>
+      judged([agent({ disks: [{ ...disk, resync }] }), target()], ['root'], asked);
+
+    it('warns while it runs, with its reason and how far it is', () => {
+      const { report, machine, disk: codes } = of(running);
+      expect([report.health, codes]).toEqual(['warning', ['warning resync']]);
+      expect(machine?.disks[0]?.resync).toEqual({ ...running, timeZone: null, percent: 50 });
+      expect(machine?.disks[0]?.reasons[0]?.message).toBe(
+        'every block of disk root is compared (log lost): hashing, 50 %',
+      );
+      expect(of(null).report.health).toBe('ok');
+    });
+
+    it('warns while it waits for its window, and says until when on the clock of that window', () => {
+      const opensAtMs = Date.parse('2026-03-29T20:00:00Z');
+      const waiting = { ...running, phase: 'waiting', doneBytes: 0, opensAtMs };
+      const message = (timeZone: string | null) => of({ ...waiting, timeZone }).machine?.disks[0]?.reasons[0]?.message;
+      expect(message('Europe/Berlin')).toContain('waits until 2026-03-29 22:00 Europe/Berlin');
+      expect(message('Moon/Tycho')).toContain('waits until 2026-03-29 20:00 UTC');
+      const { disk: codes, machine } = of({ ...waiting, timeZone: 'UTC' });
+      expect(codes).toEqual(['warning resync-waiting']);
+      expect(machine?.disks[0]?.reasons[0]?.remedy).toContain('--now');
+    });
+
+    it('warns from the moment it was asked for until the agent has begun', () => {
+      const asked = { askedMs: nowMs, disks: [{ name: 'root', now: true }] };
+      const { report, machine, disk: codes } = of(null, asked);
+      expect([report.health, codes]).toEqual(['warning', ['warning resync-asked']]);
+      expect(machine?.disks[0]?.resync).toMatchObject({ phase: 'asked', percent: 0, totalBytes: 1000 });
+      expect(of(running, asked).disk).toEqual(['warning resync']);
+      expect(of(null, { ...asked, disks: [{ name: 'data', now: true }] }).disk).toEqual([]);
+    });
+  });
+
+  it('says what the points of a machine can claim, as far as its agent said', () => {
+    const of = (...claims: (string | undefined)[]) => {
+      const disks = claims.map((consistency, index) => ({
+        ...{ name: `d${index}`, size: 1, lagBytes: 0, phase: 'idle' },
+        ...(consistency === undefined ? {} : { consistency }),
+      }));
+      return judged([agent({ disks }), target()]).machine?.consistency;
+    };
+    expect([of('crash', 'crash'), of('crash', 'none'), of('crash', undefined), of()]).toEqual([
+      'crash',
+      'none',
+      null,
+      null,
+    ]);
+    const gap = { atMs: nowMs, points: 2, reason: 'drain', detail: 'writes did not end' };
+    expect(judged([agent({ gaps: [gap] }), target()]).machine?.gaps).toEqual([gap]);
   });
 
   it('nags until a recovery file was written', () => {
