@@ -288,25 +288,33 @@ async function syncDirectory(directory: string): Promise<void> {
   }
 }
 
+/** Rule 3, in terms of the other operations, so that a simulated disk does the same. */
+export async function replaceWhole(
+  files: Omit<Files, 'replaceFile'>,
+  filePath: string,
+  bytes: Uint8Array,
+  permissions: number,
+): Promise<void> {
+  const temporary = `${filePath}.new`;
+  await files.remove(temporary);
+  const file = await files.open(temporary, 'exclusive', permissions);
+  try {
+    await file.write([bytes], 0);
+    await file.datasync();
+  } finally {
+    await file.close();
+  }
+  await files.rename(temporary, filePath);
+  await files.syncDirectory(path.dirname(filePath));
+}
+
 export const posixFiles: Files = {
   open: async (filePath, mode, permissions = 0o600) => {
     await Promise.resolve();
     return new PosixFile(filePath, openSync(filePath, openFlags[mode], permissions));
   },
   readWhole: (filePath) => fs.readFile(filePath),
-  async replaceFile(filePath, bytes, permissions = 0o600) {
-    const temporary = `${filePath}.new`;
-    await fs.rm(temporary, { force: true });
-    const file = await posixFiles.open(temporary, 'exclusive', permissions);
-    try {
-      await file.write([bytes], 0);
-      await file.datasync();
-    } finally {
-      await file.close();
-    }
-    await fs.rename(temporary, filePath);
-    await syncDirectory(path.dirname(filePath));
-  },
+  replaceFile: (filePath, bytes, permissions = 0o600) => replaceWhole(posixFiles, filePath, bytes, permissions),
   exists: (filePath) =>
     fs.access(filePath).then(
       () => true,

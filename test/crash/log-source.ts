@@ -1,0 +1,206 @@
+/**
+ * A disk under capture on a simulated file system, driven one operation at a time, and what a crash of it may leave. The replica is what the
+ * target holds: it takes over the image as of a swap when the capture is told to forget.
+ */
+import { makeCutAll } from '../../src/capture/cut.ts';
+import { openNbdCapture, type NbdCaptureOptions } from '../../src/capture/nbd-open.ts';
+import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
+import { systemClock, type Clock } from '../../src/kit/clock.ts';
+import type { Random } from '../../src/kit/random.ts';
+import { MiB } from '../../src/limits.ts';
+import { SparseBytes, type Dice } from '../simulated-bytes.ts';
+import { SimulatedFiles } from '../simulated-files.ts';
+
+export const imagePath = '/images/vda.raw';
+export const state = '/state';
+export const logPath = `${state}/vda.hrl`;
+export const blockSize = 65_536;
+const pageBytes = 4096;
+const imageBytes = 12 * MiB;
+const regionBytes = 4 * MiB;
+
+/** Deadlines never come: what is slow is for the simulation to say. */
+const stillClock: Clock = { ...systemClock, after: () => ({ cancel: () => undefined }) };
+const cutAll = makeCutAll(stillClock);
+
+function randomOf(dice: Dice): Random {
+  return {
+    bytes: (length) => Buffer.from(Array.from({ length }, () => dice.below(256))),
+    fraction: () => dice.fraction(),
+  };
+}
+
+export function openCapture(files: SimulatedFiles, more: Partial<NbdCaptureOptions> = {}): Promise<NbdCapture> {
+  return openNbdCapture({
+    files,
+    clock: stillClock,
+    random: randomOf(files.dice),
+    image: imagePath,
+    name: 'vda',
+    owner: 'web1/vda',
+    blockSize,
+    stateDirectory: state,
+    hadLog: true,
+    lock: () => Promise.resolve({ release: () => Promise.resolve() }),
+    hotRegionsMax: 1,
+    copyBeforeWriteMemoryBytes: 0,
+    copyBeforeWriteScratchBytes: MiB,
+    ...more,
+  });
+}
+
+/** What a start after a crash is judged by. */
+export interface SourceModel {
+  /** A capture of this disk was open before, and its agent knew. */
+  readonly hadLog: boolean;
+  readonly replica: SparseBytes;
+  /** The image as of the last flush that ended, and the 4 KiB pages changed since it began. */
+  readonly flushed: SparseBytes;
+  readonly touched: ReadonlySet<number>;
+}
+
+export class Source {
+  files = new SimulatedFiles(['/images', state]);
+  readonly #hotRegionsMax: number;
+  #capture: NbdCapture | null = null;
+  #hadLog = false;
+  #replica: SparseBytes;
+  #flushed: SparseBytes;
+  #touched = new Set<number>();
+  #fill = 0;
+
+  constructor(hotRegionsMax = 1) {
+    const image = new SparseBytes();
+    image.resize(imageBytes);
+    for (let at = 1000; at < imageBytes; at += 3_000_001) image.write(Buffer.alloc(5000, at % 251), at);
+    this.files.plant(imagePath, image);
+    this.#flushed = image.copy();
+    // The target has nothing yet.
+    this.#replica = new SparseBytes();
+    this.#replica.resize(imageBytes);
+    this.#hotRegionsMax = hotRegionsMax;
+  }
+
+  get capture(): NbdCapture {
+    if (!this.#capture) throw new Error('the capture is open');
+    return this.#capture;
+  }
+
+  model(): SourceModel {
+    return {
+      hadLog: this.#hadLog,
+      replica: this.#replica.copy(),
+      flushed: this.#flushed.copy(),
+      touched: new Set(this.#touched),
+    };
+  }
+
+  async open(): Promise<void> {
+    this.#capture = await openCapture(this.files, { hadLog: this.#hadLog, hotRegionsMax: this.#hotRegionsMax });
+    this.#hadLog = true;
+    // Opening syncs the image.
+    this.#flushed = this.files.content(imagePath).copy();
+    this.#touched.clear();
+  }
+
+  /** Some bytes at a place of their own in the region, over a page's edge. */
+  async write(region: number, fua = false): Promise<void> {
+    const fill = (this.#fill += 1);
+    const offset = region * regionBytes + 3 * pageBytes - 300 + (fill % 3) * 100_000;
+    const length = 700;
+    this.#touch(offset, length);
+    await this.capture.write(Buffer.alloc(length, fill), offset, fua);
+  }
+
+  async zero(region: number): Promise<void> {
+    const offset = region * regionBytes + 2 * pageBytes;
+    this.#touch(offset, 2 * pageBytes);
+    await this.capture.zero(offset, 2 * pageBytes, false, true);
+  }
+
+  /** No write may be under way. */
+  async flush(): Promise<void> {
+    const image = this.files.content(imagePath).copy();
+    await this.capture.flush();
+    this.#touched.clear();
+    this.#flushed = image;
+  }
+
+  /** A round: what is in the image now is what the target then has. */
+  async commit(): Promise<void> {
+    const image = this.files.content(imagePath).copy();
+    this.capture.swap();
+    await this.#readSending(image);
+    this.capture.endSending();
+    await this.#forget(image);
+  }
+
+  /** The same under a cut, with writers in between whose old pages go to the scratch file. */
+  async cutAndCommit(): Promise<void> {
+    const cutting = cutAll([this.capture], 1000);
+    await cutting;
+    const image = this.files.content(imagePath).copy();
+    await this.write(0);
+    await this.zero(0);
+    await this.#readSending(image);
+    this.capture.endSending();
+    await this.#forget(image);
+  }
+
+  /** A round that comes to nothing. */
+  giveUp(): void {
+    this.capture.swap();
+    this.capture.endSending();
+    this.capture.giveUp();
+  }
+
+  async mark(): Promise<void> {
+    this.capture.mark(70, 0xffff);
+    for (let turn = 0; turn < 30; turn += 1) await Promise.resolve();
+  }
+
+  async reopen(): Promise<void> {
+    await this.capture.close();
+    await this.open();
+  }
+
+  async killAndReopen(): Promise<void> {
+    this.files = this.files.kill();
+    await this.open();
+  }
+
+  async #readSending(image: SparseBytes): Promise<void> {
+    const into = Buffer.alloc(blockSize);
+    const expected = Buffer.alloc(blockSize);
+    for (const [block] of [...this.capture.sending()].slice(0, 8)) {
+      await this.capture.readBlock(block, into);
+      image.read(expected, block * blockSize);
+      if (!into.equals(expected)) throw new Error(`block ${block} is not as of the swap`);
+    }
+  }
+
+  /** The target has answered COMMITTED: from the call on the log may forget. */
+  async #forget(image: SparseBytes): Promise<void> {
+    this.#replica = image;
+    await this.capture.forget();
+  }
+
+  #touch(offset: number, length: number): void {
+    const last = Math.floor((offset + length - 1) / pageBytes);
+    for (let page = Math.floor(offset / pageBytes); page <= last; page += 1) this.#touched.add(page);
+  }
+}
+
+/** Where a judge writes after its start. */
+export const judgesPage = (2 * regionBytes) / pageBytes;
+
+/** C3: every page in which image and replica differ is marked; and what was flushed is in the image. */
+export function expectCovered(files: SimulatedFiles, capture: NbdCapture, model: SourceModel): void {
+  const image = files.content(imagePath);
+  for (const page of image.differences(model.replica)) {
+    const mask = capture.currentMask(Math.floor(page / 16));
+    if ((mask & (1 << (page % 16))) === 0) throw new Error(`page ${page} differs from the replica and is not marked`);
+  }
+  for (const page of image.differences(model.flushed))
+    if (!model.touched.has(page) && page !== judgesPage) throw new Error(`page ${page} was flushed and is lost`);
+}

@@ -1,0 +1,155 @@
+/** An open file of a simulated disk (`simulated-files.ts`), and what it is open on. */
+import { Problem } from '../src/kit/problem.ts';
+import type { File, FileFacts } from '../src/posix/files.ts';
+import { applyChange, SparseBytes, type Change } from './simulated-bytes.ts';
+
+/** What can be watched, and made to fail. */
+export type Operation =
+  'create' | 'write' | 'datasync' | 'truncate' | 'rename' | 'remove' | 'makeDirectory' | 'syncDirectory' | 'close';
+/** `half`: of a write half is done before it fails. */
+export interface Fault {
+  readonly code: 'EIO' | 'ENOSPC' | 'EINTR' | 'EROFS';
+  readonly half?: boolean;
+}
+
+export function systemError(code: string, what: string): Error {
+  return Object.assign(new Error(`${code}: ${what}`), { code });
+}
+
+/** What a file needs of its disk. */
+interface Disk {
+  readonly dead: boolean;
+  readonly violations: string[];
+  readonly fault: (operation: Operation, filePath: string) => Fault | null;
+  readonly watch: (operation: Operation, filePath: string) => void;
+  step(operation: Operation, filePath: string): Promise<void>;
+  turns(): Promise<void>;
+  now(): bigint;
+}
+
+/** Of no other simulated disk of any process: locks are named after it. */
+export const device = 2n ** 40n + BigInt(process.pid);
+
+/** Content of one file. */
+export class Inode {
+  content = new SparseBytes();
+  durable = new SparseBytes();
+  pending: Change[] = [];
+  mtimeNs = 1n;
+  /** A sync of data does not promise times: after a power failure it may be this one. */
+  durableMtimeNs = 1n;
+  readonly number: bigint;
+  constructor(number: bigint) {
+    this.number = number;
+  }
+  change(change: Change, nowNs: bigint): void {
+    applyChange(this.content, change);
+    this.pending.push(change);
+    this.mtimeNs = nowNs;
+  }
+  facts(): FileFacts {
+    const { content, mtimeNs, number } = this;
+    return { size: content.size, mtimeNs, ctimeNs: mtimeNs, device, inode: number, kind: 'file' };
+  }
+}
+
+export class SimulatedFile implements File {
+  readonly path: string;
+  readonly #disk: Disk;
+  readonly #inode: Inode;
+  #syncFailed = false;
+  #closed = false;
+
+  constructor(disk: Disk, filePath: string, inode: Inode) {
+    this.#disk = disk;
+    this.path = filePath;
+    this.#inode = inode;
+  }
+
+  async read(into: Uint8Array, position: number): Promise<number> {
+    await this.#disk.turns();
+    return this.readSync(into, position);
+  }
+
+  readSync(into: Uint8Array, position: number): number {
+    if (this.#closed) throw new Problem('closed', `${this.path} is closed`);
+    return this.#inode.content.read(into, position);
+  }
+
+  async write(parts: readonly Uint8Array[], position: number): Promise<void> {
+    this.#refuse('write');
+    const bytes = Buffer.concat(parts);
+    await this.#disk.turns();
+    this.#disk.watch('write', this.path);
+    const fault = this.#disk.fault('write', this.path);
+    this.#write(fault ? bytes.subarray(0, fault.half === true ? bytes.byteLength / 2 : 0) : bytes, position);
+    if (fault) throw systemError(fault.code, `write ${this.path}`);
+  }
+
+  writeSync(part: Uint8Array, position: number): void {
+    this.#refuse('write');
+    if (this.#disk.dead) return;
+    const fault = this.#disk.fault('write', this.path);
+    if (fault) throw systemError(fault.code, `write ${this.path}`);
+    this.#write(Buffer.from(part), position);
+  }
+
+  async datasync(): Promise<void> {
+    this.#refuse('datasync');
+    const inode = this.#inode;
+    const covered = new Set(inode.pending);
+    const later = (): Change[] => inode.pending.filter((change) => !covered.has(change));
+    try {
+      await this.#disk.step('datasync', this.path);
+    } catch (error) {
+      this.#syncFailed = true;
+      inode.pending = later();
+      throw error;
+    }
+    for (const change of inode.pending) if (covered.has(change)) applyChange(inode.durable, change);
+    inode.pending = later();
+  }
+
+  async truncate(size: number): Promise<void> {
+    this.#refuse('truncate');
+    await this.#disk.step('truncate', this.path);
+    this.#inode.change({ kind: 'size', size }, this.#disk.now());
+  }
+
+  allocateSync(position: number, length: number, keepSize: boolean): void {
+    if (keepSize || position + length <= this.#inode.content.size) return;
+    this.#inode.change({ kind: 'size', size: position + length }, this.#disk.now());
+  }
+
+  punchHoleSync(position: number, length: number): boolean {
+    this.#refuse('punchHole');
+    if (this.#disk.dead) return true;
+    this.#inode.change({ kind: 'zero', position, length }, this.#disk.now());
+    return true;
+  }
+
+  extentSync(_position: number, length: number): { hole: boolean; length: number } {
+    return { hole: false, length };
+  }
+
+  facts(): FileFacts {
+    return this.#inode.facts();
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    await this.#disk.step('close', this.path);
+    this.#closed = true;
+  }
+
+  #write(bytes: Buffer, position: number): void {
+    if (bytes.byteLength > 0) this.#inode.change({ kind: 'write', position, bytes }, this.#disk.now());
+  }
+
+  #refuse(what: string): void {
+    if (this.#closed) throw new Problem('closed', `${this.path} is closed`);
+    if (!this.#syncFailed) return;
+    this.#disk.violations.push(`${what} ${this.path}`);
+    throw new Problem('sync-failed', `${this.path}: an earlier sync failed, the file is given up`);
+  }
+}
