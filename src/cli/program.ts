@@ -13,6 +13,7 @@ import { addNbd } from './commands/nbd.ts';
 import { addPoints } from './commands/points.ts';
 import { addProcessServer } from './commands/process-server.ts';
 import { addProtect } from './commands/protect.ts';
+import { addResync } from './commands/resync.ts';
 import { addStatus } from './commands/status.ts';
 import { addTarget } from './commands/target.ts';
 import { addToken } from './commands/token.ts';
@@ -25,7 +26,7 @@ import { exitCodeTable, printProblem } from './output.ts';
 /** In the order in which `--help` lists them. */
 const commands = [
   ...[addUp, addControl, addProcessServer, addTarget, addAgent],
-  ...[addToken, addEnroll, addKey, addProtect, addStatus],
+  ...[addToken, addEnroll, addKey, addProtect, addStatus, addResync],
   ...[addPoints, addExport, addNbd, addVerify, addVersion],
 ];
 

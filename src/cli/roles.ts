@@ -150,6 +150,26 @@ export interface ProtectReport {
   readonly policy: string;
 }
 
+export interface ResyncRequest extends ClientConfig {
+  readonly machine: string;
+  /** Left out: all. */
+  readonly disks: readonly string[] | undefined;
+  /** Does not wait for the window of the policy. */
+  readonly now: boolean;
+}
+export interface ResyncReport {
+  readonly machine: string;
+  readonly id: number;
+  /** All disks asked for and not done. */
+  readonly disks: readonly { readonly name: string; readonly now: boolean }[];
+  readonly agent: 'connected' | 'disconnected' | 'silent' | 'never-seen';
+  /** Of the policy; null: none. */
+  readonly window: string | null;
+  /** Null: it is open, or there is none. */
+  readonly opensAtMs: number | null;
+  readonly timeZone: string;
+}
+
 export type Health = 'ok' | 'warning' | 'critical';
 interface Judged {
   readonly health: Health;
@@ -166,15 +186,38 @@ interface Recency {
   readonly lagBytes: number | null;
   readonly rpoActualSeconds: number | null;
 }
+export interface DiskStatus extends Judged, Recency {
+  readonly name: string;
+  readonly size: number | null;
+  readonly phase: string | null;
+  /** A comparison of every block with the replica, from the moment it is asked for or due. */
+  readonly resync: {
+    readonly reason: string;
+    readonly phase: string;
+    readonly percent: number;
+    readonly doneBytes: number;
+    readonly totalBytes: number;
+    readonly opensAtMs: number | null;
+    readonly timeZone: string | null;
+  } | null;
+}
+export interface MachineStatus extends Judged, Recency {
+  readonly name: string;
+  readonly policy: string;
+  /** What its points can claim without hooks. */
+  readonly consistency: 'crash' | 'none' | null;
+  /** The newest points that were due and not made. */
+  readonly gaps: readonly {
+    readonly atMs: number;
+    readonly points: number;
+    readonly reason: string;
+    readonly detail: string;
+  }[];
+  readonly disks: readonly DiskStatus[];
+}
 export interface StatusReport extends Judged {
   readonly atMs: number;
-  readonly machines: readonly (Judged &
-    Recency & {
-      readonly name: string;
-      readonly policy: string;
-      readonly disks: readonly (Judged &
-        Recency & { readonly name: string; readonly size: number | null; readonly phase: string | null })[];
-    })[];
+  readonly machines: readonly MachineStatus[];
 }
 
 export interface Roles {
@@ -206,5 +249,7 @@ export interface Roles {
     readonly into: string;
   }): Promise<EnrollReport>;
   protect(request: ProtectRequest): Promise<ProtectReport>;
+  /** Asks for it; the agent begins when it hears of it. */
+  resync(request: ResyncRequest): Promise<ResyncReport>;
   status(request: ClientConfig & { readonly machine: string | undefined }): Promise<StatusReport>;
 }

@@ -6,7 +6,7 @@ import { createLogger } from '../observe/logger.ts';
 import { posixFiles } from '../posix/files.ts';
 import { startAgent } from './agent.ts';
 import { startControl } from './control.ts';
-import { createToken, enroll, protect, status } from './operator.ts';
+import { createToken, enroll, protect, resync, status } from './operator.ts';
 import type { Parts } from './parts.ts';
 import { startProcessServer } from './process-server.ts';
 import { exportPoint, keyExport, listPoints, servePoint, verify } from './recovery.ts';
@@ -35,6 +35,7 @@ export function composeRoles(version: string): Roles {
     createToken: (request) => createToken(parts, request),
     enroll: (request) => enroll(parts, request),
     protect: (request) => protect(parts, request),
+    resync: (request) => resync(parts, request),
     status: (request) => status(parts, request),
   };
 }

@@ -1,6 +1,15 @@
 /** What an operator asks of the control API: registration keys, enrolment, protection, status. */
 import * as path from 'node:path';
-import type { EnrollReport, ProtectReport, ProtectRequest, Roles, StatusReport, TokenReport } from '../cli/roles.ts';
+import type {
+  EnrollReport,
+  ProtectReport,
+  ProtectRequest,
+  ResyncReport,
+  ResyncRequest,
+  Roles,
+  StatusReport,
+  TokenReport,
+} from '../cli/roles.ts';
 import type { ClientConfig } from '../config.ts';
 import { ControlClient, enroll as enrollWith } from '../control/client.ts';
 import { isProblem, Problem } from '../kit/problem.ts';
@@ -83,6 +92,14 @@ export function protect(parts: Parts, request: ProtectRequest): Promise<ProtectR
     const body = { disks: disks.map((name) => ({ name })), policy };
     await client.call('putMachine', { name: machine, body, ...(ifMatch === undefined ? {} : { ifMatch }) });
     return { machine, disks, policy };
+  });
+}
+
+export function resync(parts: Parts, request: ResyncRequest): Promise<ResyncReport> {
+  const { machine, disks, now } = request;
+  return withControl(parts, request, async (client) => {
+    const body = { now, ...(disks === undefined ? {} : { disks: [...disks] }) };
+    return (await client.call('requestResync', { name: machine, body })).value;
   });
 }
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { AgentConfig } from '../../src/config.ts';
-import type { ExportReport, PointReport, StatusReport, VerifyReport } from '../../src/cli/roles.ts';
+import type { ExportReport, PointReport, ResyncReport, StatusReport, VerifyReport } from '../../src/cli/roles.ts';
 import { exitCodes } from '../../src/fatal.ts';
 import { Problem } from '../../src/kit/problem.ts';
 import { commandLine, fakeRunning } from './fake-roles.ts';
@@ -40,7 +40,9 @@ const healthy: StatusReport = {
       health: 'ok',
       reasons: [],
       ...recency,
-      disks: [{ name: 'vda', health: 'ok', reasons: [], ...recency, size: null, phase: null }],
+      consistency: 'none',
+      gaps: [],
+      disks: [{ name: 'vda', health: 'ok', reasons: [], ...recency, size: null, phase: null, resync: null }],
     },
   ],
 };
@@ -183,6 +185,68 @@ describe('data', () => {
     expect(await ill.run('status')).toBe(exitCodes['check-failed'].code);
     expect(ill.stdout()).toContain('critical site: blocks are damaged; wait');
     expect(await ill.run('status', '--json')).toBe(exitCodes['check-failed'].code);
+  });
+
+  it('status shows resyncs, gaps, and what the points can claim', async () => {
+    const at = { doneBytes: 1, totalBytes: 2, opensAtMs: null, timeZone: null };
+    const resync = { reason: 'lost', phase: 'hashing', percent: 50, ...at };
+    const [machine] = healthy.machines;
+    const of = async (disk: object, more: object = {}): Promise<string> => {
+      const machines = machine
+        ? [{ ...machine, ...more, disks: machine.disks.map((one) => ({ ...one, ...disk })) }]
+        : [];
+      const line = commandLine({ roles: { status: async () => ({ ...healthy, machines }) } });
+      expect(await line.run('status')).toBe(0);
+      return line.stdout();
+    };
+    expect(await of({})).toMatch(/^web1 .* none$/m);
+    expect(await of({ resync })).toMatch(/vda .* resync 50 %$/m);
+    expect(await of({ resync: { ...resync, phase: 'waiting' } })).toMatch(/vda .* resync due$/m);
+    const gap = { atMs: 0, points: 2, reason: 'drain', detail: 'writes did not end' };
+    expect(await of({}, { gaps: [gap] })).toContain(
+      'web1: 2 points from 1970-01-01T00:00:00.000Z on were not made (drain): writes did not end\n',
+    );
+  });
+
+  it('resync says what happens when, and who does not hear of it', async () => {
+    const asked: unknown[] = [];
+    const report: ResyncReport = {
+      machine: 'web1',
+      id: 7,
+      disks: [
+        { name: 'vda', now: true },
+        { name: 'vdb', now: false },
+      ],
+      agent: 'silent',
+      window: '22:00-06:00',
+      opensAtMs: Date.UTC(2026, 0, 2, 21),
+      timeZone: 'Europe/Berlin',
+    };
+    const run = async (more: Partial<ResyncReport>, ...words: string[]): Promise<string> => {
+      const roles = { resync: async (request: object) => (asked.push(request), { ...report, ...more }) };
+      const line = commandLine({ roles });
+      expect(await line.run('resync', 'web1', ...words)).toBe(0);
+      return words.includes('--json') ? line.stdout() : line.stderr();
+    };
+    expect(await run({}, '--disk', 'vda', 'vdb')).toBe(
+      [
+        'web1: every block of vda is compared with the replica at once',
+        'web1: every block of vdb is compared with the replica when the window 22:00-06:00 opens, 2026-01-02 22:00 Europe/Berlin; --now does not wait for it',
+        'the agent does not report now: it is told as soon as it does',
+        '',
+      ].join('\n'),
+    );
+    expect(await run({ opensAtMs: null, agent: 'connected' })).toContain(
+      'the window 22:00-06:00 Europe/Berlin is open',
+    );
+    expect(await run({ opensAtMs: null, window: null }, '--now')).toContain('the policy has no window');
+    expect(JSON.parse(await run({}, '--json'))).toEqual(report);
+    expect(asked).toMatchObject([
+      { machine: 'web1', disks: ['vda', 'vdb'], now: false },
+      { machine: 'web1', disks: undefined, now: false },
+      { now: true },
+      {},
+    ]);
   });
 
   it('a registration key alone goes to stdout', async () => {

@@ -25,6 +25,7 @@ function refusingRoles(): Roles {
     createToken: refuse,
     enroll: refuse,
     protect: refuse,
+    resync: refuse,
     status: refuse,
   };
 }

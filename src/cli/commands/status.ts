@@ -12,39 +12,41 @@ import {
   timeText,
 } from '../output.ts';
 import { addConfigOptions, addJson, type Options, sourcesOf } from '../options.ts';
-import type { StatusReport } from '../roles.ts';
+import type { DiskStatus, MachineStatus, StatusReport } from '../roles.ts';
+
+/** `cycling`, or `resync 42 %` while every block is compared. */
+function phaseText({ phase, resync }: DiskStatus): string {
+  if (resync === null) return phase ?? 'unknown';
+  return resync.phase === 'asked' || resync.phase === 'waiting' ? 'resync due' : `resync ${resync.percent} %`;
+}
+
+function recencyCells(of: DiskStatus | MachineStatus): string[] {
+  return [
+    of.health,
+    timeText(of.newestCommittedMs),
+    timeText(of.newestProvenMs),
+    secondsText(of.rpoActualSeconds),
+    bytesText(of.lagBytes),
+  ];
+}
 
 function print(terminal: Terminal, report: StatusReport): void {
   printHealth(terminal, report.health, `at ${timeText(report.atMs)}`);
   const rows = report.machines.flatMap((machine) => [
-    [
-      machine.name,
-      '',
-      machine.health,
-      timeText(machine.newestCommittedMs),
-      timeText(machine.newestProvenMs),
-      secondsText(machine.rpoActualSeconds),
-      bytesText(machine.lagBytes),
-      '',
-    ],
-    ...machine.disks.map((disk) => [
-      '',
-      disk.name,
-      disk.health,
-      timeText(disk.newestCommittedMs),
-      timeText(disk.newestProvenMs),
-      secondsText(disk.rpoActualSeconds),
-      bytesText(disk.lagBytes),
-      disk.phase ?? 'unknown',
-    ]),
+    [machine.name, '', ...recencyCells(machine), machine.consistency ?? 'unknown', ''],
+    ...machine.disks.map((disk) => ['', disk.name, ...recencyCells(disk), '', phaseText(disk)]),
   ]);
   if (rows.length > 0)
-    printTable(terminal, ['MACHINE', 'DISK', 'HEALTH', 'COMMITTED', 'PROVEN', 'BEHIND', 'LAG', 'PHASE'], rows);
+    printTable(terminal, ['MACHINE', 'DISK', 'HEALTH', 'COMMITTED', 'PROVEN', 'BEHIND', 'LAG', 'CLAIM', 'PHASE'], rows);
   else printLine(terminal, 'no machine is protected');
   const judged = report.machines.flatMap((machine) => [
     { where: machine.name, reasons: machine.reasons },
     ...machine.disks.map((disk) => ({ where: `${machine.name}/${disk.name}`, reasons: disk.reasons })),
   ]);
+  for (const { name, gaps } of report.machines) {
+    for (const { atMs, points, reason, detail } of gaps)
+      printLine(terminal, `${name}: ${points} points from ${timeText(atMs)} on were not made (${reason}): ${detail}`);
+  }
   for (const { where, reasons } of [{ where: 'site', reasons: report.reasons }, ...judged]) {
     for (const { severity, message, remedy } of reasons)
       printHealth(terminal, severity, `${where}: ${message}; ${remedy}`);
