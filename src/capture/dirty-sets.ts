@@ -4,35 +4,39 @@
  * Invariant: only `forget` and `forgetSending` shrink the union of the three; the change log may lag behind it with a superset.
  */
 import { invariant } from '../kit/invariant.ts';
-import { fullMask, maskOfRange } from '../disk/page-mask.ts';
+import { ChangeSet } from '../disk/change-set.ts';
 import type { Geometry } from '../disk/geometry.ts';
+import { fullMask, maskOfRange } from '../disk/page-mask.ts';
 import { regionOfBlock, type LogLayout } from './log-layout.ts';
-import { PageSet } from './page-set.ts';
 
 export class DirtySets {
   readonly #layout: LogLayout;
   readonly #geometry: Geometry;
-  #current: PageSet;
-  #sending: PageSet;
-  #unacknowledged: PageSet;
+  #current: ChangeSet;
+  #sending: ChangeSet;
+  #unacknowledged: ChangeSet;
 
   constructor(layout: LogLayout) {
     this.#layout = layout;
     this.#geometry = layout.geometry;
-    this.#current = new PageSet(layout.geometry);
-    this.#sending = new PageSet(layout.geometry);
-    this.#unacknowledged = new PageSet(layout.geometry);
+    this.#current = new ChangeSet(layout.geometry.blockCount);
+    this.#sending = new ChangeSet(layout.geometry.blockCount);
+    this.#unacknowledged = new ChangeSet(layout.geometry.blockCount);
   }
 
-  get current(): PageSet {
+  get current(): ChangeSet {
     return this.#current;
   }
 
-  get uncommittedBytes(): number {
-    return this.#current.bytes + this.#sending.bytes + this.#unacknowledged.bytes;
+  get currentBytes(): number {
+    return this.#current.pages * this.#geometry.pageSize;
   }
 
-  get sending(): PageSet {
+  get uncommittedBytes(): number {
+    return (this.#current.pages + this.#sending.pages + this.#unacknowledged.pages) * this.#geometry.pageSize;
+  }
+
+  get sending(): ChangeSet {
     return this.#sending;
   }
 
@@ -46,7 +50,7 @@ export class DirtySets {
   }
 
   markAll(): void {
-    for (let block = 0; block < this.#geometry.blockCount; block += 1) this.#current.add(block, fullMask);
+    this.#current.addAll();
   }
 
   /** All blocks of a region. */
@@ -66,10 +70,10 @@ export class DirtySets {
   /** The union of the three sets in one region, as a chunk stores it. */
   unionOf(region: number, into: Uint16Array): void {
     const first = region * this.#layout.blocksPerRegion;
-    for (let index = 0; index < this.#layout.blocksPerRegion; index += 1) {
-      const block = first + index;
-      into[index] = this.#current.get(block) | this.#sending.get(block) | this.#unacknowledged.get(block);
-    }
+    into.fill(0);
+    this.#current.orInto(first, into);
+    this.#sending.orInto(first, into);
+    this.#unacknowledged.orInto(first, into);
   }
 
   swap(): number {
@@ -83,37 +87,24 @@ export class DirtySets {
       [this.#sending, this.#unacknowledged] = [this.#unacknowledged, this.#sending];
       return;
     }
-    this.#unacknowledged.merge(this.#sending);
-    this.#sending.clear();
+    this.#unacknowledged.absorb(this.#sending);
   }
 
-  /** Empties unacknowledged and reports each region that shrank, ascending. */
+  /** Empties unacknowledged and reports the region of each of its blocks, in no order. */
   forget(shrank: (region: number) => void): void {
-    let reported = -1;
-    for (const [block] of this.#unacknowledged.entries()) {
-      const region = regionOfBlock(this.#layout, block);
-      if (region !== reported) shrank(region);
-      reported = region;
-    }
+    this.#unacknowledged.each((block) => shrank(regionOfBlock(this.#layout, block)));
     this.#unacknowledged.clear();
   }
 
-  /** Drops what sending has in [from, to), reporting each region that shrank, ascending. */
+  /** Drops what sending has in [from, to), reporting the region of each block dropped. What it costs depends on the range alone. */
   forgetSending(from: number, to: number, shrank: (region: number) => void): void {
-    let reported = -1;
-    for (const [block] of this.#sending.entries(from)) {
-      if (block >= to) break;
-      this.#sending.delete(block);
-      const region = regionOfBlock(this.#layout, block);
-      if (region !== reported) shrank(region);
-      reported = region;
-    }
+    for (let block = this.#sending.next(from, to); block !== -1; block = this.#sending.next(block + 1, to))
+      shrank(regionOfBlock(this.#layout, block));
+    this.#sending.clearRange(from, to);
   }
 
   giveUp(): void {
-    this.#current.merge(this.#sending);
-    this.#current.merge(this.#unacknowledged);
-    this.#sending.clear();
-    this.#unacknowledged.clear();
+    this.#current.absorb(this.#sending);
+    this.#current.absorb(this.#unacknowledged);
   }
 }

@@ -120,7 +120,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   }
 
   get currentBytes(): number {
-    return this.#sets.current.bytes;
+    return this.#sets.currentBytes;
   }
 
   get uncommittedBytes(): number {

@@ -12,15 +12,14 @@
  */
 import { messageOf, Problem } from '../kit/problem.ts';
 import { ChangeSet } from '../disk/change-set.ts';
-import { maskOfRange, pageCount } from '../disk/page-mask.ts';
+import { fullMask, maskOfRange, pageCount } from '../disk/page-mask.ts';
 import type { Geometry } from '../disk/geometry.ts';
 import type { File } from '../posix/files.ts';
-import type { PageSet } from './page-set.ts';
 
 export interface OldPagesOptions {
   readonly geometry: Geometry;
   readonly image: File;
-  readonly sending: PageSet;
+  readonly sending: ChangeSet;
   readonly memoryBytesMax: number;
   readonly scratchBytesMax: number;
   /** Opens an empty file that vanishes when it is closed. */
@@ -90,7 +89,7 @@ export class OldPages {
    */
   async settle(block: number, into: Uint8Array): Promise<void> {
     this.#refuseVoid();
-    this.#read.add(block, 1);
+    this.#read.add(block, fullMask);
     const kept = this.#kept.get(block);
     if (!kept) return;
     kept.taken = true;

@@ -1,6 +1,5 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { ChangeSet } from '../../src/disk/change-set.ts';
 import { blockBytesOnDisk, geometryOf } from '../../src/disk/geometry.ts';
 import { MerkleNodes, leavesInNode, nodeCountOf } from '../../src/disk/merkle.ts';
 import { fullMask, maskOfRange, pageCount } from '../../src/disk/page-mask.ts';
@@ -56,36 +55,6 @@ describe('page masks', () => {
       for (let rest = mask; rest > 0; rest >>>= 1) bits += rest & 1;
       if (pageCount(mask) !== bits) expect(pageCount(mask), `mask ${mask}`).toBe(bits);
     }
-  });
-});
-
-describe('change set', () => {
-  it('is a map from block to mask, in order', () => {
-    const action = fc.oneof(
-      fc.record({
-        kind: fc.constant('add' as const),
-        block: fc.nat(5000),
-        mask: fc.integer({ min: 1, max: fullMask }),
-      }),
-      fc.record({ kind: fc.constant('delete' as const), block: fc.nat(5000), mask: fc.constant(0) }),
-    );
-    fc.assert(
-      fc.property(fc.array(action, { maxLength: 200 }), fc.nat(5000), (actions, from) => {
-        const set = new ChangeSet(5001);
-        const model = new Map<number, number>();
-        for (const { kind, block, mask } of actions) {
-          if (kind === 'add') {
-            set.add(block, mask);
-            model.set(block, (model.get(block) ?? 0) | mask);
-          } else {
-            set.delete(block);
-            model.delete(block);
-          }
-        }
-        expect(set.size).toBe(model.size);
-        expect([...set.entries(from)]).toEqual([...model].filter(([block]) => block >= from).sort(([a], [b]) => a - b));
-      }),
-    );
   });
 });
 
