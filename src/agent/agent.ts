@@ -16,6 +16,7 @@ import type { OpenDisk } from '../wire/open-disk.ts';
 import { FlightLog, newCounters, type AgentCounters } from './counters.ts';
 import { runCycle, type CycleOutcome } from './cycle.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
+import type { ResyncReport, ResyncWindow } from './resync.ts';
 import { BuilderPool } from './sender.ts';
 import { Session } from './session.ts';
 
@@ -28,6 +29,12 @@ export interface AgentOptions {
   /** Time from the end of a cycle's commit to the next cut, milliseconds. */
   readonly intervalMs: () => number;
   readonly compression: () => OpenDisk['compression'];
+  /** When a resync may read the disk and send; default: always. */
+  readonly resyncWindow?: () => ResyncWindow;
+  /** Share of a disk (0 to 1) above which the changes of a cycle wait for the resync window; default 0.5, Infinity: never. */
+  readonly resyncAtDirtyRatio?: () => number;
+  /** Called between pieces of hashing with their bytes; resolves when the next may begin. Default: at once. */
+  readonly pace?: (bytes: number) => Promise<void>;
   readonly clock: Clock;
   readonly random: Random;
   readonly logger: Logger;
@@ -39,6 +46,8 @@ export interface DiskReport {
   /** Changed and not committed, by page masks. */
   readonly lagBytes: number;
   readonly newestPoint: number | null;
+  /** Null: none is due. From the moment it is due until its point is committed. */
+  readonly resync: ResyncReport | null;
 }
 
 export interface AgentReport {
@@ -121,6 +130,7 @@ export class Agent {
         size: disk.capture.geometry.size,
         lagBytes: disk.capture.uncommittedBytes,
         newestPoint: disk.committedPoint,
+        resync: null,
       })),
       inFlightBytes: this.#flight.payloadBytes,
       counters: this.#counters,
