@@ -99,6 +99,30 @@ export class LeafFile {
     return this.#chunk(Math.floor(block / leavesPerNode)).slice(at, at + leafBytes);
   }
 
+  /** Working leaves of the blocks [first, first + count), one after another, in memory of their own. */
+  leavesOf(first: number, count: number): Uint8Array {
+    return this.#gather(first, count, (index) => this.#chunk(index));
+  }
+
+  /** The same of the committed leaves, whatever is laid over them. */
+  committedLeavesOf(first: number, count: number): Uint8Array {
+    const bytes = new Uint8Array(chunkBytes);
+    return this.#gather(first, count, (index) => {
+      // What a commit has still to fold counts as committed.
+      if (!this.#overlay.has(index) || this.#folding.has(index)) return this.#chunk(index);
+      this.#readCommitted(index, bytes);
+      return bytes;
+    });
+  }
+
+  /** Merkle nodes [first, first + count) over the working leaves, in memory of their own. */
+  nodesOf(first: number, count: number): Uint8Array {
+    const nodes = this.#rehash() ?? this.#committed;
+    const gathered = new Uint8Array(count * leafBytes);
+    for (let index = 0; index < count; index += 1) gathered.set(nodes.node(first + index), index * leafBytes);
+    return gathered;
+  }
+
   /** Lays a leaf (copied) over the committed one. */
   set(block: number, leaf: Uint8Array): void {
     invariant(block >= 0 && block < this.#geometry.blockCount, `block ${block} is on the disk`);
@@ -233,6 +257,19 @@ export class LeafFile {
       this.#cached = index;
     }
     return this.#cache;
+  }
+
+  #gather(first: number, count: number, chunkOf: (index: number) => Uint8Array): Uint8Array {
+    invariant(first >= 0 && first + count <= this.#geometry.blockCount, `blocks ${first} + ${count} are on the disk`);
+    const gathered = new Uint8Array(count * leafBytes);
+    for (let block = first; block < first + count;) {
+      const index = Math.floor(block / leavesPerNode);
+      const end = Math.min(first + count, (index + 1) * leavesPerNode);
+      const at = (block - index * leavesPerNode) * leafBytes;
+      gathered.set(chunkOf(index).subarray(at, at + (end - block) * leafBytes), (block - first) * leafBytes);
+      block = end;
+    }
+    return gathered;
   }
 
   #readCommitted(index: number, into: Uint8Array): void {

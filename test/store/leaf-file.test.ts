@@ -144,6 +144,18 @@ class Pair {
     this.working.leaves = [...this.committed.leaves];
   }
 
+  /** Reads in bulk, from `first` on over the border of a node if there is one. */
+  checkRanges(first: number): void {
+    const count = Math.min(chunk + 5, this.geometry.blockCount - first);
+    const plain = (model: Model): Buffer => Buffer.concat(model.leaves.slice(first, first + count));
+    expect(plain(this.working).equals(this.leaves.leavesOf(first, count))).toBe(true);
+    expect(plain(this.committed).equals(this.leaves.committedLeavesOf(first, count))).toBe(true);
+    const node = Math.floor(first / chunk);
+    const end = node * chunk + leavesInNode(this.geometry, node);
+    const hashed = merkleHashes.node(Buffer.concat(this.working.leaves.slice(node * chunk, end)));
+    expect(this.leaves.nodesOf(node, 1)).toEqual(new Uint8Array(hashed));
+  }
+
   checkRoots(): void {
     expect(this.leaves.workingRoot()).toEqual(this.working.root(this.geometry));
     expect(this.leaves.committedRoot()).toEqual(this.committed.root(this.geometry));
@@ -160,6 +172,7 @@ describe('leaf file', () => {
         expect(pair.leaves.get(probe)).toEqual(new Uint8Array(pair.working.leaves[probe] ?? zeroLeaf));
         expect(entriesOf(pair.leaves)).toEqual(pair.working.nonZero());
         expect(entriesOf(pair.leaves, probe)).toEqual(pair.working.nonZero().filter(([block]) => block >= probe));
+        pair.checkRanges(probe);
         pair.checkRoots();
         await Promise.all(pair.commits);
         await pair.leaves.close();
