@@ -8,7 +8,14 @@
  * state of each.
  */
 import * as path from 'node:path';
-import { replaceWhole, type File, type FileFacts, type Files, type OpenMode } from '../src/posix/files.ts';
+import {
+  makeNamesDurable,
+  replaceWhole,
+  type File,
+  type FileFacts,
+  type Files,
+  type OpenMode,
+} from '../src/posix/files.ts';
 import { Dice, fatesOf, survivingBytes, type SparseBytes } from './simulated-bytes.ts';
 import { device, Inode, SimulatedFile, systemError, type Fault, type Operation } from './simulated-file.ts';
 
@@ -212,12 +219,19 @@ export class SimulatedFiles implements Files {
     return node instanceof Directory ? [...node.names.keys()].sort() : [];
   }
 
-  async makeDirectory(directory: string): Promise<void> {
-    if (this.#find(directory) instanceof Directory) return;
-    const parent = path.dirname(directory);
-    if (parent !== directory) await this.makeDirectory(parent);
-    await this.step('makeDirectory', directory);
-    this.#directory(parent).change([[path.basename(directory), new Directory((this.#nextNumber += 1n))]]);
+  makeDirectory(directory: string): Promise<void> {
+    return makeNamesDurable(directory, {
+      isThere: async (each) => {
+        await this.turns();
+        return this.#find(each) instanceof Directory;
+      },
+      make: async (each) => {
+        await this.step('makeDirectory', each);
+        const made = new Directory((this.#nextNumber += 1n));
+        this.#directory(path.dirname(each)).change([[path.basename(each), made]]);
+      },
+      syncDirectory: (each) => this.syncDirectory(each),
+    });
   }
 
   async rename(from: string, to: string): Promise<void> {

@@ -6,7 +6,8 @@
  *  1. Reads and writes are whole: `read` fills the buffer unless the file ends, `write` writes everything or throws.
  *  2. A failed `datasync` is final (C4): the file remembers it and refuses every later write and datasync.
  *  3. `replaceFile` is the full dance: temporary name, write, fsync, rename, fsync of the directory.
- *  4. The number of a closed descriptor goes to the next file that is opened. So `close` lets the operations under way end first, and
+ *  4. `makeDirectory` makes names durable from the top down: what is synced inside a directory is lost with the directory's own name.
+ *  5. The number of a closed descriptor goes to the next file that is opened. So `close` lets the operations under way end first, and
  *     from its call on every other one is refused `closed`.
  */
 import {
@@ -26,7 +27,7 @@ import {
 import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { promisify } from 'node:util';
-import { Problem } from '../kit/problem.ts';
+import { Problem, systemCode } from '../kit/problem.ts';
 import { allocateSync, blockDeviceSizeSync, punchHoleSync, seekSync } from './syscalls.ts';
 
 const fdatasyncAsync = promisify(fdatasync);
@@ -82,6 +83,7 @@ export interface Files {
   facts(path: string): Promise<FileFacts>;
   /** Names in a directory, sorted; empty if it does not exist. */
   list(directory: string): Promise<string[]>;
+  /** Makes it, and those above it that are missing, durably (rule 4). */
   makeDirectory(path: string): Promise<void>;
   rename(from: string, to: string): Promise<void>;
   remove(path: string): Promise<void>;
@@ -228,7 +230,7 @@ class PosixFile implements File {
     return this.#closing;
   }
 
-  /** Invariant 4: the one way to the descriptor. */
+  /** Rule 5: the one way to the descriptor. */
   get #fd(): number {
     if (this.#closing) throw new Problem('closed', `${this.path} is closed`);
     return this.#descriptor;
@@ -308,6 +310,33 @@ export async function replaceWhole(
   await files.syncDirectory(path.dirname(filePath));
 }
 
+/**
+ * Rule 4, in terms of three steps, so that a simulated disk does the same. Each name is durable before the next is made; one that is there
+ * may be of a process that was killed before it was durable, so it is synced too, unless its parent belongs to somebody else.
+ */
+export async function makeNamesDurable(
+  directory: string,
+  steps: {
+    readonly isThere: (directory: string) => Promise<boolean>;
+    readonly make: (directory: string) => Promise<void>;
+    readonly syncDirectory: (directory: string) => Promise<void>;
+  },
+): Promise<void> {
+  const parent = path.dirname(directory);
+  if (parent === directory) return;
+  const there = await steps.isThere(directory);
+  if (!there) {
+    await makeNamesDurable(parent, steps);
+    await steps.make(directory);
+  }
+  try {
+    await steps.syncDirectory(parent);
+  } catch (error) {
+    const code = systemCode(error);
+    if (!there || (code !== 'EACCES' && code !== 'EPERM')) throw error;
+  }
+}
+
 export const posixFiles: Files = {
   open: async (filePath, mode, permissions = 0o600) => {
     await Promise.resolve();
@@ -339,9 +368,14 @@ export const posixFiles: Files = {
       throw error;
     }
   },
-  makeDirectory: async (directory) => {
-    await fs.mkdir(directory, { recursive: true, mode: 0o700 });
-  },
+  makeDirectory: (directory) =>
+    makeNamesDurable(directory, {
+      isThere: async (each) => (await fs.stat(each).catch(() => null))?.isDirectory() === true,
+      make: async (each) => {
+        await fs.mkdir(each, { recursive: true, mode: 0o700 });
+      },
+      syncDirectory,
+    }),
   rename: (from, to) => fs.rename(from, to),
   remove: (filePath) => fs.rm(filePath, { force: true }),
   removeTree: (filePath) => fs.rm(filePath, { force: true, recursive: true }),

@@ -200,9 +200,8 @@ class LockedData implements DataDirectory {
   async create(vault: string): Promise<StoreFacts> {
     if (this.facts) throw new Problem('bad-argument', `${this.path} is a store already`);
     const facts = storeSchema.parse({ format: storeFormat, vault, created: this.#clock.wallMs() });
-    await makeDurable(this.#files, path.join(this.path, machinesName));
+    await this.#files.makeDirectory(path.join(this.path, machinesName));
     await this.#files.replaceFile(path.join(this.path, storeFileName), jsonBytes(facts));
-    await this.#files.syncDirectory(path.dirname(path.resolve(this.path)));
     this.facts = facts;
     return facts;
   }
@@ -210,19 +209,13 @@ class LockedData implements DataDirectory {
   async writeMachine(machine: string, facts: MachineFacts): Promise<void> {
     const paths = machinePaths(this.path, machine);
     for (const directory of [paths.directory, paths.segments, paths.index, paths.leaves])
-      await makeDurable(this.#files, directory);
+      await this.#files.makeDirectory(directory);
     await this.#files.replaceFile(path.join(paths.directory, machineFileName), jsonBytes(machineSchema.parse(facts)));
   }
 
   close(): Promise<void> {
     return this.#release();
   }
-}
-
-/** A directory whose name survives a power loss. */
-async function makeDurable(files: Files, directory: string): Promise<void> {
-  await files.makeDirectory(directory);
-  await files.syncDirectory(path.dirname(directory));
 }
 
 function jsonBytes(value: unknown): Buffer {

@@ -11,10 +11,9 @@ import { MiB } from '../../src/limits.ts';
 import { SparseBytes, type Dice } from '../simulated-bytes.ts';
 import { SimulatedFiles } from '../simulated-files.ts';
 
-export const imagePath = '/images/vda.raw';
-export const state = '/state';
-export const logPath = `${state}/vda.hrl`;
-export const blockSize = 65_536;
+const imagePath = '/images/vda.raw';
+const state = '/state';
+const blockSize = 65_536;
 const pageBytes = 4096;
 const imageBytes = 12 * MiB;
 const regionBytes = 4 * MiB;

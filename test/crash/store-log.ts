@@ -9,7 +9,7 @@ import { SimulatedFiles } from '../simulated-files.ts';
 import { directory, layerOf, machineId, nameOf, nameOfBatch, readAll, sealedBody } from '../store/segment-fixture.ts';
 
 const machineDirectory = '/data/machines/m';
-export const pointsPath = `${machineDirectory}/points.log`;
+const pointsPath = `${machineDirectory}/points.log`;
 const diskNo = 0;
 /** A segment takes a handful of batches, a group two. */
 const tinyLimits: SegmentLimits = { ...segmentLimits, segmentBytesMax: 1600, groupBytesMax: 700 };
@@ -31,7 +31,7 @@ export interface OpenStore {
 }
 
 /** As a target opens a machine: points first, then the segments they rely on. @throws when anything is called damaged. */
-export async function openStore(files: SimulatedFiles): Promise<OpenStore> {
+async function openStore(files: SimulatedFiles): Promise<OpenStore> {
   const points = await PointsLog.open({ files, path: pointsPath, machineId });
   const seen: string[] = [];
   const opened = await openSegmentLog(
