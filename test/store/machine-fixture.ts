@@ -47,10 +47,16 @@ export class MachineLife {
   }
 
   static async begin(): Promise<MachineLife> {
-    return MachineLife.#open(await mkdtemp(path.join(tmpdir(), 'tidemark-life-')), posixFiles, new Map());
+    return MachineLife.open(await mkdtemp(path.join(tmpdir(), 'tidemark-life-')), posixFiles, new Map());
   }
 
-  static async #open(directory: string, files: Files, image: Map<number, Buffer>): Promise<MachineLife> {
+  /** On what is there. `image`: what the disk holds. */
+  static async open(
+    directory: string,
+    files: Files,
+    image: Map<number, Buffer>,
+    bootId = 'boot',
+  ): Promise<MachineLife> {
     const [clock, random] = [systemClock, systemRandom];
     const identity = { pid: process.pid, role: 'test', since: '' };
     const data = await openDataDirectory({ files, clock, path: path.join(directory, 'data'), identity });
@@ -60,14 +66,14 @@ export class MachineLife {
     const fatal = (problem: Error): never => {
       throw problem;
     };
-    const opened = await openMachineStore({ files, clock, random, vault, data, machine, bootId: 'boot', fatal });
+    const opened = await openMachineStore({ files, clock, random, vault, data, machine, bootId, fatal });
     return new MachineLife(directory, data, opened, image);
   }
 
   /** The same store in the next run: it writes to a new segment. */
   async again(files: Files = posixFiles): Promise<MachineLife> {
     await this.close();
-    return MachineLife.#open(this.directory, files, this.image);
+    return MachineLife.open(this.directory, files, this.image);
   }
 
   async close(): Promise<void> {
@@ -90,22 +96,26 @@ export class MachineLife {
 
   /** Writes the blocks anew, as one layer of one batch, and commits them. Not proven. */
   async point(changes: readonly BlockChange[]): Promise<number> {
+    const seq = await this.layer(changes);
+    return this.commit([seq], changes.length);
+  }
+
+  /** Writes the blocks anew, as one layer of one batch; durable when it resolves. */
+  async layer(changes: readonly BlockChange[]): Promise<number> {
     const epoch = await this.store.acquireEpoch('aa');
     const disk = await this.disk();
     const seq = seqOf(epoch, this.store.nextCounter(epoch));
     const salt = systemRandom.bytes(32);
     await disk.beginLayer({ seq, kind: 'delta', base: null, salt, keyVersion: disk.keys.version, epoch });
     await disk.appendBatch(this.#sealed(disk, salt, seq, changes)).durable;
+    return seq;
+  }
+
+  async commit(layers: readonly number[], records: number): Promise<number> {
+    const epoch = await this.store.acquireEpoch('aa');
+    const disk = await this.disk();
     const root = Buffer.from(disk.leaves.workingRoot()).toString('hex');
-    const part = {
-      store: disk,
-      size,
-      root,
-      layers: [seq],
-      kind: 'delta',
-      records: changes.length,
-      payloadBytes: 0,
-    } as const;
+    const part = { store: disk, size, root, layers, kind: 'delta', records, payloadBytes: 0 } as const;
     const outcome = await this.store.commit({ cutTimeMs: 1, consistency: 'crash', epoch, disks: [part] });
     if (outcome.kind !== 'committed') throw new Error(outcome.detail);
     return outcome.point;
