@@ -138,6 +138,8 @@ export const limits = {
     rewriteRegionsMax: 4096,
     /** How long a cut waits for the writes in flight before it is given up. */
     cutDrainMs: 2_000,
+    /** How long a cut waits, holding nobody, for an instant at which no write waits for the change log. */
+    cutCalmMs: 250,
     copyBeforeWriteMemoryBytes: 64 * MiB,
     copyBeforeWriteScratchBytes: 1 * GiB,
   },
@@ -175,6 +177,10 @@ export const limits = {
     reconnectMaxMs: 10_000,
     /** After a refusal that trying again does not mend. */
     criticalRetryMs: 300_000,
+    /** Under a ceiling of processor time: how much background work goes on between two looks at what was used. */
+    paceEveryBytes: 256 * KiB,
+    /** What can be saved up or owed of it, and so the longest pause. */
+    paceBurstMs: 500,
   },
   control: {
     bodyBytesMax: 256 * KiB,
