@@ -92,6 +92,11 @@ export class ChangeLog {
     });
   }
 
+  /** `undefined`: no pin waits. Else resolves when none did for a moment. */
+  pinsGranted(): Promise<void> | undefined {
+    return this.#pumping ?? undefined;
+  }
+
   /** Ends one pin. */
   unpin(first: number, last: number): void {
     if (this.#mode !== 'logging') return;

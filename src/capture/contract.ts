@@ -21,7 +21,15 @@ export type LogLoss = 'new' | 'lost' | 'damaged' | 'foreign' | 'changed-behind' 
 
 export interface CaptureDisk {
   readonly name: string;
+  /** Changes only in a `beginCycle` that answers `grown`. */
   readonly geometry: Geometry;
+  /**
+   * How changes are known. `writes`: current fills as they happen. `scan`: nobody tells; at the start of each cycle the agent compares the whole
+   * disk with what it knows the target has, and marks what differs.
+   */
+  readonly tracking: 'writes' | 'scan';
+  /** What a cut of this disk can claim: `crash`, the content of one instant; `none`, content of several instants between `beginCycle` and its end. */
+  readonly consistency: 'crash' | 'none';
   /** Where worker threads may read the content outside a cut, with its inode so that they find the same file; null: only through `readBlock`. */
   readonly source: { readonly path: string; readonly inode: bigint } | null;
   /** Set when every block had to be marked at start, with the reason; null when the log was continued. */
@@ -32,6 +40,11 @@ export interface CaptureDisk {
   readonly currentBytes: number;
   /** Bytes in the three sets together, by page masks: not yet in a committed point. What is in two of them counts twice. */
   readonly uncommittedBytes: number;
+  /**
+   * Looks at the source anew; to be called first in every cycle, with sending empty. `grown`: geometry is another one, and the new blocks are in current.
+   * @throws Problem `not-found`, `bad-image` (both retryable), `shrunk`: nothing changed, the disk stays as it was known.
+   */
+  beginCycle(): Promise<'same' | 'grown'>;
   /** Rule 2 without a cut. Sending must be empty. Returns the number of blocks in sending. */
   swap(): number;
   /** Blocks of sending in ascending order with their page masks, from block `from`. */

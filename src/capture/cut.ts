@@ -1,12 +1,21 @@
 /**
- * A cut across disks: hold new writes on all, drain, swap on all in one synchronous step, release. Captures that can be cut this way
- * implement `Cuttable` beside `CaptureDisk`.
+ * A cut across disks: wait for an instant at which no write waits for a change log, hold new writes on all, drain, swap on all in one synchronous
+ * step, release. Captures that can be cut this way implement `Cuttable` beside `CaptureDisk`.
+ *
+ * Writers are held from hold to release. What is in there is the writes to the image that were under way: no sync of a log, and no sync of the image
+ * that a write asked for, unless the calm instant did not come.
  */
 import type { Clock } from '../kit/clock.ts';
 import { invariant } from '../kit/invariant.ts';
+import { limits } from '../limits.ts';
 import type { CaptureDisk, CutAll, CutReport } from './contract.ts';
 
 export interface Cuttable {
+  /**
+   * `undefined`: no write waits for anything but the disk itself. Else resolves when it may be worth asking again. A cut is also right at another
+   * instant; it only holds writers for longer.
+   */
+  writesCalm(): Promise<void> | undefined;
   /** From now on new writes wait. */
   holdWrites(): void;
   /** Resolves when no write is in flight. */
@@ -27,6 +36,8 @@ export function makeCutAll(clock: Clock): CutAll {
   return async (captured, drainMs): Promise<CutReport | null> => {
     const disks = captured.map(cuttable);
     for (const disk of disks) invariant(disk.canCut, `disk ${disk.name} is open and sends nothing when a cut begins`);
+    if (waitingForLog(disks)) await calmOrLate(disks, clock);
+    for (const disk of disks) if (!disk.canCut) return null;
     const startMs = clock.monotonicMs();
     const held: (CaptureDisk & Cuttable)[] = [];
     try {
@@ -44,6 +55,29 @@ export function makeCutAll(clock: Clock): CutAll {
       for (const disk of held) disk.releaseWrites();
     }
   };
+}
+
+function waitingForLog(disks: readonly Cuttable[]): Promise<void> | undefined {
+  for (const disk of disks) {
+    const waiting = disk.writesCalm();
+    if (waiting) return waiting;
+  }
+  return undefined;
+}
+
+/**
+ * Waits for an instant at which no write on any disk waits for its change log, so that the hold lasts as long as writes to the page cache and not
+ * as long as syncs of the log; but not for ever.
+ */
+async function calmOrLate(disks: readonly Cuttable[], clock: Clock): Promise<void> {
+  let end = (): void => undefined;
+  const deadline = new Promise<'late'>((resolve) => {
+    end = () => resolve('late');
+  });
+  const timer = clock.after(limits.capture.cutCalmMs, () => end());
+  for (let waiting = waitingForLog(disks); waiting; waiting = waitingForLog(disks))
+    if ((await Promise.race([waiting, deadline])) === 'late') return;
+  timer.cancel();
 }
 
 /** Whether all disks drained before the deadline. */

@@ -6,27 +6,36 @@
  */
 import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
 import { MiB } from '../limits.ts';
+import { blockBytesOnDisk, type Geometry } from '../disk/geometry.ts';
 import type { File, Files } from '../posix/files.ts';
 
 const zeros = new Uint8Array(MiB);
 
-/** @throws Problem `not-found`, `bad-image`. */
-export async function openImage(files: Files, path: string): Promise<File> {
+const purposes = { write: 'writing', read: 'reading' } as const;
+
+/** @throws Problem `not-found`, `bad-image`; both retryable where the image is only read: a snapshot may be away between two cycles. */
+export async function openImage(files: Files, path: string, mode: 'read' | 'write'): Promise<File> {
   let file: File;
   try {
-    file = await files.open(path, 'write');
+    file = await files.open(path, mode);
   } catch (error) {
     const code = systemCode(error);
     if (code === 'ENOENT' || code === 'ENOTDIR' || code === 'ENXIO') {
       throw new Problem('not-found', `the disk image ${path} does not exist`, {
         remedy: 'check the path in the configuration, or create the image (truncate -s)',
+        retryable: mode === 'read',
         cause: error,
       });
     }
-    throw new Problem('bad-image', `the disk image ${path} can not be opened for writing: ${messageOf(error)}`, {
-      remedy: 'give this user read and write access to a regular file or block device',
-      cause: error,
-    });
+    throw new Problem(
+      'bad-image',
+      `the disk image ${path} can not be opened for ${purposes[mode]}: ${messageOf(error)}`,
+      {
+        remedy: `give this user ${mode === 'read' ? 'read access' : 'read and write access'} to a regular file or block device`,
+        retryable: mode === 'read',
+        cause: error,
+      },
+    );
   }
   const { kind } = file.facts();
   if (kind === 'file' || kind === 'block-device') return file;
@@ -41,6 +50,13 @@ export async function readWhole(file: File, into: Uint8Array, offset: number): P
   const got = await file.read(into, offset);
   if (got !== into.byteLength)
     throw new Problem('EIO', `${file.path} ends at ${offset + got}: it was made smaller while in use`);
+}
+
+/** Reads a whole block; what lies past the end of the disk is zero. `into` has blockSize bytes. */
+export async function readBlockOf(file: File, geometry: Geometry, block: number, into: Uint8Array): Promise<void> {
+  const onDisk = blockBytesOnDisk(geometry, block);
+  await readWhole(file, into.subarray(0, onDisk), block * geometry.blockSize);
+  into.fill(0, onDisk);
 }
 
 /** Makes the range read as zeros; releases the space if that is allowed and possible. */

@@ -57,7 +57,7 @@ export async function openNbdCapture(options: NbdCaptureOptions): Promise<NbdCap
   }
   const undo: (() => Promise<void>)[] = [];
   try {
-    const image = await openImage(files, options.image);
+    const image = await openImage(files, options.image, 'write');
     undo.push(() => image.close());
     const lock = await (options.lock ?? agentLock(options))(options.image);
     undo.push(() => lock.release());

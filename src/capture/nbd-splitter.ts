@@ -2,7 +2,7 @@
  * The write splitter: the disk that a machine uses through NBD (`Backend`), and the capture an agent drives (`CaptureDisk`), in one.
  *
  * A change goes: gate (a cut may hold it) → pin its regions (durably hot) → mark its blocks → save old pages a cut still needs → image →
- * unpin → answer. A swap meanwhile marks its blocks again.
+ * unpin → leave the gate → sync, if it was asked for → answer. A swap meanwhile marks its blocks again.
  *
  * Invariants:
  *  1. Marked before issued, and durably hot before that (C3).
@@ -16,14 +16,14 @@ import { invariant } from '../kit/invariant.ts';
 import { Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import { Serial } from '../kit/serial.ts';
-import { blockBytesOnDisk, type Geometry } from '../disk/geometry.ts';
+import type { Geometry } from '../disk/geometry.ts';
 import type { Backend, Extent } from '../nbd/backend.ts';
 import type { File } from '../posix/files.ts';
 import type { ChangeLog } from './change-log.ts';
 import type { CaptureDisk, LogLoss } from './contract.ts';
 import type { Cuttable } from './cut.ts';
 import type { DirtySets } from './dirty-sets.ts';
-import { backendProblem, readWhole, zeroRange } from './image.ts';
+import { backendProblem, readBlockOf, readWhole, zeroRange } from './image.ts';
 import { regionOfBlock, type LogLayout } from './log-layout.ts';
 import { OldPages } from './old-pages.ts';
 import { WriteGate } from './write-gate.ts';
@@ -48,6 +48,8 @@ export interface SplitterParts {
 export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   readonly readOnly = false;
   readonly multiConnection = true;
+  readonly tracking = 'writes';
+  readonly consistency = 'crash';
   readonly preferredBytes: number;
   readonly name: string;
   readonly geometry: Geometry;
@@ -60,7 +62,8 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   readonly #log: ChangeLog;
   readonly #pieceRegions: number;
   readonly #gate = new WriteGate();
-  readonly #reads = new WriteGate();
+  /** All requests, whether a cut waits for them or not. */
+  readonly #requests = new WriteGate();
   readonly #cutEnds = new Serial();
   /** Pieces of changes that are marked and whose data may or may not have arrived. */
   readonly #inFlight = new Set<{ readonly at: number; readonly length: number }>();
@@ -84,7 +87,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   // ---- Backend: the disk a machine uses -------------------------------------------------------------------------------------
 
   async read(into: Uint8Array, offset: number): Promise<void> {
-    await this.#reading(() => readWhole(this.#image, into, offset));
+    await this.#request(() => readWhole(this.#image, into, offset));
   }
 
   write(data: Uint8Array, offset: number, fua: boolean): Promise<void> {
@@ -98,7 +101,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   }
 
   async flush(): Promise<void> {
-    await this.#reading(() => this.syncImage());
+    await this.#request(() => this.syncImage());
   }
 
   extents(offset: number, length: number): Promise<readonly Extent[]> {
@@ -143,6 +146,11 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     return this.#log.failure;
   }
 
+  /** A machine is using the disk as it was opened: neither its size nor its file change before the next start. */
+  beginCycle(): Promise<'same'> {
+    return Promise.resolve('same');
+  }
+
   swap(): number {
     const blocks = this.#sets.swap();
     for (const { at, length } of this.#inFlight) this.#sets.markRange(at, length); // 2
@@ -158,10 +166,8 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     invariant(into.byteLength === blockSize, 'a block is read into blockSize bytes');
     const cut = this.#cut;
     invariant(!cut || this.#sets.sending.get(block) !== 0, 'under a cut only blocks of sending are read');
-    return this.#reading(async () => {
-      const onDisk = blockBytesOnDisk(this.geometry, block);
-      await readWhole(this.#image, into.subarray(0, onDisk), block * blockSize);
-      if (onDisk < blockSize) into.fill(0, onDisk);
+    return this.#request(async () => {
+      await readBlockOf(this.#image, this.geometry, block, into);
       await cut?.settle(block, into);
     }, false);
   }
@@ -216,6 +222,10 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     this.#gate.hold();
   }
 
+  writesCalm(): Promise<void> | undefined {
+    return this.#log.pinsGranted();
+  }
+
   writesDrained(): Promise<void> {
     return this.#gate.drained();
   }
@@ -248,16 +258,27 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     this.#log.imageSynced(tick);
   }
 
-  async #change(
+  #change(
     offset: number,
     length: number,
     fua: boolean,
     issue: (at: number, length: number) => Promise<void>,
   ): Promise<void> {
+    return this.#request(async () => {
+      await this.#throughGate(offset, length, issue);
+      // A cut that has the data need not wait until it is durable.
+      if (fua) await this.syncImage();
+    });
+  }
+
+  async #throughGate(
+    offset: number,
+    length: number,
+    issue: (at: number, length: number) => Promise<void>,
+  ): Promise<void> {
     const held = this.#gate.enter();
     if (held) await held;
     try {
-      this.#refuseClosed();
       const { regionBytes } = this.#parts.layout;
       const end = offset + length;
       for (let at = offset; at < end;) {
@@ -266,9 +287,6 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
         await this.#piece(at, pieceEnd - at, first, issue);
         at = pieceEnd;
       }
-      if (fua) await this.syncImage();
-    } catch (error) {
-      throw backendProblem(error);
     } finally {
       this.#gate.leave();
     }
@@ -296,15 +314,15 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     }
   }
 
-  async #reading(run: () => Promise<void>, forClient = true): Promise<void> {
+  async #request(run: () => Promise<void>, forClient = true): Promise<void> {
     this.#refuseClosed();
-    void this.#reads.enter();
+    void this.#requests.enter();
     try {
       await run();
     } catch (error) {
       throw forClient ? backendProblem(error) : error;
     } finally {
-      this.#reads.leave();
+      this.#requests.leave();
     }
   }
 
@@ -319,8 +337,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   }
 
   async #close(): Promise<void> {
-    await this.#gate.drained();
-    await this.#reads.drained();
+    await this.#requests.drained();
     this.giveUp();
     await this.#cutEnds.idle();
     let synced = true;
