@@ -97,6 +97,8 @@ export const limits = {
     proofSliceBytes: 256 * KiB,
     /** A proof that could not read is tried again after this, or when the next point comes. */
     proofRetryMs: 30_000,
+    /** Gaps of one machine are noted so often, merged by reason, and with each point. */
+    gapsEveryMs: 60_000,
   },
   store: {
     /** Uncommitted leaves of one disk kept in memory; what is beyond goes to the overlay file beside the leaf file. */
@@ -128,6 +130,8 @@ export const limits = {
     /** How long the holder of a lock has to say who it is, and how much it may say. */
     lockAnswerMs: 1_000,
     lockAnswerBytesMax: 4 * KiB,
+    /** What is kept of what a program said last. */
+    programSaidCharsMax: 300,
   },
   capture: {
     /** Extents looked up per block status request. */
@@ -177,10 +181,28 @@ export const limits = {
     reconnectMaxMs: 10_000,
     /** After a refusal that trying again does not mend. */
     criticalRetryMs: 300_000,
+    /** Gaps kept until they are told; more are merged. */
+    gapsKeptMax: 64,
+    /** After a try at an app-consistent point that did not become one. */
+    appRetryMs: 60_000,
+    /** Between SIGTERM and SIGKILL of a hook that is not let end by itself. */
+    hookGraceMs: 2_000,
+    /** One line of a guest agent's answer. */
+    guestAgentLineBytesMax: 64 * KiB,
+    /** Pauses between tries to thaw, or to run the post hook. */
+    settleBaseMs: 1_000,
+    settleMaxMs: 30_000,
+    /** How long an agent that stops tries to thaw. */
+    settleOnStopMs: 4_000,
     /** Under a ceiling of processor time: how much background work goes on between two looks at what was used. */
     paceEveryBytes: 256 * KiB,
     /** What can be saved up or owed of it, and so the longest pause. */
     paceBurstMs: 500,
+    /** Under a ceiling of memory: the runtime, its code and threads, the sender's batches and read-ahead. */
+    memoryRuntimeBytes: 176 * MiB,
+    /** Change log and leaf nodes of 1 TiB, half of it dirty. */
+    memoryPerDiskBytes: 24 * MiB,
+    copyBeforeWriteMemoryBytesMin: 4 * MiB,
   },
   control: {
     bodyBytesMax: 256 * KiB,
@@ -256,3 +278,7 @@ invariant(wire.pingEveryMs * 3 < wire.idleMs, 'three pings fit into the idle dea
 invariant(target.groupBytesMax >= sealedBatchBytesMax, 'a batch of the largest size fits into one group commit');
 invariant(target.freeBytesStop < target.freeBytesResume, 'stop and resume marks do not meet');
 invariant(nbd.requestBytesMax <= nbd.inFlightBytesMax, 'one NBD request of the largest size may be in flight');
+invariant(
+  2 * limits.agent.hookGraceMs + limits.agent.settleOnStopMs < limits.cli.closeMs,
+  'an agent that stops has time to end its hook and to thaw',
+);

@@ -31,6 +31,10 @@ export interface NbdServerOptions {
   readonly clock: Clock;
   readonly files: Files;
   readonly logger?: NbdLogger;
+  /** Data of one client's requests in flight, bytes; at least the largest request. Default: `limits.nbd`. */
+  readonly inFlightBytesMax?: number;
+  /** Request memory kept for the next requests, bytes. Default: `limits.nbd`. */
+  readonly poolBytesMax?: number;
 }
 
 export interface NbdServer {
@@ -46,16 +50,17 @@ export interface NbdServer {
 
 /** @throws Problem `locked` (someone answers there), `bad-argument` (path too long, not a socket, host not loopback), `refused`. */
 export async function serveNbd(options: NbdServerOptions): Promise<NbdServer> {
-  const { listen, clock, logger } = options;
+  const { listen, clock, logger, inFlightBytesMax = limits.nbd.inFlightBytesMax } = options;
   const sessions = new Set<Session>();
   const exports = exportsOf(options);
-  const pool = new BufferPool(limits.nbd.poolBytesMax);
+  const pool = new BufferPool(options.poolBytesMax ?? limits.nbd.poolBytesMax);
   const server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
     const onEnded = (): void => {
       sessions.delete(session);
       waiting.forEach((check) => check());
     };
-    const session = new Session({ socket, exports, clock, pool, onEnded, ...(logger ? { logger } : {}) });
+    const shared = { exports, clock, pool, inFlightBytesMax };
+    const session = new Session({ socket, ...shared, onEnded, ...(logger ? { logger } : {}) });
     sessions.add(session);
   });
   server.maxConnections = limits.nbd.connectionsMax;

@@ -36,6 +36,8 @@ interface SessionOptions {
   readonly exports: Exports;
   readonly clock: Clock;
   readonly pool: BufferPool;
+  /** Bytes; at least the largest request. */
+  readonly inFlightBytesMax: number;
   readonly logger?: NbdLogger;
   /** Called once, when the connection is over and its last request has ended. */
   readonly onEnded: () => void;
@@ -173,7 +175,7 @@ export class Session {
     const carriesData = request.command === command.read || request.command === command.write;
     const bytes = carriesData && !refusal ? request.length : 0;
     if (this.#requestsInFlight >= limits.nbd.inFlightRequestsMax) return false;
-    if (this.#bytesInFlight + bytes > limits.nbd.inFlightBytesMax) return false;
+    if (this.#bytesInFlight + bytes > this.#options.inFlightBytesMax) return false;
     this.#requestsInFlight += 1;
     this.#bytesInFlight += bytes;
     if (request.command === command.write) {
