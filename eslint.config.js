@@ -21,8 +21,15 @@ const owners = [
   },
   {
     modules: ['node:net', 'node:tls', 'node:http', 'node:https', 'node:http2', 'node:dgram'],
-    only: ['src/transport/', 'src/nbd/', 'src/control/', 'src/observe/', 'src/posix/lock.ts'],
-    say: 'sockets belong to transport, nbd, control and observe',
+    only: [
+      'src/transport/',
+      'src/nbd/',
+      'src/control/',
+      'src/observe/',
+      'src/posix/lock.ts',
+      'src/agent/guest-channel.ts',
+    ],
+    say: 'sockets belong to transport, nbd, control and observe, and the guest agent has one',
   },
   {
     modules: ['node:timers', 'node:timers/promises'],
@@ -40,7 +47,12 @@ const owners = [
     only: ['src/process-server/'],
     say: 'threads belong to the process server',
   },
-  { modules: ['node:child_process', 'node:cluster'], only: [], say: 'nothing in the product starts programs' },
+  {
+    modules: ['node:child_process'],
+    only: ['src/posix/program.ts'],
+    say: 'programs are started by src/posix/program.ts',
+  },
+  { modules: ['node:cluster'], only: [], say: 'nothing in the product forks itself' },
   { modules: ['ws'], only: ['src/transport/'], say: 'WebSockets belong to transport' },
   {
     modules: ['@peculiar/x509'],
