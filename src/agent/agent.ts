@@ -13,8 +13,11 @@ import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { Connection } from '../transport/connection.ts';
 import type { OpenDisk } from '../wire/open-disk.ts';
+import type { AppAttempt, AppConsistency } from './app-consistency.ts';
+import { AppSchedule } from './app-schedule.ts';
 import { FlightLog, newCounters, type AgentCounters } from './counters.ts';
 import { runCycle, type CycleOutcome } from './cycle.ts';
+import { Gaps, type GapReason } from './gaps.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
 import type { ResyncReport, ResyncWindow } from './resync.ts';
 import { BuilderPool } from './sender.ts';
@@ -29,6 +32,10 @@ export interface AgentOptions {
   /** Time from the end of a cycle's commit to the next cut, milliseconds. */
   readonly intervalMs: () => number;
   readonly compression: () => OpenDisk['compression'];
+  /** What freezes and thaws around the cut of an app-consistent point; default: nothing does, and none is made. */
+  readonly app?: AppConsistency;
+  /** From one app-consistent point to the next, milliseconds; default and null: only when asked for. */
+  readonly appEveryMs?: () => number | null;
   /** When a resync may read the disk and send; default: always. */
   readonly resyncWindow?: () => ResyncWindow;
   /** Share of a disk (0 to 1) above which the changes of a cycle wait for the resync window; default 0.5, Infinity: never. */
@@ -60,6 +67,8 @@ export interface AgentReport {
   /** Payload sent and not known to be durable. */
   readonly inFlightBytes: number;
   readonly counters: AgentCounters;
+  /** Points that were due and not made, by reason, since the agent started. */
+  readonly gaps: ReadonlyMap<GapReason, number>;
 }
 
 export class Agent {
@@ -67,6 +76,8 @@ export class Agent {
   readonly #counters = newCounters();
   readonly #flight = new FlightLog(this.#counters);
   readonly #builders = new BuilderPool();
+  readonly #gaps = new Gaps();
+  readonly #appSchedule: AppSchedule;
   readonly #stop = new AbortController();
   readonly #instance: string;
   #state: AgentReport['state'] = 'connecting';
@@ -80,6 +91,7 @@ export class Agent {
 
   constructor(options: AgentOptions) {
     this.#options = options;
+    this.#appSchedule = new AppSchedule(options.clock, options.appEveryMs ?? (() => null));
     this.#instance = options.random.bytes(16).toString('hex');
     const { reconnectBaseMs, reconnectMaxMs } = limits.agent;
     this.#backoff = new Backoff({ baseMs: reconnectBaseMs, maxMs: reconnectMaxMs, random: options.random });
@@ -105,8 +117,9 @@ export class Agent {
     this.#state = 'stopped';
   }
 
-  /** Makes the next point now, or right after the cycle that runs. */
-  requestCycle(): void {
+  /** Makes the next point now, or right after the cycle that runs; app-consistent, if asked for and possible. */
+  requestCycle(want: { readonly app?: boolean } = {}): void {
+    if (want.app === true) this.#appSchedule.ask();
     if (this.#wake) this.#wake();
     else this.#requested = true;
   }
@@ -115,6 +128,7 @@ export class Agent {
   stop(): void {
     if (this.#stop.signal.aborted) return;
     this.#stop.abort();
+    this.#options.app?.stop();
     this.#session?.end(new Problem('shutting-down', 'the agent is stopping', { retryable: true }));
     this.#wake?.();
   }
@@ -134,6 +148,7 @@ export class Agent {
       })),
       inFlightBytes: this.#flight.payloadBytes,
       counters: this.#counters,
+      gaps: this.#gaps.totals,
     };
   }
 
@@ -168,6 +183,7 @@ export class Agent {
       this.#session = session;
       if (this.#stopped()) throw new Problem('shutting-down', 'the agent is stopping', { retryable: true });
       this.#counters.sessions += 1;
+      this.#gaps.sessionOpened(clock.wallMs(), session.newestCutMs);
       logger.info({ epoch: session.epoch, disks: disks.map((disk) => disk.name) }, 'session open');
       return await this.#cycles(session);
     } catch (error) {
@@ -178,26 +194,32 @@ export class Agent {
       this.#session?.end(new Problem('shutting-down', 'the session is over', { retryable: true }));
       this.#session = null;
       this.#flight.sessionEnded();
+      this.#gaps.sessionEnded(clock.wallMs());
       for (const disk of disks) disk.sessionEnded();
     }
   }
 
   async #cycles(session: Session): Promise<Problem> {
-    const { disks, cutAll, clock } = this.#options;
+    const { disks, cutAll, clock, app } = this.#options;
     // Once per session: a race with `ended` per pause would leave a reaction behind each time.
     void session.ended.then(() => this.#wake?.());
     while (!session.isOver) {
       this.#state = 'cycling';
       this.#requested = false;
+      const attempt = app && this.#appSchedule.isDue ? app.attempt(cutAll) : null;
       const outcome = await runCycle({
         session,
         disks,
-        cutAll,
+        cutAll: attempt?.cutAll ?? cutAll,
+        evidence: () => attempt?.evidence ?? null,
         counters: this.#counters,
         flight: this.#flight,
         clock,
         builders: this.#builders,
+      }).finally(() => {
+        if (attempt) this.#noteAttempt(attempt);
       });
+      if (attempt && outcome.kind === 'committed') this.#appSchedule.tried(attempt.evidence !== null);
       const end = this.#note(outcome);
       if (end) return end;
       if (session.wantsRecycling)
@@ -208,11 +230,22 @@ export class Agent {
     return session.ended;
   }
 
+  /** Whatever became of its cycle; one whose cut was not reached was none. */
+  #noteAttempt(attempt: AppAttempt): void {
+    const { clock, logger } = this.#options;
+    if (attempt.failure === null && attempt.evidence === null) return;
+    this.#appSchedule.tried(false);
+    if (attempt.failure === null) return;
+    logger.warn({ reason: attempt.failure }, 'a point is not app-consistent');
+    this.#gaps.hooksFailed(clock.wallMs(), attempt.failure);
+  }
+
   /** Logs the outcome; a Problem when the session has to end. */
   #note(outcome: CycleOutcome): Problem | null {
-    const { logger } = this.#options;
+    const { clock, intervalMs, logger } = this.#options;
     switch (outcome.kind) {
       case 'committed':
+        this.#gaps.committed(outcome.cut.cutTimeMs, intervalMs());
         this.#reason = '';
         this.#backoff.reset();
         this.#lastPoint = { point: outcome.point, cutTimeMs: outcome.cut.cutTimeMs, writes: outcome.cut.writes };
@@ -230,8 +263,10 @@ export class Agent {
       case 'given-up':
         logger.warn({ reason: outcome.reason }, 'cut given up');
         this.#reason = outcome.reason;
+        this.#gaps.cutFailed(clock.wallMs(), outcome.cause, outcome.reason, intervalMs());
         return null;
       case 'rejected':
+        this.#gaps.cutFailed(clock.wallMs(), 'other', `rejected: ${outcome.reason}`, intervalMs());
         return new Problem(
           outcome.retryable ? 'store-failed' : outcome.reason,
           `point rejected (${outcome.reason}, disk ${outcome.disk}): ${outcome.detail}`,

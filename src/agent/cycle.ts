@@ -24,7 +24,7 @@ export type CycleOutcome =
       readonly detail: string;
       readonly retryable: boolean;
     }
-  | { readonly kind: 'given-up'; readonly reason: string };
+  | { readonly kind: 'given-up'; readonly cause: 'drain' | 'copy-before-write'; readonly reason: string };
 
 export interface CycleContext {
   readonly session: Session;
@@ -34,6 +34,8 @@ export interface CycleContext {
   readonly flight: FlightLog;
   readonly clock: Clock;
   readonly builders: BuilderPool;
+  /** What made the cut app-consistent; null: nothing did. Asked for after the cut. */
+  readonly evidence: () => string | null;
 }
 
 interface Sums {
@@ -51,7 +53,11 @@ export async function runCycle(context: CycleContext): Promise<CycleOutcome> {
   );
   if (!cut) {
     context.counters.cutsGivenUp += 1;
-    return { kind: 'given-up', reason: `writes in flight did not end within ${limits.capture.cutDrainMs} ms` };
+    return {
+      kind: 'given-up',
+      cause: 'drain',
+      reason: `writes in flight did not end within ${limits.capture.cutDrainMs} ms`,
+    };
   }
   context.counters.writersHeldMsMax = Math.max(context.counters.writersHeldMsMax, cut.heldMs);
   for (const [index, disk] of context.disks.entries()) {
@@ -64,7 +70,7 @@ export async function runCycle(context: CycleContext): Promise<CycleOutcome> {
     if (reason !== null) {
       for (const each of context.disks) each.capture.giveUp();
       context.counters.cutsGivenUp += 1;
-      return { kind: 'given-up', reason };
+      return { kind: 'given-up', cause: 'copy-before-write', reason };
     }
     disk.capture.endSending();
   }
@@ -112,7 +118,7 @@ async function commit(context: CycleContext, cut: CutReport, sums: readonly Sums
     writes: cut.writes[index] ?? 0,
   }));
   const askedMs = context.clock.monotonicMs();
-  const answer = await context.session.commit({ cutTimeMs: cut.cutTimeMs, consistency: 'crash', disks });
+  const answer = await context.session.commit({ cutTimeMs: cut.cutTimeMs, ...claimOf(context), disks });
   context.counters.stageMs.commit += context.clock.monotonicMs() - askedMs;
   if (answer.kind === 'committed') {
     for (const disk of context.disks) await disk.committed(answer.message.point);
@@ -135,6 +141,13 @@ async function commit(context: CycleContext, cut: CutReport, sums: readonly Sums
     detail: answer.message.detail,
     retryable: answer.message.retryable,
   };
+}
+
+/** What the point may claim: the least any of its disks can, `app` only with the evidence. */
+function claimOf({ disks, evidence }: CycleContext): Pick<PointMessage, 'consistency' | 'evidence'> {
+  if (disks.some((disk) => disk.capture.consistency === 'none')) return { consistency: 'none' };
+  const proof = evidence();
+  return proof === null ? { consistency: 'crash' } : { consistency: 'app', evidence: proof.slice(0, 1024) };
 }
 
 function add(sums: Sums | undefined, result: LayerResult): void {

@@ -70,6 +70,13 @@ const inFlightLimitBytes = {
   labels: [],
 } as const;
 
+const gapsTotal = {
+  name: 'tidemark_gaps_total',
+  help: 'Points that were due and not made.',
+  type: 'counter',
+  labels: ['reason'],
+} as const;
+
 export function registerAgentSeries(registry: MetricRegistry, agent: Agent): void {
   for (const [field, declaration] of counters) {
     registry.sampled(declaration, () => [{ labels: {}, value: agent.report().counters[field] }]);
@@ -78,6 +85,7 @@ export function registerAgentSeries(registry: MetricRegistry, agent: Agent): voi
   registry.sampled(stageSeconds, () =>
     stages.map((stage) => ({ labels: { stage }, value: agent.report().counters.stageMs[stage] / 1000 })),
   );
+  registry.sampled(gapsTotal, () => [...agent.report().gaps].map(([reason, value]) => ({ labels: { reason }, value })));
   registry.sampled(inFlightBytes, () => [{ labels: {}, value: agent.report().inFlightBytes }]);
   registry.sampled(inFlightLimitBytes, () => [{ labels: {}, value: limits.processServer.sessionWindowBytes }]);
   registry.sampled(lagBytes, () => {

@@ -4,7 +4,7 @@
  * Invariants:
  *  1. One state value; `#end` is the one way out and is idempotent. Everyone who waits is told the reason.
  *  2. A batch is sent only against credit (C5); nothing is queued here beyond the one batch that waits.
- *  3. At most one POINT waits for its answer.
+ *  3. At most one POINT waits for its answer, and `limits.wire.comparisonsMax` CHECKSUMS.
  */
 import type { Clock } from '../kit/clock.ts';
 import { Credit } from '../kit/credit.ts';
@@ -14,12 +14,21 @@ import { limits } from '../limits.ts';
 import type { Connection } from '../transport/connection.ts';
 import { Heartbeat } from '../transport/heartbeat.ts';
 import { protocolError, wireCodeOf, wireCodes } from '../wire/codes.ts';
+import {
+  decodeDifference,
+  encodeChecksums,
+  type ChecksumBounds,
+  type ChecksumRange,
+  type Checksums,
+  type Difference,
+} from '../wire/checksums.ts';
 import { decodeCommitted, type Committed } from '../wire/committed.ts';
 import { decodeCredit } from '../wire/credit.ts';
 import { encodeCycle, type Cycle } from '../wire/cycle.ts';
 import { decodeDurable, type Durable } from '../wire/durable.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
 import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
+import { encodeGap, type Gap } from '../wire/gap.ts';
 import { encodeHello } from '../wire/hello.ts';
 import { decodeLeaves } from '../wire/leaves.ts';
 import { encodeOpenDisk, type OpenDisk } from '../wire/open-disk.ts';
@@ -35,6 +44,14 @@ export type PointAnswer =
   | { readonly kind: 'rejected'; readonly message: Rejected };
 
 type Waiting<T> = PromiseWithResolvers<T>;
+
+/** CHECKSUMS that were not answered yet. */
+interface Comparison {
+  readonly disk: number;
+  readonly range: ChecksumRange;
+  readonly bounds: ChecksumBounds;
+  readonly answer: Waiting<Difference>;
+}
 
 type State =
   | { readonly kind: 'greeting'; readonly welcomed: Waiting<undefined> }
@@ -59,6 +76,8 @@ export class Session {
   /** Resolves with the reason when the session is over. */
   readonly ended: Promise<Problem>;
   epoch = 0;
+  /** Cut time of the newest point the target has of these disks, milliseconds since the Unix epoch; null: it has none. */
+  newestCutMs: number | null = null;
   #nextCounter = 1;
   #state: State;
   readonly #ended = Promise.withResolvers<Problem>();
@@ -67,6 +86,8 @@ export class Session {
   readonly #events: SessionEvents;
   readonly #clock: Clock;
   readonly #heartbeat: Heartbeat;
+  readonly #comparisons: Comparison[] = [];
+  readonly #comparisonSlots = new Credit(limits.wire.comparisonsMax);
 
   private constructor(options: {
     connection: Connection;
@@ -160,6 +181,12 @@ export class Session {
     await this.#send(frame);
   }
 
+  /** Tells of points that were due and not made; not answered. */
+  async sendGap(gap: Gap): Promise<void> {
+    this.#assertReady();
+    await this.#send(encodeGap(gap));
+  }
+
   /** Sends POINT and waits for its answer. */
   async commit(message: PointMessage): Promise<PointAnswer> {
     const state = this.#assertReady();
@@ -167,6 +194,17 @@ export class Session {
     const answer = Promise.withResolvers<PointAnswer>();
     state.answer = answer;
     await this.#send(encodePointMessage(message));
+    return answer.promise;
+  }
+
+  /** What of these checksums differs at the target. Answers come in order. */
+  async compare(disk: number, message: Checksums, bounds: ChecksumBounds): Promise<Difference> {
+    await this.#comparisonSlots.take(1);
+    this.#assertReady();
+    const { level, first, count } = message;
+    const answer = Promise.withResolvers<Difference>();
+    this.#comparisons.push({ disk, range: { level, first, count }, bounds, answer });
+    await this.#send(encodeChecksums(disk, message));
     return answer.promise;
   }
 
@@ -227,12 +265,14 @@ export class Session {
         blockSize: disk.capture.geometry.blockSize,
         compression,
         knownPoint: disk.knownPoint,
+        compares: true,
       }),
     );
     const opened = await done.promise;
     // What came in the same read may have ended the session meanwhile.
     this.#refuseEnded();
     this.epoch = opened.epoch;
+    if (opened.committed) this.newestCutMs = Math.max(this.newestCutMs ?? 0, opened.committed.cutTimeMs);
     this.#nextCounter = Math.max(this.#nextCounter, opened.nextCounter);
     this.#state = { kind: 'ready', answer: null };
   }
@@ -270,6 +310,9 @@ export class Session {
       case frameType.committed:
         this.#answer({ kind: 'committed', message: decodeCommitted(frame.body) });
         return;
+      case frameType.different:
+        this.#different(frame);
+        return;
       case frameType.rejected:
         this.#answer({ kind: 'rejected', message: decodeRejected(frame.body) });
         return;
@@ -292,7 +335,6 @@ export class Session {
       case frameType.point:
       case frameType.checksums:
       case frameType.ask:
-      case frameType.different:
       case frameType.gap:
       case frameType.ping:
       case frameType.pong:
@@ -329,11 +371,28 @@ export class Session {
     waiting.resolve(answer);
   }
 
+  #different(frame: Frame): void {
+    const asked = this.#comparisons.shift();
+    if (asked?.disk !== frame.disk) throw protocolError('DIFFERENT without CHECKSUMS');
+    const answer = decodeDifference(frame.body, asked.bounds);
+    const { level, first, count } = asked.range;
+    if (answer.level !== level || answer.first !== first || answer.count !== count) {
+      throw protocolError(`DIFFERENT of ${answer.level} ${answer.first}, asked for ${level} ${first}`);
+    }
+    this.#comparisonSlots.give(1);
+    asked.answer.resolve(answer);
+  }
+
   #end(reason: Problem): void {
     const state = this.#state;
     if (state.kind === 'ended') return;
     this.#state = { kind: 'ended', reason };
     this.credit.end(reason);
+    this.#comparisonSlots.end(reason);
+    for (const { answer } of this.#comparisons.splice(0)) {
+      answer.reject(reason);
+      answer.promise.catch(() => undefined);
+    }
     this.#connection.close(1000, reason.code);
     switch (state.kind) {
       case 'greeting':

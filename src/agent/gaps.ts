@@ -1,0 +1,121 @@
+/**
+ * Points that were due and were not made, each with its reason, until the target was told (GAP in PROTOCOL.md).
+ *
+ * Two sources. What the agent knows at once is noted as it happens: a cut given up, hooks that failed. The rest is found at the next point:
+ * between two accounted cuts lie as many due points as intervals fit in, less one; as many of them as intervals fit into the time without a
+ * session were missed for that, the others because sending took so long. The first cut accounted for is the target's newest point, so
+ * that what an agent missed while it did not run, or forgot when it was killed, is found by the next.
+ *
+ * Invariants:
+ *  1. The sum of `points` of what is told and what is kept never loses one: a full list merges entries of one reason.
+ *  2. A gap counts as told once a point that was asked for after it was committed; before, a lost session brings it back. It may then be told
+ *     twice, never not at all.
+ *
+ * Rejected: a file of gaps. What it would add over the second source is the reason, for an agent that is killed while it is offline.
+ */
+import { invariant } from '../kit/invariant.ts';
+import { limits } from '../limits.ts';
+import { gapReasons, type Gap } from '../wire/gap.ts';
+
+export type GapReason = Gap['reason'];
+
+export class Gaps {
+  #waiting: Gap[] = [];
+  /** Sent in this session, not confirmed. */
+  #sent: Gap[] = [];
+  readonly #totals = new Map<GapReason, number>(gapReasons.map((reason) => [reason, 0]));
+  /** Wall clock of the last cut that was committed or whose failure was noted; null: no point was ever due. */
+  #accountedMs: number | null = null;
+  /** Since when there is no session; null: there is one. 0: since before this agent started. */
+  #awaySinceMs: number | null = 0;
+  /** Time without a session since the last accounted cut, milliseconds. */
+  #awayMs = 0;
+
+  /** Points missed since the start, by reason. */
+  get totals(): ReadonlyMap<GapReason, number> {
+    return this.#totals;
+  }
+
+  /** Points that the target may not have been told of. */
+  get untold(): number {
+    return [...this.#sent, ...this.#waiting].reduce((sum, gap) => sum + gap.points, 0);
+  }
+
+  /** `newestCutMs`: of the target's newest point, null if there is none. */
+  sessionOpened(atMs: number, newestCutMs: number | null): void {
+    this.#accountedMs ??= newestCutMs;
+    if (this.#awaySinceMs !== null && this.#accountedMs !== null)
+      this.#awayMs += Math.max(0, atMs - Math.max(this.#awaySinceMs, this.#accountedMs));
+    this.#awaySinceMs = null;
+  }
+
+  sessionEnded(atMs: number): void {
+    this.#awaySinceMs ??= atMs;
+    this.#waiting = merged([...this.#sent, ...this.#waiting]);
+    this.#sent = [];
+  }
+
+  /** A cut was given up, or its point rejected. */
+  cutFailed(atMs: number, reason: GapReason, detail: string, intervalMs: number): void {
+    this.#account(atMs, intervalMs);
+    this.#note({ atMs, points: 1, reason, detail: detail.slice(0, 1024) });
+  }
+
+  /** The point was made; the app-consistent one that was due was not. */
+  hooksFailed(atMs: number, detail: string): void {
+    this.#note({ atMs, points: 1, reason: 'hooks', detail: detail.slice(0, 1024) });
+  }
+
+  committed(cutTimeMs: number, intervalMs: number): void {
+    this.#account(cutTimeMs, intervalMs);
+    this.#sent = [];
+  }
+
+  /** What is to be sent now; it is kept until it is confirmed. */
+  take(): readonly Gap[] {
+    const gaps = this.#waiting;
+    this.#sent = merged([...this.#sent, ...gaps]);
+    this.#waiting = [];
+    return gaps;
+  }
+
+  /** Notes what was due between the accounted cut and one at `atMs`. */
+  #account(atMs: number, intervalMs: number): void {
+    const [sinceMs, awayMs] = [this.#accountedMs, this.#awayMs];
+    this.#accountedMs = atMs;
+    this.#awayMs = 0;
+    if (sinceMs === null) return;
+    const missed = Math.floor((atMs - sinceMs) / intervalMs) - 1;
+    if (missed < 1) return;
+    const away = Math.min(missed, Math.floor(awayMs / intervalMs));
+    const firstMs = sinceMs + intervalMs;
+    if (away > 0) {
+      const detail = `without a session for ${Math.round(awayMs / 1000)} s`;
+      this.#note({ atMs: firstMs, points: away, reason: 'disconnected', detail });
+    }
+    if (missed > away) {
+      const detail = `sending one point took ${Math.round((atMs - sinceMs - awayMs) / 1000)} s`;
+      this.#note({ atMs: firstMs, points: missed - away, reason: 'other', detail });
+    }
+  }
+
+  #note(gap: Gap): void {
+    this.#totals.set(gap.reason, (this.#totals.get(gap.reason) ?? 0) + gap.points);
+    this.#waiting = merged([...this.#waiting, gap]);
+  }
+}
+
+/** At most `gapsKeptMax`: the oldest entry whose reason comes again is merged into the next of that reason. */
+function merged(gaps: readonly Gap[]): Gap[] {
+  const kept = [...gaps];
+  while (kept.length > limits.agent.gapsKeptMax) {
+    const index = kept.findIndex(({ reason }, at) => kept.slice(at + 1).some((later) => later.reason === reason));
+    const [older] = kept.splice(index, 1);
+    const heir = kept.findIndex(({ reason }, at) => at >= index && reason === older?.reason);
+    const newer = kept[heir];
+    invariant(older && newer, 'more gaps than reasons');
+    const atMs = Math.min(older.atMs, newer.atMs);
+    kept[heir] = { ...newer, atMs, points: older.points + newer.points };
+  }
+  return kept;
+}
