@@ -75,7 +75,13 @@ export function agentConfig(sources: ConfigSources): AgentConfig {
     image: path.resolve(disk.image),
     ...(disk.socket === undefined ? {} : { socket: path.resolve(disk.socket) }),
   }));
-  return { ...own, ...role, disks, credentials: within(role, own.credentials, 'credentials') };
+  const programs = Object.fromEntries(
+    (['preHook', 'postHook', 'guestAgentSocket'] as const).flatMap((key) => {
+      const given = own[key];
+      return given === undefined ? [] : [[key, path.resolve(given)]];
+    }),
+  );
+  return { ...own, ...role, ...programs, disks, credentials: within(role, own.credentials, 'credentials') };
 }
 
 export function controlConfig(sources: ConfigSources): ControlConfig {

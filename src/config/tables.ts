@@ -161,6 +161,11 @@ export const tables = {
       .optional()
       .describe('a change log that names more of a disk is given up for a resync; or never'),
     appConsistentHours: wholeNumber(0, 12).optional().describe('hours between app-consistent points; 0: none'),
+    preHook: filePath.optional().describe('program that makes applications quiet before an app-consistent cut'),
+    postHook: filePath.optional().describe('program that undoes what preHook did'),
+    hookTimeoutSeconds: wholeNumber(1, 3600).default(30).describe('seconds after which a hook is killed'),
+    guestAgentSocket: filePath.optional().describe('Unix socket of the QEMU guest agent, which freezes and thaws'),
+    guestAgentTimeoutSeconds: wholeNumber(1, 3600).default(30).describe('seconds the guest agent has to answer'),
     cpuPercent: wholeNumber(1, 100 * 1024)
       .optional()
       .describe('processor time the background work may take, percent of one core (150: one and a half)'),
