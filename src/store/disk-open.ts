@@ -6,13 +6,14 @@ import * as path from 'node:path';
 import { geometryOf } from '../disk/geometry.ts';
 import { merkleHashes } from '../kernels/hash.ts';
 import type { Random } from '../kit/random.ts';
+import { limits } from '../limits.ts';
 import type { Files } from '../posix/files.ts';
 import { unrepairedBlocks } from './damaged-blocks.ts';
 import { DiskStore, type CommittedDisk, type PendingLayer } from './disk-store.ts';
 import type { IndexReader } from './index-reader.ts';
 import { LeafFile } from './leaf-file.ts';
 import type { DiskFacts } from './machine-directory.ts';
-import { leavesOfLayers, type MachineLog } from './machine-log.ts';
+import type { MachineLog } from './machine-log.ts';
 import { maxSeqAt, newestWith } from './point-layers.ts';
 import type { PointsView } from './points-view.ts';
 import type { Vault } from './vault.ts';
@@ -86,7 +87,7 @@ export async function openDiskStore(options: OpenDiskOptions): Promise<DiskStore
   };
   const index = await log.index.reader();
   const maxSeq = newest ? maxSeqAt(view, record.no, newest.point.point) : 0;
-  const geometry = geometryOf(committed?.size ?? options.size ?? record.blockSize, record.blockSize);
+  const geometry = geometryOf(committed?.size ?? options.size ?? limits.disk.sectorBytes, record.blockSize);
   await files.makeDirectory(directory);
   const leaves = await LeafFile.open({
     files,
@@ -114,6 +115,6 @@ export async function openDiskStore(options: OpenDiskOptions): Promise<DiskStore
     toRepair: unrepairedBlocks(index, view, record.no),
     leavesComplete: complete,
   });
-  await disk.layPending(leavesOfLayers(index, record.no, maxSeq));
+  await disk.layPending();
   return disk;
 }

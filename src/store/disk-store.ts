@@ -89,7 +89,8 @@ export class DiskStore {
   #pending: PendingLayer[];
   readonly #log: MachineLog;
   readonly #toRepair: Set<number>;
-  readonly #beyond: LeafPair[] = [];
+  /** The highest block pending layers hold beyond the size known here; -1: none. */
+  #beyond = -1;
 
   constructor(parts: DiskStoreParts) {
     this.no = parts.no;
@@ -109,23 +110,21 @@ export class DiskStore {
     return this.#geometry;
   }
 
-  /** The source says the disk has this size now. Growth is taken over by the next point, shrinking is refused. */
+  /** The source says the disk has this size now. Growth is taken over by the next point, shrinking is refused. @throws Problem `shrunk`. */
   async resize(size: number): Promise<void> {
-    const committed = this.committed?.size ?? 0;
-    if (size < committed || size < this.#geometry.size) {
-      throw new Problem(
-        'shrunk',
-        `disk ${this.name} is ${size} bytes, its replica ${Math.max(committed, this.#geometry.size)}`,
-        {
-          remedy: 'a disk may grow, not shrink; restore its size or protect it under a new name',
-        },
-      );
+    const { size: before, blockSize, blockCount } = this.#geometry;
+    const holdsBytes = Math.max(this.committed?.size ?? 0, before, this.#beyond * blockSize + 1);
+    if (size < holdsBytes) {
+      throw new Problem('shrunk', `disk ${this.name} is ${size} bytes, its replica ${holdsBytes} or more`, {
+        remedy: 'a disk may grow, not shrink; restore its size or protect it under a new name',
+      });
     }
-    if (size === this.#geometry.size) return;
-    this.#geometry = geometryOf(size, this.#geometry.blockSize);
+    if (size === before) return;
+    this.#geometry = geometryOf(size, blockSize);
     await this.leaves.grow(this.#geometry);
-    for (const [block, leaf] of this.#beyond.splice(0))
-      if (block < this.#geometry.blockCount) this.leaves.set(block, leaf);
+    if (this.#beyond < 0) return;
+    this.#beyond = -1;
+    await this.#layPending(blockCount);
   }
 
   /** Durable layers that no point lists, ascending; those without a batch hold nothing and are left out. */
@@ -229,14 +228,19 @@ export class DiskStore {
   }
 
   /**
-   * At opening: leaves of pending layers over the committed ones. A disk that grew after its last point has leaves beyond the size
-   * known here; they wait until `resize`.
+   * At opening: leaves of pending layers over the committed ones. A disk that grew after its last point, or has none yet, has leaves beyond the size
+   * known here: they stay in the index until `resize`.
    */
-  async layPending(pairs: Iterable<LeafPair>): Promise<void> {
-    await Promise.resolve();
-    for (const [block, leaf] of pairs) {
-      if (block < this.#geometry.blockCount) this.leaves.set(block, leaf);
-      else this.#beyond.push([block, leaf]);
+  layPending(): Promise<void> {
+    return this.#layPending(0);
+  }
+
+  async #layPending(fromBlock: number): Promise<void> {
+    const [first] = this.#pending;
+    if (!first) return;
+    for await (const [block, leaf] of this.leavesSince(first.seq - 1)) {
+      if (block >= this.#geometry.blockCount) this.#beyond = Math.max(this.#beyond, block);
+      else if (block >= fromBlock) this.leaves.set(block, leaf);
     }
   }
 

@@ -115,9 +115,9 @@ export class LeafFile {
     });
   }
 
-  /** Merkle nodes [first, first + count) over the working leaves, in memory of their own. */
+  /** Merkle nodes [first, first + count) over the working leaves, in memory of their own. Rehashes what was set under these alone. */
   nodesOf(first: number, count: number): Uint8Array {
-    const nodes = this.#rehash() ?? this.#committed;
+    const nodes = this.#rehash(first, first + count) ?? this.#committed;
     const gathered = new Uint8Array(count * leafBytes);
     for (let index = 0; index < count; index += 1) gathered.set(nodes.node(first + index), index * leafBytes);
     return gathered;
@@ -277,14 +277,14 @@ export class LeafFile {
     into.fill(0, got);
   }
 
-  /** The nodes of the working leaves; undefined: the same as the committed ones. */
-  #rehash(): MerkleNodes | undefined {
-    if (this.#dirty.size === 0) return this.#working;
-    this.#working ??= this.#committed.clone();
+  /** The nodes of the working leaves, right in [first, end); undefined: the same as the committed ones. */
+  #rehash(first = 0, end = Infinity): MerkleNodes | undefined {
     for (const index of this.#dirty) {
+      if (index < first || index >= end) continue;
+      this.#working ??= this.#committed.clone();
       this.#working.set(index, this.#chunk(index).subarray(0, leavesInNode(this.#geometry, index) * leafBytes));
+      this.#dirty.delete(index);
     }
-    this.#dirty.clear();
     return this.#working;
   }
 

@@ -104,7 +104,7 @@ export function appliedBatch(
   return { segment: position.segment, entryOffset: position.offset, payloadOffset, rows };
 }
 
-export function* leavesOfLayers(reader: IndexReader, diskNo: number, maxSeq: number): Generator<LeafPair> {
+function* leavesOfLayers(reader: IndexReader, diskNo: number, maxSeq: number): Generator<LeafPair> {
   for (const seq of reader.layersOf(diskNo, maxSeq + 1)) {
     for (const batch of reader.batchesOf(diskNo, seq)) {
       for (const block of batch.blocks) {

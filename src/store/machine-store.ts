@@ -26,7 +26,7 @@ import type { MachineLog } from './machine-log.ts';
 import { makeDiskFacts, openDiskStore } from './disk-open.ts';
 import { maxSeqAt } from './point-layers.ts';
 import { PointReader } from './point-reader.ts';
-import type { PointBody } from './points-record.ts';
+import type { GapBody, PointBody } from './points-record.ts';
 import type { PointsLog } from './points-log.ts';
 import type { PointsView } from './points-view.ts';
 import type { Position } from './segment-format.ts';
@@ -279,6 +279,11 @@ export class MachineStore {
       readAt: (segment, into, offset) => reader.readAt(segment, into, offset),
     });
     return { geometry: disk.geometry, readBlock: (block, into) => points.readBlock(disk.no, block, into) };
+  }
+
+  /** Points that were due and not made. @throws Problem `full` (nothing changed), `points-log-sync-failed`. */
+  async recordGap(gap: GapBody): Promise<void> {
+    await this.#appendPoint({ type: 'gap', body: gap });
   }
 
   async markProven(point: number, blocks: number): Promise<void> {

@@ -20,6 +20,7 @@ import type { DiskStore } from '../store/disk-store.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import type { Connection } from '../transport/connection.ts';
 import { Heartbeat } from '../transport/heartbeat.ts';
+import { decodeAsk } from '../wire/checksums.ts';
 import { protocolError, wireCodeOf, wireCodes } from '../wire/codes.ts';
 import { encodeCommitted } from '../wire/committed.ts';
 import { encodeCredit } from '../wire/credit.ts';
@@ -27,6 +28,7 @@ import { decodeCycle } from '../wire/cycle.ts';
 import { encodeDurable } from '../wire/durable.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
 import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
+import { decodeGap, type Gap } from '../wire/gap.ts';
 import { decodeHello, type Hello } from '../wire/hello.ts';
 import { encodeLeaves, type LeafPair } from '../wire/leaves.ts';
 import { decodeOpenDisk, type OpenDisk } from '../wire/open-disk.ts';
@@ -35,6 +37,7 @@ import { decodePointMessage, type PointMessage } from '../wire/point.ts';
 import { encodeRejected } from '../wire/rejected.ts';
 import { encodeRepair } from '../wire/repair.ts';
 import { encodeWelcome } from '../wire/welcome.ts';
+import { answerAsk, boundsOf } from './comparison.ts';
 import type { TargetCounters } from './counters.ts';
 
 export interface SessionHost {
@@ -46,6 +49,8 @@ export interface SessionHost {
   admit(machine: string, session: TargetSession): Promise<MachineStore>;
   /** A point was committed: prove it. */
   committed(store: MachineStore): void;
+  /** Points were due and not made. */
+  gap(store: MachineStore, gap: Gap): void;
   ended(session: TargetSession): void;
 }
 
@@ -204,6 +209,15 @@ export class TargetSession {
       case frameType.point:
         await this.#point(state, decodePointMessage(frame.body));
         return;
+      case frameType.ask: {
+        const disk = this.#disk(state, frame.disk);
+        const range = decodeAsk(frame.body, boundsOf(disk.geometry));
+        await this.connection.send(await answerAsk(frame.disk, disk.leaves, range, this.#host.clock));
+        return;
+      }
+      case frameType.gap:
+        this.#host.gap(state.store, decodeGap(frame.body));
+        return;
       case frameType.error: {
         const told = decodeErrorMessage(frame.body);
         this.end(new Problem('closed', `the process server said ${told.code}: ${told.message}`, { retryable: true }));
@@ -242,9 +256,11 @@ export class TargetSession {
   async #openDisk(state: OpenState, message: OpenDisk): Promise<void> {
     if (state.disks[message.disk]) throw protocolError(`disk ${message.disk} is open already`);
     const disk = await state.store.openDisk({ name: message.name, size: message.size, blockSize: message.blockSize });
-    if (state.disks.includes(disk)) throw protocolError(`disk ${message.name} is open already`);
+    if (state.disks.some((each) => each?.no === disk.no)) throw protocolError(`disk ${message.name} is open already`);
     state.disks[message.disk] = disk;
     const since = message.knownPoint === null ? null : state.store.maxSeqAt(disk.no, message.knownPoint);
+    // Also where the target holds nothing of the disk: the agent, who sees that, has nothing to compare.
+    const compare = since === null && message.compares === true;
     this.#answer(
       encodeOpened({
         disk: message.disk,
@@ -253,13 +269,15 @@ export class TargetSession {
         nextCounter: state.store.nextCounter(state.epoch),
         committed: disk.committed,
         layers: disk.pendingLayers(),
-        leaves: since === null ? 'full' : 'since',
+        leaves: since !== null ? 'since' : compare ? 'compare' : 'full',
         leafKey: Buffer.from(disk.keys.leafKey).toString('hex'),
         diskKey: Buffer.from(disk.keys.diskKey).toString('hex'),
         keyVersion: disk.keys.version,
       }),
     );
-    await this.#sendLeaves(message.disk, since === null ? disk.allLeaves() : disk.leavesSince(since));
+    if (compare) await this.connection.send(encodeLeaves(message.disk, { last: true, pairs: [] }));
+    else await this.#sendLeaves(message.disk, since === null ? disk.allLeaves() : disk.leavesSince(since));
+    // Before any CHECKSUMS: a comparison speaks of what the leaves say, and these blocks are not what theirs say.
     this.#sendRepairs(message.disk, disk.blocksToRepair());
     const firstDisk = state.disks.filter((each) => each !== undefined).length === 1;
     if (firstDisk) this.#grant(limits.target.sessionWindowBytes);

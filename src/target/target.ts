@@ -12,6 +12,7 @@ import type { Logger } from '../observe/logger.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import type { Connection } from '../transport/connection.ts';
 import { newTargetCounters, type TargetCounters } from './counters.ts';
+import { Gaps } from './gaps.ts';
 import { Prover } from './prover.ts';
 import { TargetSession, type SessionHost } from './session.ts';
 
@@ -28,6 +29,7 @@ export interface TargetOptions {
 interface Machine {
   readonly store: MachineStore;
   readonly prover: Prover;
+  readonly gaps: Gaps;
 }
 
 export class Target {
@@ -53,7 +55,15 @@ export class Target {
       counters: this.counters,
       admit: (machine, session) => this.#admit(machine, session),
       committed: (store) => {
-        this.#prove(store);
+        this.#with(store, ({ prover, gaps }) => {
+          prover.wake();
+          void gaps.flush();
+        });
+      },
+      gap: (store, gap) => {
+        this.#with(store, ({ gaps }) => {
+          gaps.add(gap);
+        });
       },
       ended: (session) => {
         this.#all.delete(session);
@@ -66,7 +76,7 @@ export class Target {
   async start(): Promise<void> {
     for (const machine of await this.#options.machines()) {
       try {
-        this.#prove((await this.#machine(machine)).store);
+        (await this.#machine(machine)).prover.wake();
       } catch (error) {
         // One machine's damaged store must not take the others down; its sessions are refused with the same problem.
         this.#options.logger.error({ machine, error }, 'the store of this machine can not be opened');
@@ -104,6 +114,7 @@ export class Target {
     for (const opening of this.#machines.values()) {
       const machine = await opening.catch(() => null);
       await machine?.prover.stop();
+      await machine?.gaps.stop();
       await machine?.store.close();
     }
     await Promise.all(this.#givenUp.values());
@@ -138,7 +149,7 @@ export class Target {
       counters: this.counters,
       damaged: (disk, blocks) => this.#sessions.get(name)?.requestRepair(disk, blocks),
     });
-    const machine = { store, prover };
+    const machine = { store, prover, gaps: new Gaps({ store, clock, logger }) };
     void store.indexFailed.then((problem) => {
       this.#giveUp(name, machine, problem);
     });
@@ -146,7 +157,7 @@ export class Target {
   }
 
   /** The machine's session ends, and its store is closed, so that the next session opens it anew. */
-  #giveUp(name: string, { store, prover }: Machine, problem: Problem): void {
+  #giveUp(name: string, { store, prover, gaps }: Machine, problem: Problem): void {
     if (this.#closing || this.#stores.get(name) !== store) return;
     this.#options.logger.error(
       { machine: name, error: problem },
@@ -159,6 +170,7 @@ export class Target {
     this.#sessions.get(name)?.end(new Problem('store-failed', problem.message, told));
     const closed = prover
       .stop()
+      .then(() => gaps.stop())
       .then(() => store.settle())
       .then(() => store.close())
       .catch((error: unknown) => {
@@ -183,9 +195,10 @@ export class Target {
     return machine.store;
   }
 
-  #prove(store: MachineStore): void {
+  /** What stands beside an open store. */
+  #with(store: MachineStore, act: (machine: Machine) => void): void {
     void this.#machines.get(store.machine)?.then((machine) => {
-      machine.prover.wake();
+      if (machine.store === store) act(machine);
     });
   }
 }

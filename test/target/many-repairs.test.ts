@@ -28,6 +28,7 @@ test('incident 9: more damaged blocks than one REPAIR may name are asked for in 
     counters: site.target.counters,
     admit: () => Promise.resolve(store),
     committed: () => undefined,
+    gap: () => undefined,
     ended: () => undefined,
   });
   peer.hello('m1');

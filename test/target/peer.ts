@@ -2,6 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { geometryOf } from '../../src/disk/geometry.ts';
 import { digest, leafOf } from '../../src/kernels/hash.ts';
 import { deriveLayerKey } from '../../src/kernels/keys.ts';
 import { sealRecord } from '../../src/kernels/seal.ts';
@@ -14,19 +15,22 @@ import { openDataDirectory, type DataDirectory } from '../../src/store/machine-d
 import { openMachineStore } from '../../src/store/machine-open.ts';
 import type { MachineStore } from '../../src/store/machine-store.ts';
 import { Vault } from '../../src/store/vault.ts';
+import { boundsOf } from '../../src/target/comparison.ts';
 import { Target } from '../../src/target/target.ts';
+import { decodeChecksums, encodeAsk, type ChecksumRange } from '../../src/wire/checksums.ts';
 import { encodeCycle } from '../../src/wire/cycle.ts';
 import { decodeFrame, encodeFrame, frameType, type Frame } from '../../src/wire/frame.ts';
+import { encodeGap, type Gap } from '../../src/wire/gap.ts';
 import { encodeHello } from '../../src/wire/hello.ts';
-import { encodeOpenDisk } from '../../src/wire/open-disk.ts';
+import { encodeOpenDisk, type OpenDisk } from '../../src/wire/open-disk.ts';
 import { decodeOpened, type Opened } from '../../src/wire/opened.ts';
-import { encodePointMessage } from '../../src/wire/point.ts';
+import { encodePointMessage, type PointMessage } from '../../src/wire/point.ts';
 import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../../src/wire/sealed.ts';
 import { seqOf } from '../../src/wire/seq.ts';
 import { memoryPair, testPeer, type MemoryConnection } from '../transport/memory-connection.ts';
 
-const blockSize = 4096;
-const diskSize = 64 * blockSize;
+export const blockSize = 4096;
+export const diskSize = 64 * blockSize;
 const [clock, random] = [systemClock, systemRandom];
 
 export function silent(note: (message: string) => void = () => undefined): Logger {
@@ -97,11 +101,15 @@ export class TargetSite {
   }
 
   /** One that said HELLO for the machine and opened its only disk. */
-  async session(machine = 'm1', knownPoint: number | null = null): Promise<{ peer: Peer; disk: OpenedDisk }> {
+  async session(
+    machine = 'm1',
+    knownPoint: number | null = null,
+    more: Partial<OpenDisk> = {},
+  ): Promise<{ peer: Peer; disk: OpenedDisk }> {
     const peer = this.connect();
     peer.hello(machine);
     await peer.next(frameType.welcome);
-    return { peer, disk: await peer.openDisk(knownPoint) };
+    return { peer, disk: await peer.openDisk(knownPoint, more) };
   }
 
   /** Another run of the target on what this one left. */
@@ -123,6 +131,7 @@ export class TargetSite {
 
 export interface OpenedDisk {
   readonly opened: Opened;
+  readonly size: number;
   /** Of the next layer. */
   counter: number;
 }
@@ -167,10 +176,32 @@ export class Peer {
     }
   }
 
-  async openDisk(knownPoint: number | null = null): Promise<OpenedDisk> {
-    this.send(encodeOpenDisk({ disk: 0, name: 'vda', size: diskSize, blockSize, compression: 'lz4', knownPoint }));
+  async openDisk(knownPoint: number | null = null, more: Partial<OpenDisk> = {}): Promise<OpenedDisk> {
+    const wanted = {
+      disk: 0,
+      name: 'vda',
+      size: diskSize,
+      blockSize,
+      compression: 'lz4',
+      knownPoint,
+      ...more,
+    } as const;
+    this.send(encodeOpenDisk(wanted));
     const opened = decodeOpened((await this.next(frameType.opened)).body);
-    return { opened, counter: opened.nextCounter };
+    return { opened, size: wanted.size, counter: opened.nextCounter };
+  }
+
+  /** The answer to an ASK. */
+  async checksums(disk: OpenedDisk, range: ChecksumRange): Promise<Uint8Array> {
+    this.send(encodeAsk(0, range));
+    const { body } = await this.next(frameType.checksums);
+    const { hashes, ...answered } = decodeChecksums(body, boundsOf(geometryOf(disk.size, blockSize)));
+    invariant(JSON.stringify(answered) === JSON.stringify(range), 'what was asked is answered');
+    return hashes;
+  }
+
+  gap(gap: Gap): void {
+    this.send(encodeGap(gap));
   }
 
   /** CYCLE of the next layer; returns its seq. */
@@ -190,25 +221,27 @@ export class Peer {
     return seq;
   }
 
-  sealed(disk: OpenedDisk, seq: number, block: number): void {
-    this.send(encodeFrame(frameType.sealed, 0, sealedBody(disk.opened, seq, 0, block)));
+  /** One batch of one whole block, all bytes `fill`; returns its leaf. */
+  sealed(disk: OpenedDisk, seq: number, block: number, batch = 0, fill = block + 1): Uint8Array {
+    const { body, leaf } = sealedBody(disk.opened, { seq, batch, block, fill });
+    this.send(encodeFrame(frameType.sealed, 0, body));
+    return leaf;
   }
 
-  point(root: string, layers: number[]): void {
-    const disk = { disk: 0, size: diskSize, root, layers, kind: 'delta', records: 1, payloadBytes: 1 } as const;
-    this.send(encodePointMessage({ cutTimeMs: 1, consistency: 'crash', disks: [disk] }));
+  point(root: string, layers: number[], more: { size?: number } & Partial<PointMessage> = {}): void {
+    const { size = diskSize, ...rest } = more;
+    const disk = { disk: 0, size, root, layers, kind: 'delta', records: 1, payloadBytes: 1 } as const;
+    this.send(encodePointMessage({ cutTimeMs: 1, consistency: 'crash', disks: [disk], ...rest }));
   }
 }
 
 /** One whole block, sealed for real, as the body of a SEALED frame. */
 function sealedBody(
   keys: Pick<Opened, 'diskId' | 'diskKey' | 'leafKey'>,
-  seq: number,
-  batch: number,
-  block: number,
-): Uint8Array {
+  { seq, batch, block, fill }: { seq: number; batch: number; block: number; fill: number },
+): { body: Uint8Array; leaf: Uint8Array } {
   const diskId = Buffer.from(keys.diskId, 'hex');
-  const pages = Buffer.alloc(blockSize, block + 1);
+  const pages = Buffer.alloc(blockSize, fill);
   const leaf = leafOf(Buffer.from(keys.leafKey, 'hex'), pages);
   const room = new Uint8Array(sealedHeaderBytes + sealedRowBytes + blockSize + 64);
   const at = sealedHeaderBytes + sealedRowBytes;
@@ -219,5 +252,5 @@ function sealedBody(
   writeSealedRow(body, sealedHeaderBytes, { ...record, ...sealed });
   const header = { seq, batch, count: 1, plainBytes: blockSize, digest: digest(body.subarray(sealedHeaderBytes)) };
   writeSealedHeader(body, 0, header);
-  return body;
+  return { body, leaf };
 }
