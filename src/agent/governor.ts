@@ -37,6 +37,10 @@ export class Governor {
     this.#cpuMs = options.cpuMs();
   }
 
+  get cores(): number {
+    return this.#options.cores;
+  }
+
   /** How long callers were held, summed, milliseconds. */
   get pausedMs(): number {
     return this.#pausedMs;

@@ -4,7 +4,7 @@
  */
 import type { RoleCommon } from '../config.ts';
 import { ControlClient } from '../control/client.ts';
-import type { Policy, Report } from '../control/schemas.ts';
+import type { Policy, Report, ReportReply } from '../control/schemas.ts';
 import type { Clock, Timer } from '../kit/clock.ts';
 import { messageOf } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
@@ -12,15 +12,11 @@ import type { Logger } from '../observe/logger.ts';
 import type { Credentials } from '../transport/credentials.ts';
 import type { Parts } from './parts.ts';
 
-export interface ReportAnswer {
-  readonly machines: readonly { readonly name: string; readonly newestPoint: number | null }[];
-}
-
 export interface ControlLink {
   /** Asks once, then keeps asking; the function it gives tells the newest policy known. */
   policy(): Promise<() => Policy | null>;
   /** Sends what `make` gives, again and again, one at a time. */
-  reportEvery(make: () => Report | Promise<Report>, answered?: (answer: ReportAnswer) => void): void;
+  reportEvery(make: () => Report | Promise<Report>, answered?: (answer: ReportReply) => void): void;
   close(): void;
 }
 
@@ -54,7 +50,7 @@ class RealLink implements ControlLink {
     return () => newest;
   }
 
-  reportEvery(make: () => Report | Promise<Report>, answered?: (answer: ReportAnswer) => void): void {
+  reportEvery(make: () => Report | Promise<Report>, answered?: (answer: ReportReply) => void): void {
     const send = async (): Promise<void> => {
       const answer = await this.#attempt('reporting', async () => this.#client.call('report', { body: await make() }));
       if (answer) answered?.(answer.value);

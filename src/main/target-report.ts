@@ -3,7 +3,7 @@ import type { PointReport, TargetReport } from '../control/schemas.ts';
 import { limits } from '../limits.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import type { Target } from '../target/target.ts';
-import type { ReportAnswer } from './control-link.ts';
+import type { ReportReply } from '../control/schemas.ts';
 import type { Parts } from './parts.ts';
 
 function pointReport(store: MachineStore, number: number): PointReport | null {
@@ -113,7 +113,7 @@ export class TargetReporter {
     };
   }
 
-  answered(answer: ReportAnswer): void {
+  answered(answer: ReportReply): void {
     for (const { name, newestPoint } of answer.machines) this.#known.set(name, newestPoint);
   }
 }
