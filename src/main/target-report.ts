@@ -1,9 +1,8 @@
 /** What a target tells the control API (`control/schemas.ts`): the points control does not have yet, and those that changed since. */
-import type { PointReport, TargetReport } from '../control/schemas.ts';
+import type { PointReport, ReportReply, TargetReport } from '../control/schemas.ts';
 import { limits } from '../limits.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import type { Target } from '../target/target.ts';
-import type { ReportReply } from '../control/schemas.ts';
 import type { Parts } from './parts.ts';
 
 function pointReport(store: MachineStore, number: number): PointReport | null {
