@@ -80,6 +80,8 @@ export const limits = {
     returnQueueBytesMax: 8 * MiB,
     /** Machines whose counters are kept after their session ended. */
     machinesRememberedMax: 4096,
+    /** Checksums asked of targets or being compared, both sides' together, all sessions; further questions wait their turn. */
+    comparisonBytesMax: 128 * MiB,
   },
   target: {
     /** Sealed bytes of one session received and not yet durable. */
@@ -181,6 +183,14 @@ export const limits = {
     reconnectMaxMs: 10_000,
     /** After a refusal that trying again does not mend. */
     criticalRetryMs: 300_000,
+    /** What the survey reads in one piece, and what it or an initial replication makes durable at a time. */
+    surveyPieceBytes: 32 * MiB,
+    checkpointBytes: 4 * GiB,
+    checkpointMs: 5_000,
+    /** After the last piece the survey's threads end. */
+    hashThreadIdleMs: 10_000,
+    /** A resync that waits for its window looks at least so often whether that was changed. */
+    resyncWindowPollMs: 30_000,
     /** Gaps kept until they are told; more are merged. */
     gapsKeptMax: 64,
     /** After a try at an app-consistent point that did not become one. */
@@ -275,6 +285,10 @@ invariant(
 const layersPendingMax: number = wire.layersPendingMax;
 invariant(layersPendingMax <= wire.layersListedMax, 'what may be pending may be listed');
 invariant(wire.pingEveryMs * 3 < wire.idleMs, 'three pings fit into the idle deadline');
+invariant(
+  processServer.comparisonBytesMax >= 2 * wire.checksumsPerFrameMax * disk.leafBytes * wire.comparisonsMax,
+  'what one session may ask for can be compared',
+);
 invariant(target.groupBytesMax >= sealedBatchBytesMax, 'a batch of the largest size fits into one group commit');
 invariant(target.freeBytesStop < target.freeBytesResume, 'stop and resume marks do not meet');
 invariant(nbd.requestBytesMax <= nbd.inFlightBytesMax, 'one NBD request of the largest size may be in flight');

@@ -14,6 +14,13 @@ export interface SessionCounters {
   records: number;
   zeroRecords: number;
   leafCheckedRecords: number;
+  /** Checksums of the source compared with the target's, and how many of them differed. */
+  checksums: number;
+  checksumsDiffering: number;
+  /** Checksums received from the agent, bytes. The target sends as many. */
+  checksumBytesIn: number;
+  /** Time workers compared, milliseconds. */
+  compareMs: number;
   points: number;
   pointsCommitted: number;
   pointsRejected: number;
@@ -48,6 +55,10 @@ export function newCounters(): SessionCounters {
     records: 0,
     zeroRecords: 0,
     leafCheckedRecords: 0,
+    checksums: 0,
+    checksumsDiffering: 0,
+    checksumBytesIn: 0,
+    compareMs: 0,
     points: 0,
     pointsCommitted: 0,
     pointsRejected: 0,

@@ -30,6 +30,14 @@ export interface EgressOptions {
   readonly onRoom: () => void;
 }
 
+/** For a frame on whose behalf something is kept, and that may have to wait when its turn has come. */
+export interface Turn {
+  /** What is kept until then, beside the frame. */
+  readonly waitingBytes?: number;
+  /** What is behind waits too. */
+  readonly ready?: () => Promise<void>;
+}
+
 export class Egress {
   readonly #options: EgressOptions;
   readonly #credit = new Credit(0);
@@ -52,12 +60,14 @@ export class Egress {
   }
 
   /** Sends a frame after everything queued before. It is owned here until sent. */
-  control(frame: Uint8Array): void {
-    this.#controlBytes += frame.byteLength;
+  control(frame: Uint8Array, turn: Turn = {}): void {
+    const bytes = frame.byteLength + (turn.waitingBytes ?? 0);
+    this.#controlBytes += bytes;
     this.#enqueue(async () => {
+      await turn.ready?.();
       await this.#options.connection.send(frame);
       const before = this.#controlBytes;
-      this.#controlBytes -= frame.byteLength;
+      this.#controlBytes -= bytes;
       if (before > controlQueueBytesMax && this.#controlBytes <= controlQueueBytesMax) this.#options.onRoom();
     });
   }

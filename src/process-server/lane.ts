@@ -9,10 +9,12 @@
  */
 import type { Geometry } from '../disk/geometry.ts';
 import { geometryOf } from '../disk/geometry.ts';
+import { nodeCountOf } from '../disk/merkle.ts';
 import { Problem } from '../kit/problem.ts';
 import { deriveLayerKeyBytes } from '../kernels/keys.ts';
 import { limits } from '../limits.ts';
 import { decodeBatch } from '../wire/batch.ts';
+import type { ChecksumBounds } from '../wire/checksums.ts';
 import { protocolError } from '../wire/codes.ts';
 import type { Cycle } from '../wire/cycle.ts';
 import type { Durable } from '../wire/durable.ts';
@@ -90,6 +92,12 @@ export class Lane {
     const [diskId, leafKey] = [bytesOf(message.diskId), bytesOf(message.leafKey)];
     const keys: Keys = { diskId, leafKey, diskKey: bytesOf(diskKey), keyVersion, epoch, nextCounter };
     this.#state = { kind: 'open', keys, layer: null };
+  }
+
+  /** What CHECKSUMS of this disk can be about. @throws Problem `protocol-error` before the disk is OPENED. */
+  get checksumBounds(): ChecksumBounds {
+    this.#mustBeOpen('CHECKSUMS');
+    return { leaves: this.geometry.blockCount, nodes: nodeCountOf(this.geometry) };
   }
 
   /**

@@ -22,6 +22,10 @@ const processServerSeries = {
     'counter',
     'Whole-block records checked against their leaf.',
   ),
+  checksums: perMachine('checksums_compared_total', 'counter', 'Checksums of the source compared with the target’s.'),
+  checksumsDiffering: perMachine('checksums_differing_total', 'counter', 'Compared checksums that differed.'),
+  checksumBytes: perMachine('checksum_bytes_total', 'counter', 'Bytes of checksums taken from agents.'),
+  compareSeconds: perMachine('compare_seconds_total', 'counter', 'Time workers compared checksums.'),
   pointsCommitted: perMachine('points_committed_total', 'counter', 'Recovery points the target committed.'),
   pointsRejected: perMachine('points_rejected_total', 'counter', 'Recovery points the target rejected.'),
   inFlightBytes: perMachine('in_flight_bytes', 'gauge', 'Bytes taken from the agent and not yet durable.'),
@@ -46,7 +50,7 @@ const processServerSeries = {
   poolTasks: {
     name: 'tidemark_process_server_pool_tasks',
     type: 'gauge',
-    help: 'Batches with the worker pool or waiting for it.',
+    help: 'Batches and ranges of checksums with the worker pool or waiting for it.',
     labels: [],
   },
   grantedBytes: {
@@ -64,7 +68,7 @@ const processServerSeries = {
   poolTasksLimit: {
     name: 'tidemark_process_server_pool_tasks_limit',
     type: 'gauge',
-    help: 'Batches the worker pool takes; more of them wait in their sessions.',
+    help: 'Tasks the worker pool takes; more of them wait in their sessions.',
     labels: [],
   },
   targetReachable: {
@@ -94,6 +98,10 @@ const ofMachines: readonly (readonly [SeriesDeclaration<'machine'>, (counters: S
   [processServerSeries.records, (counters) => counters.records],
   [processServerSeries.zeroRecords, (counters) => counters.zeroRecords],
   [processServerSeries.checkedRecords, (counters) => counters.leafCheckedRecords],
+  [processServerSeries.checksums, (counters) => counters.checksums],
+  [processServerSeries.checksumsDiffering, (counters) => counters.checksumsDiffering],
+  [processServerSeries.checksumBytes, (counters) => counters.checksumBytesIn],
+  [processServerSeries.compareSeconds, (counters) => counters.compareMs / msPerSecond],
   [processServerSeries.pointsCommitted, (counters) => counters.pointsCommitted],
   [processServerSeries.pointsRejected, (counters) => counters.pointsRejected],
   [processServerSeries.inFlightBytes, (counters) => counters.inFlightBytes],

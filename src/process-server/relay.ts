@@ -25,8 +25,10 @@ import { decodeErrorMessage } from '../wire/error.ts';
 import { encodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
 import { decodeOpenDisk } from '../wire/open-disk.ts';
 import { decodeOpened, encodeOpened } from '../wire/opened.ts';
+import { decodeGap } from '../wire/gap.ts';
 import { decodePointMessage } from '../wire/point.ts';
 import type { Window } from './budget.ts';
+import { Comparison } from './comparison.ts';
 import type { SessionCounters } from './counters.ts';
 import { Egress } from './egress.ts';
 import { Lane, targetFault, type PlannedBatch } from './lane.ts';
@@ -41,6 +43,8 @@ export interface RelayOptions {
   readonly window: Window;
   readonly sealer: Sealer;
   readonly slabs: Slabs;
+  /** `ComparisonOptions.room`. */
+  readonly comparisonRoom: Credit;
   readonly counters: SessionCounters;
   readonly clock: Clock;
   readonly random: Random;
@@ -53,6 +57,7 @@ export class Relay {
   readonly #options: RelayOptions;
   readonly #egress: Egress;
   readonly #back: ReturnPath;
+  readonly #comparison: Comparison;
   readonly #lanes = new Map<number, Lane>();
   readonly #tasks = new Credit(limits.processServer.sessionTasksMax);
   #highestSeq = 0;
@@ -61,11 +66,13 @@ export class Relay {
   #firstGrantDone = false;
 
   constructor(options: RelayOptions) {
-    const { agent, target, clock, slabs, counters, onFailure } = options;
+    const { agent, target, clock, sealer, slabs, counters, comparisonRoom: room, onFailure } = options;
     this.#options = options;
     this.#back = new ReturnPath(agent, target);
     const onRoom = (): void => agent.resume();
-    this.#egress = new Egress({ connection: target, clock, slabs, counters, onFailure, onRoom });
+    const egress = new Egress({ connection: target, clock, slabs, counters, onFailure, onRoom });
+    this.#egress = egress;
+    this.#comparison = new Comparison({ egress, back: this.#back, sealer, counters, room, onFailure });
   }
 
   /** @throws Problem: the agent broke the protocol. */
@@ -85,6 +92,16 @@ export class Relay {
       }
       case frameType.point: {
         this.#onPoint(frame);
+        return;
+      }
+      case frameType.checksums: {
+        this.#comparison.ask(frame, this.#laneOfAgent(frame.disk).checksumBounds);
+        this.#relieve();
+        return;
+      }
+      case frameType.gap: {
+        decodeGap(frame.body);
+        this.#toTarget(encodeFrame(frame.type, frame.disk, frame.body));
         return;
       }
       case frameType.error: {
@@ -109,6 +126,10 @@ export class Relay {
       }
       case frameType.opened: {
         this.#onOpened(frame);
+        return;
+      }
+      case frameType.checksums: {
+        this.#comparison.answer(frame, this.#laneOfTarget(frame.disk).checksumBounds);
         return;
       }
       case frameType.leaves:
@@ -142,6 +163,7 @@ export class Relay {
   end(reason: Problem): void {
     this.#tasks.end(reason);
     this.#egress.end(reason);
+    this.#comparison.end();
     for (const lane of this.#lanes.values()) lane.end();
     this.#options.counters.inFlightBytes = 0;
   }
@@ -256,6 +278,11 @@ export class Relay {
 
   #toTarget(frame: Uint8Array): void {
     this.#egress.control(frame);
+    this.#relieve();
+  }
+
+  /** Reads no more from the agent while too much waits for the target. */
+  #relieve(): void {
     if (this.#egress.full) this.#options.agent.pause();
   }
 

@@ -3,6 +3,7 @@
  * the budget. It holds no truth (DESIGN §1): killing it loses nothing that was acknowledged.
  */
 import type { Clock } from '../kit/clock.ts';
+import { Credit } from '../kit/credit.ts';
 import { Problem } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';
 import { limits } from '../limits.ts';
@@ -23,6 +24,7 @@ export interface ProcessServerOptions {
   readonly logger: Logger;
   readonly version: string;
   readonly budget?: Budget;
+  readonly comparisonRoom?: Credit;
 }
 
 /** The newest attempt to reach the target, which failed. */
@@ -67,6 +69,7 @@ export class ProcessServer {
       logger,
       version,
       slabs: new Slabs(),
+      comparisonRoom: options.comparisonRoom ?? new Credit(limits.processServer.comparisonBytesMax),
       budget: this.#budget,
       instance: random.bytes(instanceBytes).toString('hex'),
       onNamed: (session) => this.#onNamed(session),
@@ -159,7 +162,7 @@ export class ProcessServer {
     this.#ended.set(name, (this.#ended.get(name) ?? 0) + 1);
     const { machine, counters } = session;
     if (this.#byMachine.get(machine) === session) this.#byMachine.delete(machine);
-    if (counters.batches === 0 && counters.points === 0) return;
+    if (counters.batches === 0 && counters.points === 0 && counters.checksums === 0) return;
     const sum = this.#past.get(machine) ?? newCounters();
     this.#past.delete(machine);
     addCounters(sum, { ...counters, inFlightBytes: 0, sealing: 0 });

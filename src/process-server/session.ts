@@ -11,6 +11,7 @@
  *  4. A frame that can not be understood ends the session; nothing of it is acted upon.
  */
 import type { Clock, Timer } from '../kit/clock.ts';
+import type { Credit } from '../kit/credit.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';
 import { limits } from '../limits.ts';
@@ -36,6 +37,8 @@ export interface SessionOptions {
   readonly connectTarget: ConnectTarget;
   readonly sealer: Sealer;
   readonly slabs: Slabs;
+  /** Bytes of checksums that may be asked for or compared, all sessions together. */
+  readonly comparisonRoom: Credit;
   readonly budget: Budget;
   readonly clock: Clock;
   readonly random: Random;
@@ -267,7 +270,7 @@ export class Session {
     if (frame.type !== frameType.welcome) throw targetFault(`type ${frame.type} instead of WELCOME`);
     const welcome = understood(() => decodeWelcome(frame.body));
     const { hello, target, timer, window } = state;
-    const { sealer, slabs, clock, random, version } = this.#options;
+    const { sealer, slabs, comparisonRoom, clock, random, version } = this.#options;
     timer.cancel();
     const relay = new Relay({
       agent: this.#agent,
@@ -275,6 +278,7 @@ export class Session {
       window,
       sealer,
       slabs,
+      comparisonRoom,
       counters: this.counters,
       clock,
       random,

@@ -1,26 +1,29 @@
 /**
- * Entry of a worker thread: one task is one batch (`seal-batch.ts`). Loads only kernels, disk, wire and kit. Memory comes in and goes
- * out by transfer, never as a view.
+ * Entry of a worker thread: one task is one batch (`seal-batch.ts`, the default export) or one range of checksums (`compare-checksums.ts`). Loads
+ * only kernels, disk, wire and kit. Memory comes in and goes out by transfer, never as a view.
  */
 import { move, transferableSymbol, valueSymbol } from 'piscina';
 import { systemClock } from '../kit/clock.ts';
-import { sealBatch, sealedFrameBytesMax, type SealOutcome, type SealTask } from './seal-batch.ts';
+import { compareChecksums, type CompareTask } from './compare-checksums.ts';
+import { sealBatch, sealedFrameBytesMax, type SealTask } from './seal-batch.ts';
 
 const scratch = new Uint8Array(sealedFrameBytesMax);
 
-/** Wrapped so that the outcome's buffer is transferred back. */
+/** Wrapped so that the memory of an outcome is transferred back. */
 class Transferred {
-  readonly #outcome: SealOutcome;
+  readonly #outcome: object;
+  readonly #memory: ArrayBuffer;
 
-  constructor(outcome: SealOutcome) {
+  constructor(outcome: object, memory: ArrayBuffer) {
     this.#outcome = outcome;
+    this.#memory = memory;
   }
 
   get [transferableSymbol](): ArrayBuffer[] {
-    return [this.#outcome.buffer];
+    return [this.#memory];
   }
 
-  get [valueSymbol](): SealOutcome {
+  get [valueSymbol](): object {
     return this.#outcome;
   }
 }
@@ -31,5 +34,11 @@ class Transferred {
  */
 export default async function seal(task: SealTask): Promise<unknown> {
   await systemClock.turn();
-  return move(new Transferred(sealBatch(task, scratch, systemClock)));
+  const outcome = sealBatch(task, scratch, systemClock);
+  return move(new Transferred(outcome, outcome.buffer));
+}
+
+export function compare(task: CompareTask): unknown {
+  const outcome = compareChecksums(task, systemClock);
+  return move(new Transferred(outcome, outcome.frame.buffer));
 }

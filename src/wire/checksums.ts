@@ -88,7 +88,7 @@ export function decodeAsk(body: Uint8Array, bounds: ChecksumBounds): ChecksumRan
 }
 
 /** Body: the header, one bit per checksum (least significant first), then at the level of leaves 32 bytes per set bit. */
-export function encodeDifference(disk: number, message: Difference): Uint8Array {
+export function encodeDifference(disk: number, message: Difference): Uint8Array<ArrayBuffer> {
   const bitmapBytes = Math.ceil(message.count / 8);
   const body = new Uint8Array(headerBytes + bitmapBytes + message.hashes.byteLength);
   writeHeader(body, message);

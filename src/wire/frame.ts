@@ -58,7 +58,7 @@ export function writeFrameHeader(frame: Uint8Array, type: FrameType, disk: numbe
 }
 
 /** A new frame around a copy of `body`. */
-export function encodeFrame(type: FrameType, disk: number, body: Uint8Array): Uint8Array {
+export function encodeFrame(type: FrameType, disk: number, body: Uint8Array): Uint8Array<ArrayBuffer> {
   const frame = new Uint8Array(frameHeaderBytes + body.byteLength);
   frame.set(body, frameHeaderBytes);
   writeFrameHeader(frame, type, disk);

@@ -10,6 +10,7 @@ import { systemClock } from '../../src/kit/clock.ts';
 import { Problem } from '../../src/kit/problem.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import type { LogFields, Logger } from '../../src/observe/logger.ts';
+import { compareChecksums } from '../../src/process-server/compare-checksums.ts';
 import type { Sealer } from '../../src/process-server/pool.ts';
 import { sealBatch, sealedFrameBytesMax } from '../../src/process-server/seal-batch.ts';
 import { ProcessServer } from '../../src/process-server/server.ts';
@@ -44,6 +45,7 @@ function inlineSealer(): Sealer {
       await systemClock.turn();
       return sealBatch(mine, scratch, clock);
     },
+    compare: (task) => Promise.resolve(compareChecksums(task, clock)),
   };
 }
 

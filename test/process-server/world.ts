@@ -1,6 +1,7 @@
 /** A process server with in-memory connections on both sides, and agents to drive it. */
 import { systemClock } from '../../src/kit/clock.ts';
 import { systemRandom } from '../../src/kit/random.ts';
+import { compareChecksums } from '../../src/process-server/compare-checksums.ts';
 import type { Sealer } from '../../src/process-server/pool.ts';
 import { sealBatch, sealedFrameBytesMax } from '../../src/process-server/seal-batch.ts';
 import { ProcessServer, type ProcessServerOptions } from '../../src/process-server/server.ts';
@@ -20,6 +21,11 @@ function scrambled(): Sealer {
       const mine = { ...task, buffer: task.buffer.transfer() };
       await systemClock.sleep(systemRandom.fraction() * 8);
       return sealBatch(mine, scratch, systemClock);
+    },
+    async compare(task) {
+      const mine = { ...task, source: task.source.transfer(), target: task.target.transfer() };
+      await systemClock.sleep(systemRandom.fraction() * 8);
+      return compareChecksums(mine, systemClock);
     },
   };
 }
