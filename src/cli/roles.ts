@@ -97,6 +97,8 @@ export interface PointReport {
   readonly provenMs: number | null;
   readonly damaged: boolean;
   readonly consistency: 'crash' | 'app' | 'none';
+  /** What froze the applications, and for how long; null where that is not claimed. */
+  readonly evidence: string | null;
   readonly disks: readonly {
     readonly name: string;
     readonly size: number;
@@ -107,6 +109,24 @@ export interface PointReport {
     /** Write requests the capture had accepted at the cut, where it counts them. */
     readonly writes: number | null;
   }[];
+}
+
+/** Points that were due and not made. */
+export interface GapReport {
+  readonly machine: string;
+  /** The newest point whose cut was before; null: there is none. */
+  readonly afterPoint: number | null;
+  /** When the first of them was due. */
+  readonly atMs: number;
+  readonly points: number;
+  readonly reason: string;
+  readonly detail: string;
+}
+
+export interface PointsReport {
+  /** By machine, oldest first. */
+  readonly points: readonly PointReport[];
+  readonly gaps: readonly GapReport[];
 }
 
 export type EnrolledRole = 'agent' | 'process-server' | 'target';
@@ -232,8 +252,7 @@ export interface Roles {
   /** Raw, sparse. Removes the unfinished file when `signal` aborts, and rejects with Problem `interrupted`. */
   exportPoint(request: ExportRequest, progress: Progress, signal: AbortSignal): Promise<ExportReport>;
   verify(request: VerifyRequest, progress: Progress, signal: AbortSignal): Promise<VerifyReport>;
-  /** Oldest first. */
-  listPoints(request: Vault & { readonly machine: string | undefined }): Promise<readonly PointReport[]>;
+  listPoints(request: Vault & { readonly machine: string | undefined }): Promise<PointsReport>;
   /** Writes the recovery file (0600). Must not exist. */
   keyExport(request: Vault & { readonly to: string }): Promise<{ readonly file: string; readonly vaultId: string }>;
 

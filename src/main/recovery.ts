@@ -5,8 +5,10 @@ import type {
   DiskOfPoint,
   ExportReport,
   ExportRequest,
+  GapReport,
   NbdRequest,
   PointReport,
+  PointsReport,
   Progress,
   Roles,
   Running,
@@ -253,6 +255,7 @@ function pointReport(view: MachineView, body: PointBody): PointReport {
     provenMs: view.points.stateOf(body.point) === 'proven' ? (view.points.proven.get(body.point)?.atMs ?? null) : null,
     damaged: view.points.stateOf(body.point) === 'damaged',
     consistency: body.consistency,
+    evidence: body.evidence ?? null,
     disks: body.disks.map(({ no, size, root, kind, payloadBytes, writes }) => ({
       name: view.facts.disks.find((disk) => disk.no === no)?.name ?? `disk-${no}`,
       size,
@@ -264,16 +267,29 @@ function pointReport(view: MachineView, body: PointBody): PointReport {
   };
 }
 
-export function listPoints(parts: Parts, request: Parameters<Roles['listPoints']>[0]): Promise<readonly PointReport[]> {
+function gapReports(view: MachineView): GapReport[] {
+  const { points, gaps } = view.points;
+  return gaps
+    .map((gap) => ({
+      machine: view.machine,
+      afterPoint: points.findLast(({ cutTimeMs }) => cutTimeMs <= gap.atMs)?.point ?? null,
+      ...gap,
+    }))
+    .sort((a, b) => a.atMs - b.atMs);
+}
+
+export function listPoints(parts: Parts, request: Parameters<Roles['listPoints']>[0]): Promise<PointsReport> {
   return closing(async ({ closers }) => {
     await storeFacts(parts, request.data);
     const machines = request.machine === undefined ? await listMachines(parts.files, request.data) : [request.machine];
-    const reports: PointReport[] = [];
+    const points: PointReport[] = [];
+    const gaps: GapReport[] = [];
     for (const machine of machines) {
       const view = await openView(parts, closers, { data: request.data, machine });
-      reports.push(...view.points.points.map((body) => pointReport(view, body)));
+      points.push(...view.points.points.map((body) => pointReport(view, body)));
+      gaps.push(...gapReports(view));
     }
-    return reports;
+    return { points, gaps };
   });
 }
 

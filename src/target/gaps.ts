@@ -12,6 +12,7 @@
  */
 import type { Clock, Timer } from '../kit/clock.ts';
 import { messageOf } from '../kit/problem.ts';
+import { Serial } from '../kit/serial.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { MachineStore } from '../store/machine-store.ts';
@@ -23,41 +24,38 @@ export interface GapsOptions {
   readonly logger: Logger;
 }
 
+/** As one: the older's time, the newer's detail. */
+function merged(older: Gap, newer: Gap): Gap {
+  const points = Math.min(Number.MAX_SAFE_INTEGER, older.points + newer.points);
+  return { ...newer, atMs: Math.min(older.atMs, newer.atMs), points };
+}
+
 export class Gaps {
   readonly #options: GapsOptions;
   readonly #waiting = new Map<Gap['reason'], Gap>();
+  readonly #inOrder = new Serial();
   /** While it runs, gaps wait. */
   #pause: Timer | null = null;
-  #writing: Promise<void> | null = null;
 
   constructor(options: GapsOptions) {
     this.#options = options;
   }
 
   add(gap: Gap): void {
-    this.#wait(gap);
+    const older = this.#waiting.get(gap.reason);
+    this.#waiting.set(gap.reason, older ? merged(older, gap) : gap);
     if (this.#pause === null) void this.flush();
   }
 
   /** Writes what waits. Resolves when that was tried; never rejects. */
   flush(): Promise<void> {
-    this.#writing ??= this.#write().finally(() => {
-      this.#writing = null;
-    });
-    return this.#writing;
+    return this.#inOrder.run(() => this.#write());
   }
 
-  /** Writes what waits, and nothing afterwards. */
+  /** The last flush; nothing is added after it. */
   async stop(): Promise<void> {
-    await this.#writing;
     await this.flush();
     this.#pause?.cancel();
-  }
-
-  #wait(gap: Gap): void {
-    const before = this.#waiting.get(gap.reason);
-    const points = Math.min(Number.MAX_SAFE_INTEGER, gap.points + (before?.points ?? 0));
-    this.#waiting.set(gap.reason, { ...gap, atMs: Math.min(gap.atMs, before?.atMs ?? gap.atMs), points });
   }
 
   async #write(): Promise<void> {
@@ -75,7 +73,8 @@ export class Gaps {
         await store.recordGap(gap);
       } catch (error) {
         logger.warn({ machine: store.machine, gap, error: messageOf(error) }, 'a gap could not be noted yet');
-        this.#wait(gap);
+        const newer = this.#waiting.get(gap.reason);
+        this.#waiting.set(gap.reason, newer ? merged(gap, newer) : gap);
       }
     }
   }

@@ -13,6 +13,7 @@ const point: PointReport = {
   provenMs: null,
   damaged: false,
   consistency: 'crash',
+  evidence: null,
   disks: [
     { name: 'vda', size: 512 * 1024 * 1024, root: 'ab'.repeat(32), kind: 'delta', payloadBytes: 4096, writes: 3 },
   ],
@@ -118,7 +119,7 @@ describe('data', () => {
   it('points, as a table and as JSON', async () => {
     const asked: unknown[] = [];
     const line = commandLine({
-      roles: { listPoints: async (request) => (asked.push(request), [point]) },
+      roles: { listPoints: async (request) => (asked.push(request), { points: [point], gaps: [] }) },
       environment: { TIDEMARK_DATA: '/srv/t' },
     });
     expect(await line.run('points', 'web1')).toBe(0);
@@ -126,7 +127,7 @@ describe('data', () => {
       'web1     7      2026-01-02T00:00:00.000Z  committed  crash  vda   512 MiB  delta  4 KiB  abababababababab\n',
     );
     expect(await line.run('points', '--json', '--data', '/x', '--vault', '/key')).toBe(0);
-    expect(JSON.parse(line.stdout().split('\n').at(-2) ?? '')).toEqual({ points: [point] });
+    expect(JSON.parse(line.stdout().split('\n').at(-2) ?? '')).toEqual({ points: [point], gaps: [] });
     expect(asked).toEqual([
       { data: '/srv/t/target', vault: '/srv/t/target/vault.key', machine: 'web1' },
       { data: '/x', vault: '/key', machine: undefined },
@@ -206,6 +207,31 @@ describe('data', () => {
     expect(await of({}, { gaps: [gap] })).toContain(
       'web1: 2 points from 1970-01-01T00:00:00.000Z on were not made (drain): writes did not end\n',
     );
+  });
+
+  it('points shows the gaps where they are, and what an app-consistent point rests on', async () => {
+    const gap = { machine: 'web1', atMs: 0, points: 1, reason: 'hooks', detail: 'pre hook ended with 3\u001b[2J' };
+    const gaps = [
+      { ...gap, afterPoint: null },
+      { ...gap, afterPoint: 7, points: 2 },
+      { ...gap, machine: 'web2', afterPoint: null },
+    ];
+    const app = { ...point, point: 8, consistency: 'app', evidence: 'hook /etc/freeze, 40 ms' } as const;
+    const report = { points: [point, app], gaps };
+    const line = commandLine({ roles: { listPoints: async () => report } });
+    expect(await line.run('points', '--data', '/x')).toBe(0);
+    const shown = line.stdout().trimEnd().split('\n').slice(1);
+    expect(shown.map((row) => row.split(/ {2,}/).slice(0, 2).join(' '))).toEqual([
+      'web1 -',
+      'web1 7',
+      'web1 -',
+      'web1 8',
+      'web2 -',
+    ]);
+    expect(shown[2]).toMatch(/ gap .* 2 points were due \(hooks\): pre hook ended with 3 \[2J$/);
+    expect(shown[3]).toMatch(/ app .* hook \/etc\/freeze, 40 ms$/);
+    expect(await line.run('points', '--json', '--data', '/x')).toBe(0);
+    expect(JSON.parse(line.stdout().split('\n').at(-2) ?? '')).toEqual(report);
   });
 
   it('resync says what happens when, and who does not hear of it', async () => {

@@ -86,6 +86,11 @@ export class TargetSite {
     return new TargetSite(directory, data, target, logged);
   }
 
+  /** The target's directory. */
+  get data(): string {
+    return this.#data.path;
+  }
+
   store(machine = 'm1'): MachineStore {
     const store = this.target.stores().get(machine);
     invariant(store, 'the store is open');
