@@ -132,6 +132,19 @@ export class SimulatedFile implements File {
     return { hole: false, length };
   }
 
+  dropCacheSync(position: number, length: number): void {
+    const { durable, pending, content } = this.#inode;
+    const disk = durable.copy();
+    for (const change of pending) applyChange(disk, change);
+    for (const page of content.differences(disk)) {
+      const at = page * 4096;
+      if (at < position || at >= position + length) continue;
+      const bytes = Buffer.alloc(Math.min(4096, content.size - at));
+      disk.read(bytes, at);
+      content.write(bytes, at);
+    }
+  }
+
   facts(): FileFacts {
     return this.#inode.facts();
   }

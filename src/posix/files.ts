@@ -28,7 +28,7 @@ import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { promisify } from 'node:util';
 import { Problem, systemCode } from '../kit/problem.ts';
-import { allocateSync, blockDeviceSizeSync, punchHoleSync, seekSync } from './syscalls.ts';
+import { allocateSync, blockDeviceSizeSync, dropCacheSync, punchHoleSync, seekSync } from './syscalls.ts';
 
 const fdatasyncAsync = promisify(fdatasync);
 const fsyncAsync = promisify(fsync);
@@ -69,6 +69,11 @@ export interface File {
    * everything is data.
    */
   extentSync(position: number, length: number): { readonly hole: boolean; readonly length: number };
+  /**
+   * Forgets what the page cache holds of the range, so that the next read comes from the disk: after a sync that failed the cache shows what the
+   * disk never got. Does nothing where unsupported, and to what is not synced.
+   */
+  dropCacheSync(position: number, length: number): void;
   facts(): FileFacts;
   /** Waits for the operations under way; every later one throws `closed`. Idempotent. */
   close(): Promise<void>;
@@ -214,6 +219,10 @@ class PosixFile implements File {
     if (hole > position) return { hole: false, length: Math.min(length, hole - position) };
     const data = seekSync(this.#fd, position, 'data');
     return { hole: true, length: data === undefined ? length : Math.min(length, data - position) };
+  }
+
+  dropCacheSync(position: number, length: number): void {
+    dropCacheSync(this.#fd, position, length);
   }
 
   facts(): FileFacts {

@@ -14,11 +14,13 @@ const seekHole = 4;
 const seekEnd = 2;
 const lockExclusive = 2;
 const lockNonBlocking = 4;
+const adviceDontNeed = 4;
 
 interface Libc {
   fallocate(fd: number, mode: number, offset: number, length: number): number;
   lseek(fd: number, offset: number, whence: number): number;
   flock(fd: number, operation: number): number;
+  fadvise(fd: number, offset: number, length: number, advice: number): number;
   errno(): number;
 }
 
@@ -29,10 +31,12 @@ function loadLibc(): Libc | undefined {
     const fallocate = libc.func('int fallocate(int, int, int64_t, int64_t)');
     const lseek = libc.func('int64_t lseek(int, int64_t, int)');
     const flock = libc.func('int flock(int, int)');
+    const fadvise = libc.func('int posix_fadvise(int, int64_t, int64_t, int)');
     return {
       fallocate: (fd, mode, offset, length) => Number(fallocate(fd, mode, offset, length)),
       lseek: (fd, offset, whence) => Number(lseek(fd, offset, whence)),
       flock: (fd, operation) => Number(flock(fd, operation)),
+      fadvise: (fd, offset, length, advice) => Number(fadvise(fd, offset, length, advice)),
       errno: () => koffi.errno(),
     };
   } catch {
@@ -64,6 +68,11 @@ export function punchHoleSync(fd: number, position: number, length: number): boo
   const error = systemError(libc, 'fallocate punch hole');
   if (unsupported.has((error as NodeJS.ErrnoException).code ?? '')) return false;
   throw error;
+}
+
+/** posix_fadvise(DONTNEED): advice, so nothing is said of its success. Pages that are dirty or mapped stay. */
+export function dropCacheSync(fd: number, position: number, length: number): void {
+  libc?.fadvise(fd, position, length, adviceDontNeed);
 }
 
 /** The first offset ≥ `position` where data begins (`data`) or a hole begins (`hole`); undefined when there is none, or no support. */

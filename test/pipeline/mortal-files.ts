@@ -168,6 +168,12 @@ class MortalFile implements File {
     return this.#real.extentSync(position, length);
   }
 
+  dropCacheSync(position: number, length: number): void {
+    this.#files.runSync(null, this.path, undefined, () => {
+      this.#real.dropCacheSync(position, length);
+    });
+  }
+
   facts(): ReturnType<File['facts']> {
     return this.#real.facts();
   }

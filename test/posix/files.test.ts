@@ -29,6 +29,7 @@ it('a write after close went into the next file that got the descriptor number',
     () => first.allocateSync(0, 4096, false),
     () => first.punchHoleSync(0, 4096),
     () => first.extentSync(0, 4096),
+    () => first.dropCacheSync(0, 4096),
     () => first.facts(),
   ];
   for (const operation of sync) expect(operation).toThrow(expect.objectContaining(closed));
@@ -47,4 +48,18 @@ it('a close pulled the descriptor from under a write of many parts', async () =>
   await writing;
   await Promise.all(closings);
   expect((await readFile(name)).equals(Buffer.concat(parts))).toBe(true);
+});
+
+it('what was written and synced is read again from the disk once the cache was dropped', async () => {
+  const file = await posixFiles.open(path.join(home, 'cached'), 'exclusive');
+  const bytes = Buffer.alloc(300_000, 'of the disk');
+  await file.write([bytes], 0);
+  file.dropCacheSync(0, bytes.byteLength);
+  await file.datasync();
+  file.dropCacheSync(4096, 8192);
+  file.dropCacheSync(0, 2 ** 40);
+  const found = Buffer.alloc(bytes.byteLength);
+  await file.read(found, 0);
+  expect(found.equals(bytes)).toBe(true);
+  await file.close();
 });

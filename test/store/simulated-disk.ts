@@ -277,6 +277,10 @@ class SimulatedFile implements File {
     return { hole: false, length };
   }
 
+  dropCacheSync(): void {
+    // Only the image of a source needs it.
+  }
+
   facts(): FileFacts {
     const { cached, number } = this.#inode;
     return {
