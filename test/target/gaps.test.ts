@@ -51,6 +51,10 @@ class Log {
     expect(timer?.ms).toBe(limits.target.gapsEveryMs);
     this.timer = null;
     timer?.run();
+    await this.settled();
+  }
+
+  async settled(): Promise<void> {
     for (let turn = 0; turn < 5; turn += 1) await systemClock.turn();
   }
 }
@@ -58,7 +62,7 @@ class Log {
 test('the first is noted at once, those that follow as one per reason when the time is over', async () => {
   const log = new Log();
   log.gaps.add(drain);
-  await log.gaps.flush();
+  await log.settled();
   expect(log.written).toEqual([drain]);
   for (let each = 0; each < 10_000; each += 1) log.gaps.add({ ...drain, atMs: 9000 - (each % 3), detail: `${each}` });
   log.gaps.add({ ...drain, reason: 'hooks', points: 5 });
@@ -73,7 +77,7 @@ test('the first is noted at once, those that follow as one per reason when the t
   await log.fire();
   expect(log.timer).toBeNull();
   log.gaps.add(drain);
-  await log.gaps.flush();
+  await log.settled();
   expect(log.written).toHaveLength(4);
 });
 
@@ -81,7 +85,7 @@ test('without space they wait, merged, and nothing is lost', async () => {
   const log = new Log();
   log.failure = new Problem('full', 'no space left', { retryable: true });
   log.gaps.add(drain);
-  await log.gaps.flush();
+  await log.settled();
   log.gaps.add({ ...drain, atMs: 2000 });
   await log.fire();
   expect(log.written).toEqual([]);
