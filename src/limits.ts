@@ -233,8 +233,7 @@ export const limits = {
     /** Points of a machine kept for listing; the target keeps the truth. */
     pointsPerMachineMax: 10_000,
     pointsPerReportMax: 512,
-    /** Gaps an agent tells of, the newest. */
-    gapsPerReportMax: 16,
+    gapReasonsMax: 16,
     idempotencyEntriesMax: 1024,
     idempotencySeconds: 3600,
     /** A role whose last report is older is said to be silent. */

@@ -226,13 +226,8 @@ export interface MachineStatus extends Judged, Recency {
   readonly policy: string;
   /** What its points can claim without hooks. */
   readonly consistency: 'crash' | 'none' | null;
-  /** The newest points that were due and not made. */
-  readonly gaps: readonly {
-    readonly atMs: number;
-    readonly points: number;
-    readonly reason: string;
-    readonly detail: string;
-  }[];
+  /** Points that were due and not made since the agent started. */
+  readonly gaps: readonly { readonly reason: string; readonly points: number }[];
   readonly disks: readonly DiskStatus[];
 }
 export interface StatusReport extends Judged {

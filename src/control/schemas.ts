@@ -203,12 +203,7 @@ const resyncReport = z.object({
 const capturedConsistency = z
   .enum(['crash', 'none'])
   .describe('What a point can claim without hooks; none: the disk is read while it may be written to.');
-const gapReport = z.object({
-  atMs: z.number().min(0),
-  points: z.int().min(1),
-  reason: z.string().max(64),
-  detail: text,
-});
+const gapReport = z.object({ reason: z.string().max(64), points: z.int().min(1) });
 
 export const agentReport = z.object({
   role: z.literal('agent'),
@@ -232,9 +227,9 @@ export const agentReport = z.object({
     .describe('The newest request of control that is done: its points are committed.'),
   gaps: z
     .array(gapReport)
-    .max(control.gapsPerReportMax)
+    .max(control.gapReasonsMax)
     .default([])
-    .describe('The newest points that were due and not made.'),
+    .describe('Points that were due and not made since the agent started, by reason.'),
 });
 const processServerReport = z.object({
   role: z.literal('process-server'),

@@ -34,7 +34,7 @@ export function reportOf({ report, version, atMs, consistency, timeZone, resyncD
     problems: report.reason === '' ? [] : [problem],
     connected: report.state === 'idle' || report.state === 'cycling',
     resyncDone,
-    gaps: [],
+    gaps: [...report.gaps].flatMap(([reason, points]) => (points > 0 ? [{ reason, points }] : [])),
     disks: report.disks.map(({ disk, size, lagBytes, resync }) => ({
       name: disk,
       size,

@@ -8,6 +8,7 @@ import type { ReplicaDisk } from '../agent/replica-disk.ts';
 import { makeCutAll } from '../capture/cut.ts';
 import type { Running } from '../cli/roles.ts';
 import type { AgentConfig } from '../config.ts';
+import type { Report } from '../control/schemas.ts';
 import type { Clock } from '../kit/clock.ts';
 import { connect } from '../transport/client.ts';
 import { openDisk } from './agent-disks.ts';
@@ -15,6 +16,7 @@ import { AgentPolicy } from './agent-policy.ts';
 import { readiness, reportOf } from './agent-report.ts';
 import { controlLink, type ControlLink } from './control-link.ts';
 import { credentialsFor, RoleBuilder, type Parts } from './parts.ts';
+import { ResyncRequests } from './resync-requests.ts';
 
 /** Processor time of this process, all its threads, milliseconds. */
 const cpuMs = (): number => {
@@ -26,14 +28,20 @@ function governorOf({ cpuPercent }: AgentConfig, clock: Clock): Governor | null 
   return cpuPercent === undefined ? null : new Governor({ cores: cpuPercent / 100, clock, cpuMs });
 }
 
-/** Tells control how the agent is. */
+/** Tells control how the agent is, and does what control asks in its answers. */
 function reportTo(link: ControlLink, agent: Agent, disks: readonly ReplicaDisk[], parts: Parts, policy: AgentPolicy) {
   const consistency = new Map(disks.map(({ name, capture }) => [name, capture.consistency]));
-  link.reportEvery(() => {
+  const requests = new ResyncRequests((request) => {
+    agent.requestResync(request);
+  });
+  const make = (): Report => {
     const report = agent.report();
     const { version, clock } = parts;
-    const { resyncTimeZone: timeZone } = policy;
-    return reportOf({ report, version, atMs: clock.wallMs(), consistency, timeZone, resyncDone: null });
+    const facts = { report, version, atMs: clock.wallMs(), consistency, timeZone: policy.resyncTimeZone };
+    return reportOf({ ...facts, resyncDone: requests.done(report) });
+  };
+  link.reportEvery(make, ({ resync }) => {
+    requests.take(resync);
   });
 }
 

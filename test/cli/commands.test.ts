@@ -203,35 +203,9 @@ describe('data', () => {
     expect(await of({})).toMatch(/^web1 .* none$/m);
     expect(await of({ resync })).toMatch(/vda .* resync 50 %$/m);
     expect(await of({ resync: { ...resync, phase: 'waiting' } })).toMatch(/vda .* resync due$/m);
-    const gap = { atMs: 0, points: 2, reason: 'drain', detail: 'writes did not end' };
-    expect(await of({}, { gaps: [gap] })).toContain(
-      'web1: 2 points from 1970-01-01T00:00:00.000Z on were not made (drain): writes did not end\n',
+    expect(await of({}, { gaps: [{ points: 2, reason: 'drain' }] })).toContain(
+      'web1: 2 points that were due since the agent started were not made (drain)\n',
     );
-  });
-
-  it('points shows the gaps where they are, and what an app-consistent point rests on', async () => {
-    const gap = { machine: 'web1', atMs: 0, points: 1, reason: 'hooks', detail: 'pre hook ended with 3\u001b[2J' };
-    const gaps = [
-      { ...gap, afterPoint: null },
-      { ...gap, afterPoint: 7, points: 2 },
-      { ...gap, machine: 'web2', afterPoint: null },
-    ];
-    const app = { ...point, point: 8, consistency: 'app', evidence: 'hook /etc/freeze, 40 ms' } as const;
-    const report = { points: [point, app], gaps };
-    const line = commandLine({ roles: { listPoints: async () => report } });
-    expect(await line.run('points', '--data', '/x')).toBe(0);
-    const shown = line.stdout().trimEnd().split('\n').slice(1);
-    expect(shown.map((row) => row.split(/ {2,}/).slice(0, 2).join(' '))).toEqual([
-      'web1 -',
-      'web1 7',
-      'web1 -',
-      'web1 8',
-      'web2 -',
-    ]);
-    expect(shown[2]).toMatch(/ gap .* 2 points were due \(hooks\): pre hook ended with 3 \[2J$/);
-    expect(shown[3]).toMatch(/ app .* hook \/etc\/freeze, 40 ms$/);
-    expect(await line.run('points', '--json', '--data', '/x')).toBe(0);
-    expect(JSON.parse(line.stdout().split('\n').at(-2) ?? '')).toEqual(report);
   });
 
   it('resync says what happens when, and who does not hear of it', async () => {

@@ -153,7 +153,7 @@ describe('status', () => {
       null,
       null,
     ]);
-    const gap = { atMs: nowMs, points: 2, reason: 'drain', detail: 'writes did not end' };
+    const gap = { points: 2, reason: 'drain' };
     expect(judged([agent({ gaps: [gap] }), target()]).machine?.gaps).toEqual([gap]);
   });
 

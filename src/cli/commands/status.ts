@@ -44,8 +44,8 @@ function print(terminal: Terminal, report: StatusReport): void {
     ...machine.disks.map((disk) => ({ where: `${machine.name}/${disk.name}`, reasons: disk.reasons })),
   ]);
   for (const { name, gaps } of report.machines) {
-    for (const { atMs, points, reason, detail } of gaps)
-      printLine(terminal, `${name}: ${points} points from ${timeText(atMs)} on were not made (${reason}): ${detail}`);
+    for (const { points, reason } of gaps)
+      printLine(terminal, `${name}: ${points} points that were due since the agent started were not made (${reason})`);
   }
   for (const { where, reasons } of [{ where: 'site', reasons: report.reasons }, ...judged]) {
     for (const { severity, message, remedy } of reasons)
