@@ -2,7 +2,8 @@
  * Opening a disk for capture: lock, image, change log, in this order; everything is undone when a step fails.
  *
  * Invariant: before the log is trusted or made, the image is synced. What another process, or this one before a kill, left in the page cache
- * would otherwise be committed elsewhere and could still be lost here.
+ * would otherwise be committed elsewhere and could still be lost here. And what may only be in the page cache because an earlier sync
+ * failed (hot regions, or all without a log) is dropped from it, so that what is read is what the disk has (C4).
  */
 import * as path from 'node:path';
 import type { Clock } from '../kit/clock.ts';
@@ -80,7 +81,7 @@ async function openOver(options: NbdCaptureOptions, image: File, layout: LogLayo
   const { files, name, stateDirectory } = options;
   const logPath = path.join(stateDirectory, `${name}.hrl`);
   const sets = new DirtySets(layout);
-  const { writer, loss } = await openWriter(options, logPath, layout, sets, image.facts());
+  const { writer, loss } = await openWriter(options, logPath, layout, sets, image);
   const hotRegionsMax = options.hotRegionsMax ?? limits.capture.hotRegionsMax;
   let capture: NbdCapture | null = null;
   const syncImage = async (): Promise<void> => {
@@ -120,9 +121,10 @@ async function openWriter(
   logPath: string,
   layout: LogLayout,
   sets: DirtySets,
-  image: FileFacts,
+  imageFile: File,
 ): Promise<{ writer: LogWriter; loss: LogLoss | null }> {
   const { files, owner, hadLog } = options;
+  const image = imageFile.facts();
   const loaded = await loadLog({
     files,
     path: logPath,
@@ -133,8 +135,13 @@ async function openWriter(
     masks: (region, masks) => sets.addMasks(region, masks),
     wholeRegion: (region) => sets.markRegion(region),
   });
-  if (loaded.kind === 'log') return { writer: await continueLog(loaded, layout, sets, image), loss: null };
+  if (loaded.kind === 'log') {
+    for (const region of loaded.activity.regions)
+      imageFile.dropCacheSync(region * layout.regionBytes, layout.regionBytes);
+    return { writer: await continueLog(loaded, layout, sets, image), loss: null };
+  }
   const { loss } = loaded;
+  if (loss !== 'new') imageFile.dropCacheSync(0, image.size);
   if (loss === 'damaged' || loss === 'foreign') await files.rename(logPath, `${logPath}.${loss}`);
   sets.markAll();
   return { writer: await newLog(options, logPath, layout, sets, image, 'open'), loss };

@@ -5,7 +5,7 @@
  */
 import { expect, test } from 'vitest';
 import { crashAll, noTotals, Recording, sequencesOf, soak } from './crash-points.ts';
-import { expectCovered, judgesPage, openCapture, Source, type SourceModel } from './log-source.ts';
+import { expectCovered, expectFlushed, judgesPage, openCapture, Source, type SourceModel } from './log-source.ts';
 import type { SimulatedFiles } from '../simulated-files.ts';
 
 type Deed = (source: Source) => Promise<void> | void;
@@ -37,6 +37,7 @@ const losses = new Map<string | null, number>();
 async function judge(files: SimulatedFiles, model: SourceModel): Promise<void> {
   const capture = await openCapture(files, { hadLog: model.hadLog });
   expectCovered(files, capture, model);
+  expectFlushed(files, model);
   const { logLoss } = capture;
   losses.set(logLoss, (losses.get(logLoss) ?? 0) + 1);
   // A power failure alone never costs the log. Times of the image may go back: then a clean stop is not believed.

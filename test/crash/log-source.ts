@@ -11,7 +11,7 @@ import { MiB } from '../../src/limits.ts';
 import { SparseBytes, type Dice } from '../simulated-bytes.ts';
 import { SimulatedFiles } from '../simulated-files.ts';
 
-const imagePath = '/images/vda.raw';
+export const imagePath = '/images/vda.raw';
 const state = '/state';
 const blockSize = 65_536;
 const pageBytes = 4096;
@@ -80,6 +80,17 @@ export class Source {
     this.#hotRegionsMax = hotRegionsMax;
   }
 
+  /** Goes on with a capture that was opened on what a crash left. */
+  static continued(files: SimulatedFiles, capture: NbdCapture, model: SourceModel): Source {
+    const source = new Source();
+    source.files = files;
+    source.#capture = capture;
+    source.#hadLog = true;
+    source.#replica = model.replica.copy();
+    source.#flushed = files.content(imagePath).copy();
+    return source;
+  }
+
   get capture(): NbdCapture {
     if (!this.#capture) throw new Error('the capture is open');
     return this.#capture;
@@ -129,9 +140,7 @@ export class Source {
   async commit(): Promise<void> {
     const image = this.files.content(imagePath).copy();
     this.capture.swap();
-    await this.#readSending(image);
-    this.capture.endSending();
-    await this.#forget(image);
+    await this.#commit(image, () => Promise.resolve());
   }
 
   /** The same under a cut, with writers in between whose old pages go to the scratch file. */
@@ -139,10 +148,21 @@ export class Source {
     const cutting = cutAll([this.capture], 1000);
     await cutting;
     const image = this.files.content(imagePath).copy();
-    await this.write(0);
-    await this.zero(0);
-    await this.#readSending(image);
-    this.capture.endSending();
+    await this.#commit(image, async () => {
+      await this.write(0);
+      await this.zero(0);
+    });
+  }
+
+  async #commit(image: SparseBytes, meanwhile: () => Promise<void>): Promise<void> {
+    try {
+      await meanwhile();
+      await this.#readSending(image);
+      this.capture.endSending();
+    } catch (error) {
+      this.capture.giveUp();
+      throw error;
+    }
     await this.#forget(image);
   }
 
@@ -193,13 +213,17 @@ export class Source {
 /** Where a judge writes after its start. */
 export const judgesPage = (2 * regionBytes) / pageBytes;
 
-/** C3: every page in which image and replica differ is marked; and what was flushed is in the image. */
+/** C3: every page in which image and replica differ is marked. */
 export function expectCovered(files: SimulatedFiles, capture: NbdCapture, model: SourceModel): void {
   const image = files.content(imagePath);
   for (const page of image.differences(model.replica)) {
     const mask = capture.currentMask(Math.floor(page / 16));
     if ((mask & (1 << (page % 16))) === 0) throw new Error(`page ${page} differs from the replica and is not marked`);
   }
-  for (const page of image.differences(model.flushed))
+}
+
+/** What a writer was told is on the disk is there. */
+export function expectFlushed(files: SimulatedFiles, model: SourceModel): void {
+  for (const page of files.content(imagePath).differences(model.flushed))
     if (!model.touched.has(page) && page !== judgesPage) throw new Error(`page ${page} was flushed and is lost`);
 }

@@ -1,0 +1,118 @@
+/**
+ * Every durable operation under a capture fails once: of the change log (writers go on, the failure is told at once, a crash then costs a
+ * comparison), and of the image (its writers hear of it, nothing they were told is durable is not). Then the power goes, or the process,
+ * or the disk is well again and the agent is started anew: C3 holds each time. No handle is used after a failed sync, but for the
+ * image's: its door refuses, and writers must hear that (C4).
+ */
+import { expect, test } from 'vitest';
+import { isProblem } from '../../src/kit/problem.ts';
+import { Dice } from '../simulated-bytes.ts';
+import { soak } from './crash-points.ts';
+import { failAt } from './faults.ts';
+import { expectCovered, imagePath, openCapture, Source } from './log-source.ts';
+
+type Deed = (source: Source) => Promise<void>;
+
+/** Who can not start is started again. */
+async function reopen(source: Source): Promise<void> {
+  await source.capture.close();
+  await source.open().catch(() => source.open());
+}
+
+/** The life of a disk; what its writers are refused does not end it. */
+const deeds: readonly Deed[] = [
+  (source) => source.write(0),
+  (source) => source.commit(),
+  (source) => source.write(1, true),
+  (source) => source.zero(0),
+  (source) => source.cutAndCommit(),
+  (source) => source.flush(),
+  (source) => source.write(2),
+  (source) => source.mark(),
+  (source) => source.commit(),
+  reopen,
+  (source) => source.write(1),
+  (source) => source.commit(),
+  (source) => source.write(0),
+];
+
+interface Tale {
+  readonly source: Source;
+  /** What a writer, or the start of a capture, was told. */
+  readonly told: string[];
+  readonly disowned: boolean;
+}
+
+async function live(n: number, where: (filePath: string) => boolean): Promise<Tale & { fired: string | null }> {
+  const source = new Source();
+  await source.open();
+  await source.commit();
+  const failed = failAt(source.files, n, where);
+  const told: string[] = [];
+  let disowned = false;
+  for (const deed of deeds) {
+    try {
+      await deed(source);
+    } catch (error) {
+      if (!isProblem(error) && !(error instanceof Error && 'code' in error)) throw error;
+      told.push(String(error));
+    }
+    disowned ||= source.capture.logFailure !== null;
+  }
+  return { source, told, disowned, fired: failed.fired };
+}
+
+async function expectCoveredAfter({ source, told }: Tale, what: string): Promise<void> {
+  const model = source.model();
+  const { files } = source;
+  files.fault = () => null;
+  const survivors = [files.afterPowerLoss(new Dice(1)), files.kill()];
+  for (let lot = 2; lot < (soak ? 40 : 4); lot += 1) survivors.push(files.afterPowerLoss(new Dice(lot)));
+  for (const [index, survivor] of survivors.entries()) {
+    try {
+      const capture = await openCapture(survivor, { hadLog: model.hadLog });
+      expectCovered(survivor, capture, model);
+      // What is committed on what the page cache shows must be on the disk.
+      const after = Source.continued(survivor, capture, model);
+      await after.commit();
+      const lost = survivor.afterPowerLoss(new Dice(index));
+      expectCovered(lost, await openCapture(lost), after.model());
+    } catch (error) {
+      throw new Error(`${what}, told ${JSON.stringify(told)}, survivor ${index}: ${String(error)}`, { cause: error });
+    }
+  }
+}
+
+test('of the log: writers go on, it is told, nothing is missed', async () => {
+  let disowned = 0;
+  for (let n = 1; ; n += 1) {
+    const tale = await live(n, (filePath) => filePath.startsWith('/state/vda.hrl'));
+    if (tale.fired === null) {
+      expect(n).toBeGreaterThan(20);
+      break;
+    }
+    const what = `operation ${n}, ${tale.fired}`;
+    // Nobody is failed by the log, but who starts or stops with it; and its end is no secret.
+    if (tale.told.length > 0) expect(tale.fired, what).toMatch(/create|close|rename|remove|truncate|datasync|write/);
+    if (tale.disowned) disowned += 1;
+    expect(tale.source.files.violations, what).toEqual([]);
+    await expectCoveredAfter(tale, what);
+  }
+  expect(disowned).toBeGreaterThan(5);
+});
+
+test('of the image: writers hear of it, what is committed is on the disk', async () => {
+  let told = 0;
+  for (let n = 1; ; n += 1) {
+    const tale = await live(n, (filePath) => filePath === imagePath);
+    if (tale.fired === null) {
+      expect(n).toBeGreaterThan(10);
+      break;
+    }
+    if (tale.told.length > 0) told += 1;
+    const others = tale.source.files.violations.filter((each) => !each.endsWith(imagePath));
+    expect(others).toEqual([]);
+    await expectCoveredAfter(tale, `operation ${n}, ${tale.fired}`);
+  }
+  expect(told).toBeGreaterThan(5);
+});
