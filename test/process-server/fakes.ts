@@ -138,6 +138,8 @@ export interface TargetHooks {
   onSealed?: (count: number) => boolean;
   onHello?: (hello: Hello) => void;
   opened?: (message: Opened) => Opened;
+  /** ASK, GAP: what this target does not do by itself. */
+  onOther?: (frame: Frame, target: FakeTarget) => void;
 }
 
 export class FakeTarget {
@@ -169,7 +171,7 @@ export class FakeTarget {
         const hello = decodeHello(frame.body);
         this.events.push(`HELLO ${hello.role} ${hello.machine}`);
         this.#hooks.onHello?.(hello);
-        this.#send(encodeWelcome({ protocol: 1, version: 't', features: [], session: 's' }));
+        this.send(encodeWelcome({ protocol: 1, version: 't', features: [], session: 's' }));
         return;
       }
       case frameType.openDisk: {
@@ -191,15 +193,16 @@ export class FakeTarget {
       case frameType.point:
         this.events.push('POINT');
         {
-          this.#send(encodeCommitted({ point: 1, cutTimeMs: 1, disks: [{ disk: 0, root: '00'.repeat(32) }] }));
+          this.send(encodeCommitted({ point: 1, cutTimeMs: 1, disks: [{ disk: 0, root: '00'.repeat(32) }] }));
           return;
         }
       case frameType.ping: {
-        this.#send(encodePing('pong', decodePing(frame.body)));
+        this.send(encodePing('pong', decodePing(frame.body)));
         return;
       }
       default:
-        this.faults.push(`type ${frame.type}`);
+        if (this.#hooks.onOther) this.#hooks.onOther(frame, this);
+        else this.faults.push(`type ${frame.type}`);
     }
   }
 
@@ -222,14 +225,14 @@ export class FakeTarget {
       diskKey: key.toString('hex'),
       keyVersion: 1,
     };
-    this.#send(encodeOpened(this.#hooks.opened?.(message) ?? message));
-    this.#send(encodeLeaves(disk, { last: true, pairs: [] }));
+    this.send(encodeOpened(this.#hooks.opened?.(message) ?? message));
+    this.send(encodeLeaves(disk, { last: true, pairs: [] }));
     if (this.#credit === 0) this.grant(this.#hooks.windowBytes ?? 32 * 1024 * 1024);
   }
 
   grant(bytes: number): void {
     this.#credit += bytes;
-    this.#send(encodeCredit(bytes));
+    this.send(encodeCredit(bytes));
   }
 
   #disk(disk: number): TargetDisk {
@@ -267,16 +270,16 @@ export class FakeTarget {
   }
 
   durable(disk: number, seq: number, batches: number, creditBytes: number): void {
-    this.#send(encodeDurable(disk, { seq, batches }));
+    this.send(encodeDurable(disk, { seq, batches }));
     if (creditBytes > 0) this.grant(creditBytes);
   }
 
   error(message: ErrorMessage): void {
-    this.#send(encodeErrorMessage(message));
+    this.send(encodeErrorMessage(message));
     this.connection.close(4000, message.message);
   }
 
-  #send(frame: Uint8Array): void {
+  send(frame: Uint8Array): void {
     this.connection.send(frame).catch(() => undefined);
   }
 }
