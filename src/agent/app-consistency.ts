@@ -67,6 +67,8 @@ export class AppConsistency {
   readonly #giveUp = new AbortController();
   #debt: Debt | null = null;
   #paying: Promise<void> = Promise.resolve();
+  /** The try to pay that is under way, or was last. */
+  #payment: Promise<unknown> = Promise.resolve();
 
   private constructor(options: AppConsistencyOptions) {
     this.#options = options;
@@ -157,10 +159,9 @@ export class AppConsistency {
     const { files, clock, pre, post, guestAgent } = this.#options;
     const { signal } = this.#stopping;
     if (!pre && !guestAgent) return failed('neither agent.preHook nor agent.guestAgentSocket is configured');
-    if (this.#debt !== null)
-      return failed(
-        `what was frozen before is not undone yet${this.#debt.reason === '' ? '' : `: ${this.#debt.reason}`}`,
-      );
+    // The post hook of the point before may still run.
+    await this.#payment;
+    if (this.#debt !== null) return failed(`what was frozen before is not undone yet: ${this.#debt.reason}`);
     if (signal.aborted) return failed('the agent is stopping');
     try {
       const text = `${JSON.stringify({ format: 1, atMs: clock.wallMs() })}\n`;
@@ -197,7 +198,9 @@ export class AppConsistency {
     const { settleBaseMs, settleMaxMs } = limits.agent;
     const backoff = new Backoff({ baseMs: settleBaseMs, maxMs: settleMaxMs, random });
     for (let attempt = 1; ; attempt += 1) {
-      const reasons = await this.#payOnce(debt, thawed);
+      const payment = this.#payOnce(debt, thawed);
+      this.#payment = payment;
+      const reasons = await payment;
       if (reasons.length === 0) break;
       debt.reason = reasons.join('; ');
       if (attempt === 1) logger.error({ reason: debt.reason }, 'the machine may be frozen still; trying again');

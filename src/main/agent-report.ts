@@ -17,21 +17,36 @@ export interface AgentFacts {
   /** Of the window resyncs wait for. */
   readonly timeZone: string;
   readonly resyncDone: number | null;
+  /** Why the machine may still be frozen, or null (`AppConsistency.owed`). */
+  readonly owed: string | null;
 }
 
-export function reportOf({ report, version, atMs, consistency, timeZone, resyncDone }: AgentFacts): Report {
-  const problem = {
-    code: report.state,
-    message: report.reason.slice(0, 1000),
-    remedy: '',
-    retryable: report.state !== 'critical',
-    machine: report.machine,
-  };
+type ReportedProblem = Report['problems'][number];
+
+function problemsOf({ report, owed }: AgentFacts): ReportedProblem[] {
+  const { machine, state, reason } = report;
+  const problem = (code: string, message: string, remedy: string, retryable: boolean): ReportedProblem => ({
+    code,
+    message: message.slice(0, 1000),
+    remedy,
+    retryable,
+    machine,
+  });
+  return [
+    ...(reason === '' ? [] : [problem(state, reason, '', state !== 'critical')]),
+    ...(owed === null
+      ? []
+      : [problem('frozen', `the machine may still be frozen: ${owed}`, 'thaw it: virsh domfsthaw', true)]),
+  ];
+}
+
+export function reportOf(facts: AgentFacts): Report {
+  const { report, version, atMs, consistency, timeZone, resyncDone } = facts;
   return {
     role: 'agent',
     atMs: Math.round(atMs),
     version,
-    problems: report.reason === '' ? [] : [problem],
+    problems: problemsOf(facts),
     connected: report.state === 'idle' || report.state === 'cycling',
     resyncDone,
     gaps: [...report.gaps].flatMap(([reason, points]) => (points > 0 ? [{ reason, points }] : [])),

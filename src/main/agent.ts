@@ -1,5 +1,6 @@
 /** Composition of the agent: captures, their NBD servers, the replication loop, its ceilings, metrics. */
 import { Agent } from '../agent/agent.ts';
+import type { AppConsistency } from '../agent/app-consistency.ts';
 import { registerCeilingSeries } from '../agent/ceiling-metrics.ts';
 import { Governor } from '../agent/governor.ts';
 import { memoryPlan } from '../agent/memory-plan.ts';
@@ -11,6 +12,7 @@ import type { AgentConfig } from '../config.ts';
 import type { Report } from '../control/schemas.ts';
 import type { Clock } from '../kit/clock.ts';
 import { connect } from '../transport/client.ts';
+import { openAppConsistency } from './agent-app.ts';
 import { openDisk } from './agent-disks.ts';
 import { AgentPolicy } from './agent-policy.ts';
 import { readiness, reportOf } from './agent-report.ts';
@@ -28,8 +30,15 @@ function governorOf({ cpuPercent }: AgentConfig, clock: Clock): Governor | null 
   return cpuPercent === undefined ? null : new Governor({ cores: cpuPercent / 100, clock, cpuMs });
 }
 
+interface Told {
+  readonly agent: Agent;
+  readonly app: AppConsistency;
+  readonly disks: readonly ReplicaDisk[];
+  readonly policy: AgentPolicy;
+}
+
 /** Tells control how the agent is, and does what control asks in its answers. */
-function reportTo(link: ControlLink, agent: Agent, disks: readonly ReplicaDisk[], parts: Parts, policy: AgentPolicy) {
+function reportTo(link: ControlLink, { agent, app, disks, policy }: Told, parts: Parts): void {
   const consistency = new Map(disks.map(({ name, capture }) => [name, capture.consistency]));
   const requests = new ResyncRequests((request) => {
     agent.requestResync(request);
@@ -37,7 +46,14 @@ function reportTo(link: ControlLink, agent: Agent, disks: readonly ReplicaDisk[]
   const make = (): Report => {
     const report = agent.report();
     const { version, clock } = parts;
-    const facts = { report, version, atMs: clock.wallMs(), consistency, timeZone: policy.resyncTimeZone };
+    const facts = {
+      report,
+      version,
+      atMs: clock.wallMs(),
+      consistency,
+      timeZone: policy.resyncTimeZone,
+      owed: app.owed,
+    };
     return reportOf({ ...facts, resyncDone: requests.done(report) });
   };
   link.reportEvery(make, ({ resync }) => {
@@ -45,10 +61,11 @@ function reportTo(link: ControlLink, agent: Agent, disks: readonly ReplicaDisk[]
   });
 }
 
-/** SIGUSR2 makes a point at once. */
-function pointOnSignal(builder: RoleBuilder, agent: Agent): void {
+/** SIGUSR2 makes a point at once, app-consistent where hooks or a guest agent are configured. */
+function pointOnSignal(builder: RoleBuilder, agent: Agent, config: AgentConfig): void {
+  const app = config.preHook !== undefined || config.guestAgentSocket !== undefined;
   const pointNow = (): void => {
-    agent.requestCycle();
+    agent.requestCycle({ app });
   };
   process.on('SIGUSR2', pointNow);
   builder.closers.add(() => {
@@ -83,6 +100,8 @@ export function startAgent(parts: Parts, config: AgentConfig): Promise<Running> 
     const opening = { parts, config, newBlockSize: policy.blockSize, memory, builder, logger };
     const disks: ReplicaDisk[] = [];
     for (const disk of config.disks) disks.push(await openDisk(opening, disk));
+    // Closed before the disks: a guest that thaws writes.
+    const app = await openAppConsistency(parts, config, builder.closers, logger);
     const { host, port } = config.processServer;
     const governor = governorOf(config, clock);
     const agent = new Agent({
@@ -93,6 +112,8 @@ export function startAgent(parts: Parts, config: AgentConfig): Promise<Running> 
       connect: (signal) => connect({ host, port, credentials, expectRole: 'process-server', clock, signal }),
       intervalMs: () => policy.intervalMs,
       compression: () => policy.compression,
+      app,
+      appEveryMs: () => policy.appEveryMs,
       resyncWindow: () => policy.resyncWindow(clock.wallMs()),
       resyncAtDirtyRatio: () => policy.resyncAtDirtyRatio,
       ...(governor ? { pace: (bytes) => governor.pace(bytes) } : {}),
@@ -103,8 +124,8 @@ export function startAgent(parts: Parts, config: AgentConfig): Promise<Running> 
     registerAgentSeries(builder.registry, agent);
     registerCeilingSeries(builder.registry, { governor, memoryMiB: config.memoryMiB ?? null });
     await builder.observe(parts, config, logger, () => readiness(agent.report()));
-    reportTo(link, agent, disks, parts, policy);
-    pointOnSignal(builder, agent);
+    reportTo(link, { agent, app, disks, policy }, parts);
+    pointOnSignal(builder, agent, config);
     run(builder, agent);
   });
 }
