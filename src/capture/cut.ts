@@ -37,7 +37,6 @@ export function makeCutAll(clock: Clock): CutAll {
     const disks = captured.map(cuttable);
     for (const disk of disks) invariant(disk.canCut, `disk ${disk.name} is open and sends nothing when a cut begins`);
     if (waitingForLog(disks)) await calmOrLate(disks, clock);
-    for (const disk of disks) if (!disk.canCut) return null;
     const startMs = clock.monotonicMs();
     const held: (CaptureDisk & Cuttable)[] = [];
     try {
@@ -46,7 +45,7 @@ export function makeCutAll(clock: Clock): CutAll {
         held.push(disk);
       }
       if (!(await drainedInTime(disks, drainMs, clock))) return null;
-      // A disk may have been closed, or swapped by someone else, while others drained.
+      // A disk may have been closed, or swapped by someone else, while others drained or were not calm.
       for (const disk of disks) if (!disk.canCut) return null;
       const cutTimeMs = clock.wallMs();
       const writes = disks.map((disk) => disk.swapInCut());

@@ -109,7 +109,19 @@ async function openOver(options: NbdCaptureOptions, image: File, layout: LogLayo
   const memoryBytesMax = options.copyBeforeWriteMemoryBytes ?? limits.capture.copyBeforeWriteMemoryBytes;
   const scratchBytesMax = options.copyBeforeWriteScratchBytes ?? limits.capture.copyBeforeWriteScratchBytes;
   capture = new NbdCapture(
-    { name, layout, image, sets, logLoss: loss, hotRegionsMax, memoryBytesMax, scratchBytesMax, openScratch, finish },
+    {
+      name,
+      clock: options.clock,
+      layout,
+      image,
+      sets,
+      logLoss: loss,
+      hotRegionsMax,
+      memoryBytesMax,
+      scratchBytesMax,
+      openScratch,
+      finish,
+    },
     log,
   );
   return capture;

@@ -12,6 +12,7 @@
  *  4. A failed write marks like any other: what it left behind is unknown.
  *  5. Requests longer than `pieceRegions` regions are done in pieces, so that no request needs more pins than there are slots.
  */
+import type { Clock } from '../kit/clock.ts';
 import { invariant } from '../kit/invariant.ts';
 import { Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
@@ -26,6 +27,7 @@ import type { DirtySets } from './dirty-sets.ts';
 import { backendProblem, readBlockOf, readWhole, zeroRange } from './image.ts';
 import { regionOfBlock, type LogLayout } from './log-layout.ts';
 import { OldPages } from './old-pages.ts';
+import { QuickWrites } from './quick-writes.ts';
 import { WriteGate } from './write-gate.ts';
 
 /** A request's piece spans at most this many regions. */
@@ -33,6 +35,7 @@ const pieceRegionsMax = 16;
 
 export interface SplitterParts {
   readonly name: string;
+  readonly clock: Clock;
   readonly layout: LogLayout;
   readonly image: File;
   readonly sets: DirtySets;
@@ -60,6 +63,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   readonly #image: File;
   readonly #sets: DirtySets;
   readonly #log: ChangeLog;
+  readonly #quick: QuickWrites;
   readonly #pieceRegions: number;
   readonly #gate = new WriteGate();
   /** All requests, whether a cut waits for them or not. */
@@ -75,6 +79,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     this.#image = parts.image;
     this.#sets = parts.sets;
     this.#log = log;
+    this.#quick = new QuickWrites(parts.image, parts.clock);
     this.name = parts.name;
     this.geometry = parts.layout.geometry;
     this.size = this.geometry.size;
@@ -91,9 +96,13 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   }
 
   write(data: Uint8Array, offset: number, fua: boolean): Promise<void> {
-    return this.#change(offset, data.byteLength, fua, (at, length) =>
-      this.#image.write([length === data.byteLength ? data : data.subarray(at - offset, at - offset + length)], at),
-    );
+    return this.#change(offset, data.byteLength, fua, async (at, length) => {
+      if (length === data.byteLength && this.#quick.tryWrite(data, at)) return;
+      await this.#image.write(
+        [length === data.byteLength ? data : data.subarray(at - offset, at - offset + length)],
+        at,
+      );
+    });
   }
 
   zero(offset: number, length: number, fua: boolean, mayUnmap: boolean): Promise<void> {

@@ -276,13 +276,19 @@ class SimFile implements File {
     await this.#files.step('write', this.path);
     const whole = Buffer.concat(parts);
     for (let done = 0; done < whole.byteLength; done += 4096) {
-      this.writeSync(whole.subarray(done, done + 4096), position + done);
+      this.#apply(whole.subarray(done, done + 4096), position + done);
       if (done + 4096 < whole.byteLength) await this.#files.step('write-more', this.path);
     }
     await this.#files.step('wrote', this.path);
   }
 
   writeSync(part: Uint8Array, position: number): void {
+    const error = this.#files.fault('write-sync', this.path);
+    if (error) throw error;
+    this.#apply(part, position);
+  }
+
+  #apply(part: Uint8Array, position: number): void {
     this.#change({ kind: 'write', position, bytes: Buffer.from(part) });
   }
 
