@@ -3,7 +3,7 @@
  * is rebuilt from the index; when even that does not make the root, records are missing, and the source is asked to compare everything.
  */
 import * as path from 'node:path';
-import { geometryOf } from '../disk/geometry.ts';
+import { geometryOf, type Geometry } from '../disk/geometry.ts';
 import { merkleHashes } from '../kernels/hash.ts';
 import type { Random } from '../kit/random.ts';
 import { limits } from '../limits.ts';
@@ -75,6 +75,61 @@ function pendingLayers(index: IndexReader, diskNo: number, maxSeq: number): Pend
   });
 }
 
+interface LeavesOf {
+  readonly files: Files;
+  /** The machine's `leaves` directory. */
+  readonly directory: string;
+  readonly no: number;
+  readonly index: IndexReader;
+  readonly view: PointsView;
+  readonly committed: CommittedDisk | null;
+  readonly geometry: Geometry;
+}
+
+function leafPath(directory: string, no: number): string {
+  return path.join(directory, String(no));
+}
+
+/** The committed leaves, and whether they are all there. */
+async function openLeaves(of: LeavesOf): Promise<{ leaves: LeafFile; complete: boolean }> {
+  const { files, directory, no, index, view, committed, geometry } = of;
+  await files.makeDirectory(directory);
+  const leaves = await LeafFile.open({ files, path: leafPath(directory, no), geometry, hashes: merkleHashes });
+  try {
+    if (committed === null) leaves.reset();
+    else if (Buffer.from(leaves.committedRoot()).toString('hex') !== committed.root) {
+      const complete = await rebuildLeaves(leaves, index, no, committed, maxSeqAt(view, no, committed.point));
+      return { leaves, complete };
+    }
+    return { leaves, complete: true };
+  } catch (error) {
+    await leaves.close();
+    throw error;
+  }
+}
+
+/** So that nobody takes it for whole who reads it back: what is not on the disk may still be in the page cache. */
+export async function giveUpLeaves(disk: DiskStore, files: Files, directory: string): Promise<void> {
+  const file = leafPath(directory, disk.no);
+  if (await files.exists(file)) await files.remove(file);
+}
+
+/** Instead of a leaf file that was given up, a new one filled from the index. When it fails, what there was is closed: call it again. */
+export async function replaceLeaves(
+  disk: DiskStore,
+  options: Pick<OpenDiskOptions, 'files' | 'directory' | 'log' | 'view'>,
+): Promise<void> {
+  const { files, directory, log, view } = options;
+  await disk.leaves.close();
+  await giveUpLeaves(disk, files, directory);
+  const { no, committed } = disk;
+  const index = await log.index.reader();
+  const geometry = committed ? geometryOf(committed.size, disk.geometry.blockSize) : disk.geometry;
+  const { leaves, complete } = await openLeaves({ files, directory, no, index, view, committed, geometry });
+  await leaves.grow(disk.geometry);
+  await disk.takeLeaves(leaves, complete);
+}
+
 /** @throws Problem `damaged` (its keys can not be unwrapped). */
 export async function openDiskStore(options: OpenDiskOptions): Promise<DiskStore> {
   const { files, vault, record, directory, log, view } = options;
@@ -88,18 +143,7 @@ export async function openDiskStore(options: OpenDiskOptions): Promise<DiskStore
   const index = await log.index.reader();
   const maxSeq = newest ? maxSeqAt(view, record.no, newest.point.point) : 0;
   const geometry = geometryOf(committed?.size ?? options.size ?? limits.disk.sectorBytes, record.blockSize);
-  await files.makeDirectory(directory);
-  const leaves = await LeafFile.open({
-    files,
-    path: path.join(directory, String(record.no)),
-    geometry,
-    hashes: merkleHashes,
-  });
-  let complete = true;
-  if (committed === null) leaves.reset();
-  else if (Buffer.from(leaves.committedRoot()).toString('hex') !== committed.root) {
-    complete = await rebuildLeaves(leaves, index, record.no, committed, maxSeq);
-  }
+  const { leaves, complete } = await openLeaves({ files, directory, no: record.no, index, view, committed, geometry });
   const wrapped = record.keys.at(-1);
   if (!wrapped) throw new Error('a disk record has keys');
   const disk = new DiskStore({

@@ -15,7 +15,7 @@ import { geometryOf, type Geometry } from '../disk/geometry.ts';
 import { fullMask } from '../disk/page-mask.ts';
 import { digest } from '../kernels/hash.ts';
 import { invariant } from '../kit/invariant.ts';
-import { Problem } from '../kit/problem.ts';
+import { isProblem, Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import { protocolError } from '../wire/codes.ts';
 import type { LeafPair } from '../wire/leaves.ts';
@@ -80,7 +80,7 @@ export class DiskStore {
   readonly id: string;
   readonly name: string;
   readonly keys: DiskStoreParts['keys'];
-  readonly leaves: LeafFile;
+  leaves: LeafFile;
   committed: CommittedDisk | null;
   leavesComplete: boolean;
   /** Why the leaf file could not be written at the newest point; null when it was. */
@@ -235,6 +235,19 @@ export class DiskStore {
     return this.#layPending(0);
   }
 
+  /** The leaf file can not be made durable any more (C4): what is read back from it may not be what was written. */
+  get leavesLost(): boolean {
+    return isProblem(this.leavesFailure) && this.leavesFailure.code === 'sync-failed';
+  }
+
+  /** Another leaf file with the committed leaves, at the present size. */
+  async takeLeaves(leaves: LeafFile, complete: boolean): Promise<void> {
+    this.leaves = leaves;
+    this.leavesComplete = complete;
+    this.leavesFailure = null;
+    await this.layPending();
+  }
+
   async #layPending(fromBlock: number): Promise<void> {
     const [first] = this.#pending;
     if (!first) return;
@@ -246,7 +259,8 @@ export class DiskStore {
 
   /**
    * A durable point lists all pending layers. The leaf file is a cache: when it can not be written the point stands all the same, and
-   * the source compares every block when it opens the disk next (`leavesComplete`, `leavesFailure`).
+   * the source compares with the working leaves, which are in memory, when it opens the disk next (`leavesComplete`, `leavesFailure`). One that
+   * was written and can not be synced is replaced first (`leavesLost`).
    */
   async pointCommitted(committed: CommittedDisk): Promise<void> {
     this.committed = committed;

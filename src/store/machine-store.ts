@@ -23,7 +23,7 @@ import { inheritedDamage, leansOn, type InheritedDamage } from './damaged-blocks
 import type { DiskStore } from './disk-store.ts';
 import { machinePaths, type DataDirectory, type MachineFacts } from './machine-directory.ts';
 import type { MachineLog } from './machine-log.ts';
-import { makeDiskFacts, openDiskStore } from './disk-open.ts';
+import { giveUpLeaves, makeDiskFacts, openDiskStore, replaceLeaves } from './disk-open.ts';
 import { maxSeqAt } from './point-layers.ts';
 import { PointReader } from './point-reader.ts';
 import type { GapBody, PointBody } from './points-record.ts';
@@ -157,6 +157,8 @@ export class MachineStore {
         retryable: true,
       });
     }
+    const { data, files, vault, random, log } = this.#parts;
+    const directory = machinePaths(data.path, this.machine).leaves;
     const known = this.#disks.find((disk) => disk.name === wanted.name);
     if (known) {
       if (known.geometry.blockSize !== wanted.blockSize) {
@@ -168,15 +170,14 @@ export class MachineStore {
           },
         );
       }
+      if (known.leavesLost) await replaceLeaves(known, { files, log, view: this.points, directory });
       await known.resize(wanted.size);
       return known;
     }
-    const { data, files, vault, random, log } = this.#parts;
     const record = makeDiskFacts({ vault, random, no: this.#disks.length, ...wanted });
     const facts = { ...this.#facts, disks: [...this.#facts.disks, record] };
     await data.writeMachine(this.machine, facts);
     this.#facts = facts;
-    const directory = machinePaths(data.path, this.machine).leaves;
     const made = await openDiskStore({ files, vault, record, directory, log, view: this.points, size: wanted.size });
     this.#disks.push(made);
     return made;
@@ -226,6 +227,12 @@ export class MachineStore {
       ),
     );
     for (const each of noted) if (each.status === 'rejected') throw each.reason;
+    const { files, data } = this.#parts;
+    const { leaves } = machinePaths(data.path, this.machine);
+    for (const { store } of wanted.disks) {
+      // The point stands; what fails here is tried again when the disk is opened.
+      if (store.leavesLost) await giveUpLeaves(store, files, leaves).catch(() => undefined);
+    }
     return { kind: 'committed', point };
   }
 

@@ -352,7 +352,7 @@ export class TargetSession {
     for (const { store } of disks) {
       if (store.leavesFailure === null) continue;
       const fields = { machine: state.hello.machine, disk: store.name, error: store.leavesFailure };
-      this.#host.logger.warn(fields, 'the leaf file could not be written; the next session compares every block');
+      this.#host.logger.warn(fields, 'the leaf file could not be written; it is a cache, the point stands');
     }
     this.#answer(
       encodeCommitted({

@@ -1,6 +1,7 @@
 /** The leaf file, a cache, can not be written at the commit of a point. */
 import { afterEach, expect, test } from 'vitest';
 import { posixFiles, type Files } from '../../src/posix/files.ts';
+import { Problem } from '../../src/kit/problem.ts';
 import { decodeCommitted } from '../../src/wire/committed.ts';
 import { frameType } from '../../src/wire/frame.ts';
 import { TargetSite, type OpenedDisk, type Peer } from './peer.ts';
@@ -22,6 +23,42 @@ function filesWithoutLeaves(space: { none: boolean }): Files {
           throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' });
         }
         writeSync(part, position);
+      };
+      return file;
+    },
+  };
+}
+
+/**
+ * Files of which the leaf file fails a sync while `disk.failing`, as Linux does it: what was to be written is forgotten, and reads give what was there
+ * before, as they do once the page has left the cache.
+ */
+function filesThatForget(disk: { failing: boolean }): Files {
+  return {
+    ...posixFiles,
+    open: async (path, mode, permissions) => {
+      const file = await posixFiles.open(path, mode, permissions);
+      if (!path.endsWith('/leaves/0')) return file;
+      const writeSync = file.writeSync.bind(file);
+      const datasync = file.datasync.bind(file);
+      let unsynced: { before: Uint8Array; position: number }[] = [];
+      let failed = false;
+      const refuse = (): never => {
+        failed = true;
+        for (const { before, position } of unsynced.splice(0)) writeSync(before, position);
+        throw new Problem('sync-failed', 'EIO: i/o error, fdatasync');
+      };
+      file.writeSync = (part, position) => {
+        if (failed) refuse();
+        const before = new Uint8Array(part.byteLength);
+        file.readSync(before, position);
+        unsynced.push({ before, position });
+        writeSync(part, position);
+      };
+      file.datasync = async () => {
+        if (failed || disk.failing) refuse();
+        unsynced = [];
+        await datasync();
       };
       return file;
     },
@@ -50,4 +87,37 @@ test('incident 20: a durable point is answered COMMITTED though the leaf file fa
   space.none = false;
   expect(await pointOver(site, again, known, 3)).toBe(3);
   expect((await site.session('m1', 3)).disk.opened.leaves).toBe('since');
+});
+
+test('a leaf file whose sync failed is made anew from the index, at the next opening or the next start', async () => {
+  const disk = { failing: false };
+  let site = await TargetSite.start({ files: filesThatForget(disk) });
+  sites.push(site);
+  const fillOf = async (peer: Peer, opened: OpenedDisk): Promise<string> =>
+    Buffer.from(await peer.checksums(opened, { level: 'leaves', first: 3, count: 1 })).toString('hex');
+  const { peer, disk: opened } = await site.session('m1', null, { compares: true });
+  const written: string[] = [];
+  const write = async (from: Peer, to: OpenedDisk, fill: number): Promise<void> => {
+    const seq = from.cycle(to);
+    written.push(Buffer.from(from.sealed(to, seq, 3, 0, fill)).toString('hex'));
+    await from.next(frameType.durable);
+    from.point(Buffer.from(site.store().disks[0]?.leaves.workingRoot() ?? []).toString('hex'), [seq]);
+    await from.next(frameType.committed);
+  };
+  await write(peer, opened, 1);
+  disk.failing = true;
+  await write(peer, opened, 2);
+  disk.failing = false;
+  const { peer: again, disk: known } = await site.session('m1', 2, { compares: true });
+  expect(known.opened).toMatchObject({ leaves: 'since', committed: { point: 2 } });
+  expect(await fillOf(again, known)).toBe(written[1]);
+  disk.failing = true;
+  await write(again, known, 4);
+  disk.failing = false;
+  sites.pop();
+  site = await site.restarted();
+  sites.push(site);
+  const { peer: last, disk: found } = await site.session('m1', null, { compares: true });
+  expect(await fillOf(last, found)).toBe(written[2]);
+  await write(last, found, 5);
 });
