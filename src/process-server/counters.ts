@@ -21,6 +21,11 @@ export interface SessionCounters {
   checksumBytesIn: number;
   /** Time workers compared, milliseconds. */
   compareMs: number;
+  /** All that went over the two connections, TLS and WebSocket included, bytes. */
+  agentBytesIn: number;
+  agentBytesOut: number;
+  targetBytesIn: number;
+  targetBytesOut: number;
   points: number;
   pointsCommitted: number;
   pointsRejected: number;
@@ -59,6 +64,10 @@ export function newCounters(): SessionCounters {
     checksumsDiffering: 0,
     checksumBytesIn: 0,
     compareMs: 0,
+    agentBytesIn: 0,
+    agentBytesOut: 0,
+    targetBytesIn: 0,
+    targetBytesOut: 0,
     points: 0,
     pointsCommitted: 0,
     pointsRejected: 0,

@@ -35,6 +35,12 @@ const processServerSeries = {
     help: 'Time batches spent per stage, summed over batches.',
     labels: ['machine', 'stage'],
   },
+  connectionBytes: {
+    name: 'tidemark_process_server_connection_bytes_total',
+    type: 'counter',
+    help: 'Everything that went over the connections, TLS included, by peer and way.',
+    labels: ['machine', 'peer', 'way'],
+  },
   sessions: {
     name: 'tidemark_process_server_sessions',
     type: 'gauge',
@@ -107,6 +113,13 @@ const ofMachines: readonly (readonly [SeriesDeclaration<'machine'>, (counters: S
   [processServerSeries.inFlightBytes, (counters) => counters.inFlightBytes],
 ];
 
+const connections = [
+  ['agent', 'in', 'agentBytesIn'],
+  ['agent', 'out', 'agentBytesOut'],
+  ['target', 'in', 'targetBytesIn'],
+  ['target', 'out', 'targetBytesOut'],
+] as const;
+
 /** Registers the series above over `server`; once per registry. */
 export function registerProcessServerSeries(registry: MetricRegistry, server: ProcessServer): void {
   const series = processServerSeries;
@@ -118,6 +131,11 @@ export function registerProcessServerSeries(registry: MetricRegistry, server: Pr
   registry.sampled(series.stageSeconds, () =>
     [...server.totals()].flatMap(([machine, { stageMs }]) =>
       Object.entries(stageMs).map(([stage, ms]) => ({ labels: { machine, stage }, value: ms / msPerSecond })),
+    ),
+  );
+  registry.sampled(series.connectionBytes, () =>
+    [...server.totals()].flatMap(([machine, counters]) =>
+      connections.map(([peer, way, counter]) => ({ labels: { machine, peer, way }, value: counters[counter] })),
     ),
   );
   registry.sampled(series.sessions, () => {

@@ -85,7 +85,7 @@ const common = (a: readonly string[], b: readonly string[]): string[] => a.filte
 export class Session {
   readonly machine: string;
   readonly id: string;
-  readonly counters: SessionCounters = newCounters();
+  readonly #counters = newCounters();
   readonly #agent: Connection;
   readonly #agentHeartbeat: Heartbeat;
   readonly #options: SessionOptions;
@@ -107,6 +107,11 @@ export class Session {
     void agent.closed.then(() => this.end(null)); // 3
   }
 
+  get counters(): SessionCounters {
+    this.#countConnections();
+    return this.#counters;
+  }
+
   get phase(): SessionPhase {
     return this.#state.kind;
   }
@@ -120,6 +125,7 @@ export class Session {
   end(reason: Problem | null): void {
     const state = this.#state;
     if (state.kind === 'ended') return;
+    this.#countConnections();
     this.#state = { kind: 'ended', reason };
     const why = reason ?? new Problem('closed', 'the agent left', { retryable: true });
     if ('timer' in state) state.timer.cancel();
@@ -130,6 +136,14 @@ export class Session {
     this.#tellAgent(reason);
     this.#logger.info({ code: why.code, reason: why.message, phase: state.kind }, 'the session of a machine ended');
     this.#options.onEnded(this, reason);
+  }
+
+  #countConnections(): void {
+    this.#counters.agentBytesIn = this.#agent.bytesIn;
+    this.#counters.agentBytesOut = this.#agent.bytesOut;
+    if (!('target' in this.#state)) return;
+    this.#counters.targetBytesIn = this.#state.target.bytesIn;
+    this.#counters.targetBytesOut = this.#state.target.bytesOut;
   }
 
   #tellAgent(reason: Problem | null): void {
@@ -279,7 +293,7 @@ export class Session {
       sealer,
       slabs,
       comparisonRoom,
-      counters: this.counters,
+      counters: this.#counters,
       clock,
       random,
       end: (reason) => this.end(reason),

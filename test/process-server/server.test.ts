@@ -149,13 +149,33 @@ describe('a process server', () => {
     agent.cycle(0, seqBase + 1);
     await agent.batch(oneBlock(0, seqBase + 1, 0, leafKey));
     await agent.until(() => agent.durable.length === 1);
+    const connections = (): Record<string, number> => {
+      const { bytesIn, bytesOut } = theTarget(here).connection;
+      return {
+        '{machine="m1",peer="agent",way="in"}': agent.connection.bytesOut,
+        '{machine="m1",peer="agent",way="out"}': agent.connection.bytesIn,
+        '{machine="m1",peer="target",way="in"}': bytesOut,
+        '{machine="m1",peer="target",way="out"}': bytesIn,
+      };
+    };
     const { text } = await registry.expose();
+    for (const [labels, bytes] of Object.entries(connections())) {
+      expect(bytes).toBeGreaterThan(0);
+      expect(text).toContain(`tidemark_process_server_connection_bytes_total${labels} ${bytes}`);
+    }
+    expect(text).toContain('tidemark_process_server_checksums_compared_total{machine="m1"} 0');
     expect(text).toContain('tidemark_process_server_batches_durable_total{machine="m1"} 1');
     expect(text).toContain('tidemark_process_server_sessions{state="open"} 1');
     expect(text).toContain(`tidemark_process_server_window_limit_bytes ${limits.processServer.inFlightBytesMax}`);
     expect(text).toContain(`tidemark_process_server_pool_tasks_limit ${limits.processServer.poolQueueTasksMax}`);
     expect(text).toContain('tidemark_process_server_target_reachable 1');
     expect(text).toMatch(/tidemark_kernel_fallback\{kernel="blake3",provider="[^"]+"\} [01]/);
+    agent.connection.close(1000, 'bye');
+    await theTarget(here).connection.closed;
+    const { text: later } = await registry.expose();
+    for (const [labels, bytes] of Object.entries(connections())) {
+      expect(later).toContain(`tidemark_process_server_connection_bytes_total${labels} ${bytes}`);
+    }
     here.server.close();
   });
 });
