@@ -44,8 +44,8 @@ const owners = [
   },
   {
     modules: ['node:worker_threads', 'piscina'],
-    only: ['src/process-server/'],
-    say: 'threads belong to the process server',
+    only: ['src/process-server/', 'src/agent/hash-'],
+    say: 'threads belong to the process server, and to the hashing of the agent',
   },
   {
     modules: ['node:child_process'],

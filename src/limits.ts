@@ -187,6 +187,8 @@ export const limits = {
     surveyPieceBytes: 32 * MiB,
     checkpointBytes: 4 * GiB,
     checkpointMs: 5_000,
+    /** Threads that hash a disk: more than these outrun most disks. */
+    hashThreadsMax: 4,
     /** After the last piece the survey's threads end. */
     hashThreadIdleMs: 10_000,
     /** A resync that waits for its window looks at least so often whether that was changed. */

@@ -10,7 +10,7 @@ import { buildProgram } from '../src/cli/program.ts';
 import { commandLine } from './cli/fake-roles.ts';
 import { fileLines, functionLines, lengthFaults, limits, type Ratchet } from './tidy/length.ts';
 import { commandLines, readmeFaults } from './tidy/readme.ts';
-import { importFault, workerRooms, roomOf } from './tidy/rooms.ts';
+import { importFault, hashingRooms, roomOf, sealingRooms } from './tidy/rooms.ts';
 import { findCycle, listTree, parseSources, reachable, readText, root } from './tidy/tree.ts';
 
 const tree = listTree();
@@ -19,7 +19,11 @@ const sources = parseSources(
   tree.filter((name) => name.endsWith('.ts')),
   all,
 );
-const workerEntry = 'src/process-server/worker.ts';
+/** Each with the rooms its thread may load. */
+const workers: ReadonlyMap<string, readonly string[]> = new Map([
+  ['src/process-server/worker.ts', sealingRooms],
+  ['src/agent/hash-worker.ts', hashingRooms],
+]);
 
 /** A made-up tree: file name → text. */
 function madeUp(files: Record<string, string>): ReturnType<typeof parseSources> {
@@ -55,8 +59,10 @@ describe('imports', () => {
   });
 
   it('of a worker thread stay within its rooms', () => {
-    const loaded = [...reachable(sources, [workerEntry])].filter((name) => name.startsWith('src/'));
-    expect(loaded.filter((name) => !workerRooms.includes(roomOf(name)))).toEqual([]);
+    for (const [entry, rooms] of workers) {
+      const loaded = [...reachable(sources, [entry])].filter((name) => name.startsWith('src/'));
+      expect(loaded.filter((name) => !rooms.includes(roomOf(name)))).toEqual([]);
+    }
   });
 });
 
@@ -66,7 +72,7 @@ describe('files', () => {
     expect(reachable(offender, ['src/main.ts'])).toEqual(new Set(['src/main.ts', 'src/a.ts']));
     const roots = tree.filter(
       (name) =>
-        ['src/main.ts', workerEntry, 'vitest.config.ts', 'test/closing-line.ts'].includes(name) ||
+        ['src/main.ts', ...workers.keys(), 'vitest.config.ts', 'test/closing-line.ts'].includes(name) ||
         /^(?:scripts|native-bench)\/[^/]+\.ts$/.test(name) ||
         name.endsWith('.test.ts'),
     );

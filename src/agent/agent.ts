@@ -18,8 +18,10 @@ import { AppSchedule } from './app-schedule.ts';
 import { FlightLog, newCounters, type AgentCounters } from './counters.ts';
 import { runCycle, type CycleOutcome } from './cycle.ts';
 import { Gaps, type GapReason } from './gaps.ts';
+import { inlineHasher, type BlockHasher } from './hash-blocks.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
-import type { ResyncReport, ResyncWindow } from './resync.ts';
+import { resyncDisk, type WindowGate } from './resync-disk.ts';
+import type { ResyncReport, ResyncRequest, ResyncWindow } from './resync.ts';
 import { BuilderPool } from './sender.ts';
 import { Session } from './session.ts';
 
@@ -42,6 +44,8 @@ export interface AgentOptions {
   readonly resyncAtDirtyRatio?: () => number;
   /** Called between pieces of hashing with their bytes; resolves when the next may begin. Default: at once. */
   readonly pace?: (bytes: number) => Promise<void>;
+  /** Hashes what has to be compared; default: on this thread. */
+  readonly hasher?: BlockHasher;
   readonly clock: Clock;
   readonly random: Random;
   readonly logger: Logger;
@@ -87,11 +91,15 @@ export class Agent {
   #wake: (() => void) | null = null;
   /** A cycle was asked for while one ran. */
   #requested = false;
+  /** The resyncs that are due do not wait for their window. */
+  #resyncNow = false;
+  readonly #hasher: BlockHasher;
   readonly #backoff: Backoff;
 
   constructor(options: AgentOptions) {
     this.#options = options;
     this.#appSchedule = new AppSchedule(options.clock, options.appEveryMs ?? (() => null));
+    this.#hasher = options.hasher ?? inlineHasher(options.clock);
     this.#instance = options.random.bytes(16).toString('hex');
     const { reconnectBaseMs, reconnectMaxMs } = limits.agent;
     this.#backoff = new Backoff({ baseMs: reconnectBaseMs, maxMs: reconnectMaxMs, random: options.random });
@@ -124,6 +132,17 @@ export class Agent {
     else this.#requested = true;
   }
 
+  /**
+   * Compares every block of these disks with their replicas, in the resync window or now. Done when no disk reports a resync any more. One that is
+   * due or under way is not begun again; `now` lets it go on at once.
+   */
+  requestResync({ disks, now }: ResyncRequest): void {
+    const chosen = this.#options.disks.filter(({ name }) => disks === undefined || disks.includes(name));
+    for (const disk of chosen) if (disk.resync === null) disk.requestResync();
+    this.#resyncNow ||= now;
+    this.requestCycle();
+  }
+
   /** Ends the session and the loop; `run` resolves. Idempotent. */
   stop(): void {
     if (this.#stop.signal.aborted) return;
@@ -144,7 +163,7 @@ export class Agent {
         size: disk.capture.geometry.size,
         lagBytes: disk.capture.uncommittedBytes,
         newestPoint: disk.committedPoint,
-        resync: null,
+        resync: disk.resync,
       })),
       inFlightBytes: this.#flight.payloadBytes,
       counters: this.#counters,
@@ -200,12 +219,18 @@ export class Agent {
   }
 
   async #cycles(session: Session): Promise<Problem> {
-    const { disks, cutAll, clock, app } = this.#options;
+    const { disks, cutAll, clock, app, resyncAtDirtyRatio } = this.#options;
     // Once per session: a race with `ended` per pause would leave a reaction behind each time.
     void session.ended.then(() => this.#wake?.());
     while (!session.isOver) {
-      this.#state = 'cycling';
+      for (const disk of disks) disk.beginRequested();
+      if (disks.some((disk) => disk.reopeningDue))
+        return new Problem('closed', 'opened anew, so that disks are compared', { retryable: true });
       this.#requested = false;
+      const ratio = resyncAtDirtyRatio?.() ?? 0.5;
+      for (const disk of disks) if (disk.changedMoreThan(ratio)) disk.exceedLimit();
+      await this.#resync(session);
+      this.#state = 'cycling';
       const attempt = app && this.#appSchedule.isDue ? app.attempt(cutAll) : null;
       const outcome = await runCycle({
         session,
@@ -225,7 +250,7 @@ export class Agent {
       if (session.wantsRecycling)
         return new Problem('closed', 'the connection carried its share and is opened anew', { retryable: true });
       this.#state = 'idle';
-      if (!this.#wantsCycle()) await this.#pause(session);
+      if (!this.#wantsCycle()) await this.#pause(session, this.#options.intervalMs());
     }
     return session.ended;
   }
@@ -240,6 +265,28 @@ export class Agent {
     this.#gaps.hooksFailed(clock.wallMs(), attempt.failure);
   }
 
+  /** Until cycles may go on. */
+  async #resync(session: Session): Promise<void> {
+    const { disks, clock, logger, pace } = this.#options;
+    const gate: WindowGate = {
+      opensAtMs: () => this.#windowOpensAtMs(),
+      wait: async (opensAtMs) => {
+        this.#state = 'idle';
+        await this.#pause(session, Math.min(Math.max(opensAtMs - clock.wallMs(), 0), limits.agent.resyncWindowPollMs));
+        this.#state = 'cycling';
+      },
+    };
+    const context = { session, hasher: this.#hasher, gate, clock, logger, counters: this.#counters };
+    for (const [index, disk] of disks.entries()) {
+      await resyncDisk({ ...context, pace: pace ?? (() => Promise.resolve()) }, index, disk);
+    }
+  }
+
+  #windowOpensAtMs(): number | null {
+    const window = this.#options.resyncWindow?.() ?? { open: true };
+    return window.open || this.#resyncNow ? null : window.opensAtMs;
+  }
+
   /** Logs the outcome; a Problem when the session has to end. */
   #note(outcome: CycleOutcome): Problem | null {
     const { clock, intervalMs, logger } = this.#options;
@@ -248,6 +295,7 @@ export class Agent {
         this.#gaps.committed(outcome.cut.cutTimeMs, intervalMs());
         this.#reason = '';
         this.#backoff.reset();
+        if (this.#options.disks.every((disk) => disk.resync === null)) this.#resyncNow = false;
         this.#lastPoint = { point: outcome.point, cutTimeMs: outcome.cut.cutTimeMs, writes: outcome.cut.writes };
         logger.info(
           {
@@ -281,13 +329,13 @@ export class Agent {
     return this.#requested;
   }
 
-  async #pause(session: Session): Promise<void> {
-    const { clock, intervalMs } = this.#options;
+  async #pause(session: Session, ms: number): Promise<void> {
+    const { clock } = this.#options;
     const woken = Promise.withResolvers<undefined>();
     this.#wake = () => {
       woken.resolve(undefined);
     };
-    const timer = clock.after(intervalMs(), () => {
+    const timer = clock.after(ms, () => {
       woken.resolve(undefined);
     });
     if (session.isOver) woken.resolve(undefined);

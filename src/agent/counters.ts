@@ -3,6 +3,8 @@ import type { Durable } from '../wire/durable.ts';
 
 export interface AgentCounters {
   blocksHashed: number;
+  /** Of those: by surveys. */
+  blocksSurveyed: number;
   blocksUnchanged: number;
   batchesSent: number;
   batchesDurable: number;
@@ -22,6 +24,7 @@ export interface AgentCounters {
 export function newCounters(): AgentCounters {
   return {
     blocksHashed: 0,
+    blocksSurveyed: 0,
     blocksUnchanged: 0,
     batchesSent: 0,
     batchesDurable: 0,

@@ -1,35 +1,46 @@
 /**
- * What the agent remembers of a disk's replica between runs: `<state>/<disk>.json`. Written after the leaf file was folded to a
- * committed point and before the change log forgets (order of `ReplicaDisk.committed`), so after a crash the change log covers
- * at least what the leaf file and this file may have missed. Its existence also says that the disk had a change log.
+ * What the agent remembers of a disk's replica between runs: `<state>/<disk>.json`. What it says of the leaf file holds together with the
+ * change log (`disk-memory.ts`). Its existence also says that the disk had a change log.
  */
 import path from 'node:path';
 import { z } from 'zod';
 import { Problem, messageOf } from '../kit/problem.ts';
 import type { Files } from '../posix/files.ts';
+import { resyncReasons } from './resync.ts';
+
+const leavesRecord = z.object({
+  /** Merkle root over the leaf file, hex; a file with another one is not used. */
+  root: z.string().regex(/^[0-9a-f]{64}$/),
+  /** Of the disk at that time, bytes. */
+  size: z.number().int().min(512),
+  /** The committed point at which the leaves are the replica's. Null: of no point; they are what was read of the disk, and have to be compared. */
+  asOf: z.number().int().min(1).nullable(),
+});
+
+export type LeavesRecord = z.infer<typeof leavesRecord>;
 
 const schema = z.object({
   format: z.literal(1),
-  /** Identity of the replica at the target; another one means another target. Null: no point was committed yet. */
+  /** Identity of the replica at the target; another one means another target, and other keys. Null: none was met yet. */
   diskId: z
     .string()
     .regex(/^[0-9a-f]{32}$/)
     .nullable(),
   /** Newest committed point this agent was told of. */
   point: z.number().int().min(1).nullable(),
-  /** What the leaf file holds as of that point: its root (hex) and the size of the disk, bytes. A file that does not is not used. */
-  leaves: z
-    .object({ root: z.string().regex(/^[0-9a-f]{64}$/), size: z.number().int().min(512) })
-    .nullable()
-    .default(null),
+  /** What the leaf file holds: `leaves`, or `next` if its change was under way. Both null: nothing. */
+  leaves: leavesRecord.nullable(),
+  next: leavesRecord.nullable(),
+  /** Why the disk is being compared with its replica; null: it is not. */
+  resync: z.enum(resyncReasons).nullable(),
   /** Bytes. What the change log was made with goes on, whatever a policy says later. */
-  blockSize: z.number().int().nullable().default(null),
+  blockSize: z.number().int().nullable(),
 });
 
 export type DiskState = z.infer<typeof schema>;
 
 export function newDiskState(blockSize: number): DiskState {
-  return { format: 1, diskId: null, point: null, leaves: null, blockSize };
+  return { format: 1, diskId: null, point: null, leaves: null, next: null, resync: null, blockSize };
 }
 
 function statePath(directory: string, disk: string): string {

@@ -1,27 +1,38 @@
 /**
- * One disk as the agent replicates it: the capture it reads, the leaf file that says what the target has, and what only the present
+ * One disk as the agent replicates it: the capture it reads, the leaves that say what the target has, and what only the present
  * session knows.
  *
- * Invariants:
- *  1. `leaves` (working) = the target's working state: last committed point plus durable or sent layers of this session.
- *     What was sent and not durable when a session ended is discarded with the session; OPENED and LEAVES tell the truth again.
- *  2. Order at a commit: fold leaves (durable) → state file (durable) → change log forgets. A crash in between costs hashing, never a change.
- *  3. Whatever LEAVES name is read and compared again: it is in the change log anyway, unless source and log were rolled back together (a
- *     snapshot of the host), and then only this notices that the target knows a later content.
- *  4. The leaf file is a cache: it is used only if its root is the one the state file names; else the target is asked for all leaves. The
- *     change log does not depend on it: which blocks to read is known all the same.
+ * Invariants (the first of `disk-memory.ts` before all):
+ *  1. `leaves` (working) = the target's working state: last committed point plus durable or sent layers of this session. LEAVES or a
+ *     comparison bring them there; what was sent and not durable when a session ended is discarded with the session.
+ *  2. A leaf that is not what the disk holds, because it came from the target, belongs to a marked block.
+ *  3. Order at a commit and at a checkpoint: leaf file (durable) → change log forgets. A crash in between costs hashing, never a change.
+ *
+ * What OPENED may say, and what follows:
+ *
+ * | found | leaf file | marked | then |
+ * | --- | --- | --- | --- |
+ * | all as this agent left it | as of its point | by the change log, and what LEAVES name | cycles |
+ * | another replica (other leaf key) | worthless | all | survey, comparison |
+ * | another root of the point we stand at | as of no point | all | survey, comparison |
+ * | more than one point ahead (our host was rolled back) | as of no point | all | survey, comparison |
+ * | behind what we were told: it lost points | as of no point | by the change log | comparison |
+ * | does not know our point, or we had none | as of no point | by the change log | comparison |
+ * | nothing there, and nothing in the leaf file | zeros | by the change log: all | cycles (initial) |
+ *
+ * A REJECTED `root-mismatch` makes the leaf file worthless; a lost leaf file and a lost change log mark all, the latter on a leaf file that
+ * still counts. LEAVES "since" a point we no longer stand at are of no use: then the session is opened anew.
  */
-import * as path from 'node:path';
-import { Problem } from '../kit/problem.ts';
-import type { CaptureDisk } from '../capture/contract.ts';
-import { geometryOf } from '../disk/geometry.ts';
+import type { CaptureDisk, LogLoss } from '../capture/contract.ts';
 import { fullMask } from '../disk/page-mask.ts';
-import { merkleHashes } from '../kernels/hash.ts';
 import type { Files } from '../posix/files.ts';
-import { LeafFile } from '../store/leaf-file.ts';
+import type { LeafFile } from '../store/leaf-file.ts';
+import { protocolError } from '../wire/codes.ts';
 import type { Leaves } from '../wire/leaves.ts';
 import type { Opened } from '../wire/opened.ts';
-import { newDiskState, writeDiskState, type DiskState } from './disk-state.ts';
+import { DiskMemory } from './disk-memory.ts';
+import type { DiskState } from './disk-state.ts';
+import type { ResyncPhase, ResyncReason, ResyncReport } from './resync.ts';
 
 export type CycleKind = 'initial' | 'delta' | 'resync';
 
@@ -34,136 +45,202 @@ export interface ReplicaDiskOptions {
   readonly state: DiskState | null;
 }
 
+const reasonOf: Readonly<Record<LogLoss, ResyncReason>> = {
+  new: 'log-new',
+  lost: 'log-lost',
+  damaged: 'log-damaged',
+  foreign: 'log-foreign',
+  'changed-behind': 'changed-behind',
+  grown: 'grown',
+};
+
+const waiting = { phase: 'waiting', doneBytes: 0, totalBytes: 0, opensAtMs: null } as const;
+
+interface Finding {
+  readonly text: string;
+  readonly worthless: boolean;
+  readonly all: boolean;
+}
+
 export class ReplicaDisk {
   readonly capture: CaptureDisk;
-  readonly leaves: LeafFile;
   /** Blocks the target asked for whole. */
   readonly repair = new Set<number>();
   /** Layers no point lists yet, ascending. */
   layers: number[] = [];
   leafKey: Uint8Array = new Uint8Array(32);
-  /** Kind of the cycles until the next commit. */
-  kind: CycleKind = 'delta';
   /** Newest committed point at the target, as far as known. */
   committedPoint: number | null = null;
-  readonly #files: Files;
-  readonly #directory: string;
-  #state: DiskState;
-  #diskId: string | null = null;
-  /** Invariant 4. */
-  #trustLeaves: boolean;
-  /** Every block is compared in the next session, whatever the change log says. */
-  #compareAll = false;
-  #resync: boolean;
+  /**
+   * Blocks are marked that may well be unchanged: they are hashed beside the sender (`survey.ts`). Before the comparison only: later the working
+   * leaves are not the disk's but the target's.
+   */
+  surveyDue = false;
+  /** OPENED said that the leaves have to be compared, and they were not yet. */
+  comparisonDue = false;
+  /** LEAVES of this session are of no use: it must be opened again. */
+  reopeningDue = false;
+  readonly #memory: DiskMemory;
+  #phase: Omit<ResyncReport, 'reason'> = waiting;
+  #requested = false;
+  /** Marks without which the leaf file would lie were made and may not be durable yet. */
+  #marksToSettle: boolean;
 
-  private constructor(options: ReplicaDiskOptions, leaves: LeafFile, trustLeaves: boolean) {
-    this.capture = options.capture;
-    this.leaves = leaves;
-    this.#files = options.files;
-    this.#directory = options.directory;
-    this.#state = options.state ?? newDiskState(options.capture.geometry.blockSize);
-    this.#trustLeaves = trustLeaves;
-    this.#resync = options.capture.logLoss !== null;
+  private constructor(capture: CaptureDisk, memory: DiskMemory, marksToSettle: boolean) {
+    this.capture = capture;
+    this.#memory = memory;
+    this.#marksToSettle = marksToSettle;
   }
 
   /** Opens the leaf file of a captured disk and writes the state file if there is none yet. The caller closes the capture on failure. */
-  static async open(options: ReplicaDiskOptions): Promise<ReplicaDisk> {
-    const { capture, files, directory, state } = options;
-    if (state === null) {
-      await writeDiskState(files, directory, capture.name, newDiskState(capture.geometry.blockSize));
-    }
-    const known = state?.leaves ?? null;
-    // As of the point the disk may have been smaller, and so was the tree.
-    const size = known === null ? capture.geometry.size : Math.min(known.size, capture.geometry.size);
-    const leaves = await LeafFile.open({
-      files,
-      path: path.join(directory, `${capture.name}.leaves`),
-      geometry: geometryOf(size, capture.geometry.blockSize),
-      hashes: merkleHashes,
-    });
-    try {
-      const trusted = Buffer.from(leaves.committedRoot()).toString('hex') === known?.root;
-      if (size !== capture.geometry.size) await leaves.grow(capture.geometry);
-      return new ReplicaDisk(options, leaves, trusted);
-    } catch (error) {
-      await leaves.close();
-      throw error;
-    }
+  static async open({ capture, files, directory, state }: ReplicaDiskOptions): Promise<ReplicaDisk> {
+    const { name, geometry } = capture;
+    const memory = await DiskMemory.open({ files, directory, name, geometry, state });
+    const unmarked = !memory.found && capture.logLoss === null;
+    if (unmarked) capture.markAll();
+    const hadLeaves = state === null || state.leaves !== null || state.next !== null;
+    const leavesLost = !memory.found && hadLeaves ? 'leaves-lost' : null;
+    const logLost = capture.logLoss === null ? null : reasonOf[capture.logLoss];
+    memory.note({ resync: logLost ?? memory.state.resync ?? leavesLost });
+    return new ReplicaDisk(capture, memory, unmarked);
   }
 
   get name(): string {
     return this.capture.name;
   }
 
-  /** What OPEN_DISK says: the point the leaf file stands at, or null when it is not to be trusted. */
+  get leaves(): LeafFile {
+    return this.#memory.leaves;
+  }
+
+  /** What OPEN_DISK says: the committed point the leaf file stands at, or null. */
   get knownPoint(): number | null {
-    return this.#trustLeaves ? this.#state.point : null;
+    return this.#memory.asOf;
   }
 
-  /** The target's root differed: the next session asks for all leaves and compares every block. */
+  /** Why the disk is compared with its replica; null: it is not. */
+  get resyncReason(): ResyncReason | null {
+    return this.#memory.state.resync;
+  }
+
+  /** Kind of the cycles until the next commit. */
+  get kind(): CycleKind {
+    if (this.committedPoint === null) return 'initial';
+    return this.resyncReason === null ? 'delta' : 'resync';
+  }
+
+  get #targetHasSome(): boolean {
+    return this.committedPoint !== null || this.layers.length > 0;
+  }
+
+  // ---- why and how far ------------------------------------------------------------------------------------------------------
+
+  get resync(): ResyncReport | null {
+    const reason = this.resyncReason;
+    if (reason !== null && this.kind !== 'initial') return { reason, ...this.#phase };
+    return this.#requested ? { ...waiting, reason: 'requested' } : null;
+  }
+
+  enter(phase: ResyncPhase, totalBytes = 0, opensAtMs: number | null = null): void {
+    this.#phase = { phase, doneBytes: 0, totalBytes, opensAtMs };
+  }
+
+  progressed(bytes: number): void {
+    const { doneBytes, totalBytes } = this.#phase;
+    this.#phase = { ...this.#phase, doneBytes: Math.min(doneBytes + bytes, totalBytes) };
+  }
+
+  /** Every block is to be hashed and compared; begins with `beginRequested`. */
+  requestResync(): void {
+    this.#requested = true;
+  }
+
+  /** Between cycles: what was requested comes with the next opening. */
+  beginRequested(): void {
+    if (!this.#requested) return;
+    this.#requested = false;
+    this.#doubt('requested', { worthless: false, all: true });
+    this.reopeningDue = true;
+  }
+
+  /** Whether a cycle would send more than this share of the disk (0 to 1), and is not a resync yet. */
+  changedMoreThan(ratio: number): boolean {
+    return this.kind === 'delta' && this.capture.currentBytes > ratio * this.capture.geometry.size;
+  }
+
+  /** More has changed than is sent outside the resync window. */
+  exceedLimit(): void {
+    this.#memory.note({ resync: 'log-over-limit' });
+  }
+
+  /** The target's root differed though every leaf was sent: the leaf file is worthless. */
   distrustLeaves(): void {
-    this.#trustLeaves = false;
-    this.#compareAll = true;
+    this.#doubt('root-mismatch', { worthless: true, all: true });
   }
 
-  /**
-   * Takes over what OPENED says; LEAVES follow. Returns a reason when the target is not at what this agent was told is
-   * committed (another replica, or points lost); then every block is compared.
-   */
+  // ---- opening --------------------------------------------------------------------------------------------------------------
+
+  /** Takes over what OPENED says (see the table); LEAVES follow. Returns what is wrong with it, or null. */
   opened(message: Opened): string | null {
+    if (message.leaves === 'full') throw protocolError('an agent that compares was sent all leaves');
     this.leaves.discard();
-    const surprise = this.#surpriseIn(message);
-    const askedForAll = this.knownPoint === null;
-    if (message.leaves === 'full') {
-      this.leaves.reset();
-      this.#trustLeaves = false;
-    }
-    // A target that sends all leaves unasked can not tell what it has; one with another history makes the change log's masks, which
-    // speak of changes since a point, worth nothing.
-    if (message.leaves === 'full' && !askedForAll) this.#compareAll = true;
-    // All leaves do not tell which of them are newer than the change log.
-    const moved = message.layers.length > 0 || (message.committed?.point ?? null) !== this.#state.point;
-    if (message.leaves === 'full' && moved) this.#compareAll = true;
-    if (surprise !== null || this.#state.point === null) this.#compareAll = true;
-    if (this.#compareAll) {
-      this.capture.markAll();
-      this.#resync = true;
-    }
+    const asked = this.knownPoint;
     this.leafKey = Buffer.from(message.leafKey, 'hex');
     this.layers = message.layers.map((layer) => layer.seq);
     this.committedPoint = message.committed?.point ?? null;
-    this.kind = message.committed === null ? 'initial' : this.#resync ? 'resync' : 'delta';
-    this.#diskId = message.diskId;
-    if (surprise !== null) this.#state = { ...newDiskState(this.capture.geometry.blockSize), diskId: message.diskId };
-    return surprise;
+    const finding = this.#findingIn(message);
+    if (finding) this.#doubt('base-mismatch', finding);
+    if (message.leaves === 'compare' && asked !== null && !finding)
+      this.#doubt('base-mismatch', { worthless: false, all: false });
+    this.#memory.note({ diskId: message.diskId, point: this.committedPoint });
+    this.comparisonDue = message.leaves === 'compare' && (this.#targetHasSome || !this.#memory.allZero);
+    if (!this.#targetHasSome) this.#memory.note({ resync: null });
+    else if (this.comparisonDue && this.kind === 'delta') this.#memory.note({ resync: 'leaves-lost' });
+    this.surveyDue = this.resyncReason !== null && this.resyncReason !== 'log-over-limit';
+    this.reopeningDue = message.leaves === 'since' && this.knownPoint !== asked;
+    this.enter('waiting');
+    return finding?.text ?? null;
   }
 
-  #surpriseIn(message: Opened): string | null {
-    const known = this.#state;
-    if (known.diskId !== null && known.diskId !== message.diskId) {
-      if (message.leaves === 'since') throw new Problem('protocol-error', 'the target answered for another replica');
-      return `the target holds replica ${message.diskId}, this agent knew ${known.diskId}`;
-    }
+  #findingIn(message: Opened): Finding | null {
+    const { diskId, point, leaves } = this.#memory.state;
     const committed = message.committed?.point ?? 0;
-    if (known.point !== null && committed < known.point) {
-      return `the target is at point ${committed}, this agent was told point ${known.point} is committed`;
+    if (diskId !== null && diskId !== message.diskId) {
+      const text = `the target holds replica ${message.diskId}, this agent knew ${diskId}`;
+      return { text, worthless: true, all: true };
     }
-    if (known.point !== null && committed > known.point + 1) {
-      return `the target is at point ${committed}, this agent knows of ${known.point}: its host was rolled back, or two answers were lost`;
+    if (point !== null && committed < point) {
+      const text = `the target is at point ${committed}, this agent was told point ${point} is committed`;
+      return { text, worthless: false, all: false };
     }
-    if (known.leaves !== null && committed === known.point && message.committed?.root !== known.leaves.root) {
-      return `the target's root of point ${committed} is not the one this agent was told`;
+    if (point !== null && committed > point + 1) {
+      const text = `the target is at point ${committed}, this agent knows of ${point}: its host was rolled back, or two answers were lost`;
+      return { text, worthless: false, all: true };
+    }
+    if (leaves?.asOf === committed && message.committed?.root !== leaves.root) {
+      const text = `the target's root of point ${committed} is not the one this agent was told`;
+      return { text, worthless: false, all: true };
     }
     return null;
   }
 
-  /** Lays LEAVES over the leaf file (invariant 3). */
+  #doubt(reason: ResyncReason, { worthless, all }: Pick<Finding, 'worthless' | 'all'>): void {
+    if (all) this.capture.markAll();
+    this.#marksToSettle ||= all;
+    if (worthless) this.#memory.distrust();
+    else this.#memory.leavePoint();
+    this.#memory.note({ resync: reason });
+  }
+
+  /** Lays LEAVES over the leaf file (invariant 2). */
   lay(message: Leaves): void {
-    const since = this.knownPoint !== null;
-    for (const [block, leaf] of message.pairs) {
-      this.leaves.set(block, leaf);
-      if (since) this.capture.mark(block, fullMask);
-    }
+    for (const [block, leaf] of message.pairs) this.differs(block, leaf);
+  }
+
+  /** The target has another content of this block, with this leaf. */
+  differs(block: number, leaf: Uint8Array): void {
+    this.leaves.set(block, leaf);
+    this.capture.mark(block, fullMask);
   }
 
   /** Blocks that must be sent whole although their leaf may not have changed. */
@@ -174,20 +251,35 @@ export class ReplicaDisk {
     }
   }
 
-  /** A point with everything sent is committed (invariant 2). */
+  // ---- what becomes durable -------------------------------------------------------------------------------------------------
+
+  /** Makes durable why the disk is compared, so that a restart goes on with it. */
+  async settle(): Promise<void> {
+    if (this.#marksToSettle) await this.capture.forgetSending(0, 0);
+    this.#marksToSettle = false;
+    await this.#memory.write();
+  }
+
+  /**
+   * Outside a cut: all blocks of *sending* below `end` were read, and their leaves laid, or marked again. What can be kept of that is: leaves of
+   * no point are folded, and the log forgets the blocks; leaves of a point stay as they are.
+   */
+  async checkpoint(end: number): Promise<void> {
+    if (this.knownPoint === null) {
+      if (this.#marksToSettle) await this.settle();
+      await this.#memory.fold(null);
+    }
+    await this.capture.forgetSending(0, end);
+  }
+
+  /** A point with everything sent is committed. */
   async committed(point: number): Promise<void> {
-    await this.leaves.commit();
-    const root = Buffer.from(this.leaves.committedRoot()).toString('hex');
-    const { size, blockSize } = this.capture.geometry;
-    this.#state = { format: 1, diskId: this.#diskId, point, leaves: { root, size }, blockSize };
-    await writeDiskState(this.#files, this.#directory, this.name, this.#state);
+    if (this.#marksToSettle) await this.settle();
+    this.#memory.note({ point, resync: null });
+    await this.#memory.fold(point);
     await this.capture.forget();
     this.layers = [];
     this.committedPoint = point;
-    this.#trustLeaves = true;
-    this.#compareAll = false;
-    this.#resync = false;
-    this.kind = 'delta';
   }
 
   /** The session ended or the cut was given up with it (invariant 1). */

@@ -6,7 +6,9 @@
  *  2. Mask and leaf speak of the same content: outside a cut the pages that were written during the read are added to the mask
  *     (`currentMask`), because the write behind them was marked when it was issued.
  *  3. A leaf is laid over the working leaves when its batch goes out, never before: what was packed and not sent is not at the target.
- *  4. Reads run ahead of hashing by at most `readAhead` blocks, sends behind it by the builders of the pool; memory is bounded by both.
+ *  4. Leaves of no point (initial replication, comparison): what was read and laid is made durable every `checkpointBytes` or `checkpointMs`, and
+ *     the log forgets it, sent or not: the comparison of the next session tells. So nothing is read or sent twice after days of sending.
+ *  5. Reads run ahead of hashing by at most `readAhead` blocks, sends behind it by the builders of the pool; memory is bounded by both.
  */
 import type { Clock } from '../kit/clock.ts';
 import { Credit } from '../kit/credit.ts';
@@ -89,9 +91,12 @@ export class LayerSender {
   #batch = 0;
   #records = 0;
   #payloadBytes = 0;
+  #unsavedBytes = 0;
+  #savedMs: number;
 
   constructor(context: SenderContext) {
     this.#context = context;
+    this.#savedMs = context.clock.monotonicMs();
   }
 
   /** Sends everything in the disk's sending set. Rejects when the session ends or the cut is void. */
@@ -108,6 +113,7 @@ export class LayerSender {
       await oldest.done;
       this.#context.counters.stageMs.read += clock.monotonicMs() - askedMs;
       await this.#take(oldest);
+      await this.#checkpointSometimes(oldest.block + 1);
       spare.push(oldest.bytes);
       hashedSinceTurn += geometry.blockSize;
       // Hashing is synchronous: let writers of the protected machine in between.
@@ -147,6 +153,7 @@ export class LayerSender {
     const leaf = leafOf(disk.leafKey, bytes);
     counters.stageMs.hash += clock.monotonicMs() - startedMs;
     counters.blocksHashed += 1;
+    disk.progressed(pageCount(read.mask) * geometry.pageSize);
     const asked = disk.repair.has(block);
     if (!asked && Buffer.compare(leaf, disk.leaves.get(block)) === 0) {
       counters.blocksUnchanged += 1;
@@ -161,6 +168,20 @@ export class LayerSender {
     this.#packed.push({ block, leaf, bytes: length, asked });
     this.#records += 1;
     this.#payloadBytes += length;
+  }
+
+  /** Invariant 4; `end` is behind the last block that was taken. */
+  async #checkpointSometimes(end: number): Promise<void> {
+    const { disk, underCut, clock } = this.#context;
+    if (underCut || disk.knownPoint !== null) return;
+    this.#unsavedBytes += disk.capture.geometry.blockSize;
+    const { checkpointBytes, checkpointMs } = limits.agent;
+    const due = this.#unsavedBytes >= checkpointBytes || clock.monotonicMs() - this.#savedMs >= checkpointMs;
+    if (!due) return;
+    await this.#flush();
+    await disk.checkpoint(end);
+    this.#unsavedBytes = 0;
+    this.#savedMs = clock.monotonicMs();
   }
 
   /** Hands the batch over to be sent; resolves when the next one may be built. */

@@ -14,14 +14,7 @@ import { limits } from '../limits.ts';
 import type { Connection } from '../transport/connection.ts';
 import { Heartbeat } from '../transport/heartbeat.ts';
 import { protocolError, wireCodeOf, wireCodes } from '../wire/codes.ts';
-import {
-  decodeDifference,
-  encodeChecksums,
-  type ChecksumBounds,
-  type ChecksumRange,
-  type Checksums,
-  type Difference,
-} from '../wire/checksums.ts';
+import type { ChecksumBounds, Checksums, Difference } from '../wire/checksums.ts';
 import { decodeCommitted, type Committed } from '../wire/committed.ts';
 import { decodeCredit } from '../wire/credit.ts';
 import { encodeCycle, type Cycle } from '../wire/cycle.ts';
@@ -37,6 +30,7 @@ import { encodePointMessage, type PointMessage } from '../wire/point.ts';
 import { decodeRejected, type Rejected } from '../wire/rejected.ts';
 import { decodeRepair } from '../wire/repair.ts';
 import { decodeWelcome } from '../wire/welcome.ts';
+import { Comparisons } from './comparisons.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
 
 export type PointAnswer =
@@ -44,14 +38,6 @@ export type PointAnswer =
   | { readonly kind: 'rejected'; readonly message: Rejected };
 
 type Waiting<T> = PromiseWithResolvers<T>;
-
-/** CHECKSUMS that were not answered yet. */
-interface Comparison {
-  readonly disk: number;
-  readonly range: ChecksumRange;
-  readonly bounds: ChecksumBounds;
-  readonly answer: Waiting<Difference>;
-}
 
 type State =
   | { readonly kind: 'greeting'; readonly welcomed: Waiting<undefined> }
@@ -86,8 +72,7 @@ export class Session {
   readonly #events: SessionEvents;
   readonly #clock: Clock;
   readonly #heartbeat: Heartbeat;
-  readonly #comparisons: Comparison[] = [];
-  readonly #comparisonSlots = new Credit(limits.wire.comparisonsMax);
+  readonly #comparisons = new Comparisons((frame) => this.#send(frame));
 
   private constructor(options: {
     connection: Connection;
@@ -198,14 +183,9 @@ export class Session {
   }
 
   /** What of these checksums differs at the target. Answers come in order. */
-  async compare(disk: number, message: Checksums, bounds: ChecksumBounds): Promise<Difference> {
-    await this.#comparisonSlots.take(1);
+  compare(disk: number, message: Checksums, bounds: ChecksumBounds): Promise<Difference> {
     this.#assertReady();
-    const { level, first, count } = message;
-    const answer = Promise.withResolvers<Difference>();
-    this.#comparisons.push({ disk, range: { level, first, count }, bounds, answer });
-    await this.#send(encodeChecksums(disk, message));
-    return answer.promise;
+    return this.#comparisons.compare(disk, message, bounds);
   }
 
   /** Ends the session from this side, telling the peer why. Idempotent. */
@@ -311,7 +291,7 @@ export class Session {
         this.#answer({ kind: 'committed', message: decodeCommitted(frame.body) });
         return;
       case frameType.different:
-        this.#different(frame);
+        this.#comparisons.answered(frame);
         return;
       case frameType.rejected:
         this.#answer({ kind: 'rejected', message: decodeRejected(frame.body) });
@@ -371,28 +351,12 @@ export class Session {
     waiting.resolve(answer);
   }
 
-  #different(frame: Frame): void {
-    const asked = this.#comparisons.shift();
-    if (asked?.disk !== frame.disk) throw protocolError('DIFFERENT without CHECKSUMS');
-    const answer = decodeDifference(frame.body, asked.bounds);
-    const { level, first, count } = asked.range;
-    if (answer.level !== level || answer.first !== first || answer.count !== count) {
-      throw protocolError(`DIFFERENT of ${answer.level} ${answer.first}, asked for ${level} ${first}`);
-    }
-    this.#comparisonSlots.give(1);
-    asked.answer.resolve(answer);
-  }
-
   #end(reason: Problem): void {
     const state = this.#state;
     if (state.kind === 'ended') return;
     this.#state = { kind: 'ended', reason };
     this.credit.end(reason);
-    this.#comparisonSlots.end(reason);
-    for (const { answer } of this.#comparisons.splice(0)) {
-      answer.reject(reason);
-      answer.promise.catch(() => undefined);
-    }
+    this.#comparisons.end(reason);
     this.#connection.close(1000, reason.code);
     switch (state.kind) {
       case 'greeting':

@@ -1,7 +1,10 @@
 /** Composition of the agent: captures, their NBD servers, the replication loop, its ceilings, metrics. */
+import { availableParallelism } from 'node:os';
 import { Agent } from '../agent/agent.ts';
 import type { AppConsistency } from '../agent/app-consistency.ts';
 import { registerCeilingSeries } from '../agent/ceiling-metrics.ts';
+import { inlineHasher } from '../agent/hash-blocks.ts';
+import { HashPool } from '../agent/hash-pool.ts';
 import { Governor } from '../agent/governor.ts';
 import { memoryPlan } from '../agent/memory-plan.ts';
 import { registerAgentSeries } from '../agent/metrics.ts';
@@ -11,6 +14,7 @@ import type { Running } from '../cli/roles.ts';
 import type { AgentConfig } from '../config.ts';
 import type { Report } from '../control/schemas.ts';
 import type { Clock } from '../kit/clock.ts';
+import { limits } from '../limits.ts';
 import { connect } from '../transport/client.ts';
 import { openAppConsistency } from './agent-app.ts';
 import { openDisk } from './agent-disks.ts';
@@ -35,6 +39,12 @@ interface Told {
   readonly app: AppConsistency;
   readonly disks: readonly ReplicaDisk[];
   readonly policy: AgentPolicy;
+}
+
+/** Threads that hash a disk: one per core, or what the ceiling allows. */
+function hashThreads({ cpuPercent }: AgentConfig): number {
+  const cores = cpuPercent === undefined ? availableParallelism() : cpuPercent / 100;
+  return Math.max(1, Math.min(Math.floor(cores), limits.agent.hashThreadsMax));
 }
 
 /** Tells control how the agent is, and does what control asks in its answers. */
@@ -104,6 +114,8 @@ export function startAgent(parts: Parts, config: AgentConfig): Promise<Running> 
     const app = await openAppConsistency(parts, config, builder.closers, logger);
     const { host, port } = config.processServer;
     const governor = governorOf(config, clock);
+    const hasher = new HashPool({ threads: hashThreads(config), inline: inlineHasher(clock) });
+    builder.closers.add(() => hasher.close());
     const agent = new Agent({
       machine: config.machine,
       version,
@@ -117,6 +129,7 @@ export function startAgent(parts: Parts, config: AgentConfig): Promise<Running> 
       resyncWindow: () => policy.resyncWindow(clock.wallMs()),
       resyncAtDirtyRatio: () => policy.resyncAtDirtyRatio,
       ...(governor ? { pace: (bytes) => governor.pace(bytes) } : {}),
+      hasher,
       clock,
       random,
       logger,

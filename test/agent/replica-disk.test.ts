@@ -1,5 +1,5 @@
 /** What an agent concludes from OPENED and LEAVES: which blocks it must look at again. */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -33,7 +33,8 @@ beforeEach(async () => {
   const state = await readDiskState(posixFiles, directory, 'vda');
   disk = await ReplicaDisk.open({ capture, files: posixFiles, directory, state });
   // Everything up to point 5 is committed and forgotten.
-  disk.opened(openedAt(null, 'full'));
+  disk.opened(openedAt(null, 'compare'));
+  expect([disk.comparisonDue, disk.kind, disk.resync]).toEqual([false, 'initial', null]);
   capture.swap();
   capture.endSending();
   await disk.committed(5);
@@ -76,21 +77,100 @@ test('a host rolled back by one point reads again what the target knows since', 
   expect([capture.currentBlocks, capture.currentMask(42)]).toEqual([1, 0xffff]);
 });
 
-test('a target that lost acknowledged points is caught by its number, and by its root', () => {
-  expect(disk.opened(openedAt(4, 'since'))).toContain('was told point 5');
-  expect(capture.currentBlocks).toBe(blocks);
+test('a target that lost acknowledged points is compared; what was not written is not read', () => {
+  expect(disk.opened(openedAt(4, 'compare'))).toContain('was told point 5');
+  expect([capture.currentBlocks, disk.knownPoint, disk.comparisonDue]).toEqual([0, null, true]);
+  expect([disk.kind, disk.resync?.reason]).toEqual(['resync', 'base-mismatch']);
 });
 
-test('a target with another root at the same point is caught', () => {
+test('a target with another root at the same point is compared, in a session opened anew', () => {
   const opened = openedAt(5, 'since');
   const committed = opened.committed && { ...opened.committed, root: '00'.repeat(32) };
   expect(disk.opened({ ...opened, committed })).toContain('root of point 5');
-  expect(capture.currentBlocks).toBe(blocks);
+  expect([capture.currentBlocks, disk.reopeningDue, disk.knownPoint]).toEqual([blocks, true, null]);
+  expect(disk.opened({ ...opened, committed, leaves: 'compare' })).toBeNull();
+  expect([disk.reopeningDue, disk.comparisonDue, disk.surveyDue]).toEqual([false, true, true]);
 });
 
-test('another replica is noticed, and one that answers with leaves since is refused', () => {
-  expect(() => disk.opened(openedAt(5, 'since', { diskId: '33'.repeat(16) }))).toThrow('another replica');
-  expect(disk.opened(openedAt(null, 'full', { diskId: '33'.repeat(16) }))).toContain('holds replica');
+test('another replica has another leaf key: the leaf file is worthless, also if it claims to know our point', () => {
+  const other = '33'.repeat(16);
+  disk.leaves.set(3, new Uint8Array(32).fill(1));
+  expect(disk.opened(openedAt(5, 'since', { diskId: other }))).toContain('holds replica');
+  expect([capture.currentBlocks, disk.reopeningDue, disk.knownPoint]).toEqual([blocks, true, null]);
+  expect(disk.opened(openedAt(5, 'compare', { diskId: other }))).toBeNull();
+  expect([disk.surveyDue, disk.comparisonDue, disk.resync?.reason]).toEqual([true, true, 'base-mismatch']);
+});
+
+test('another replica that is empty is no resync but an initial replication', () => {
+  expect(disk.opened(openedAt(null, 'compare', { diskId: '33'.repeat(16) }))).toContain('holds replica');
+  expect([capture.currentBlocks, disk.kind, disk.comparisonDue, disk.resync]).toEqual([blocks, 'initial', false, null]);
+});
+
+test('a target that does not know our point is compared, and nothing else is read', () => {
+  expect(disk.opened(openedAt(5, 'compare'))).toBeNull();
+  expect([capture.currentBlocks, disk.comparisonDue, disk.resync?.reason]).toEqual([0, true, 'base-mismatch']);
+});
+
+test('all leaves, unasked, are against the protocol', () => {
+  expect(() => disk.opened(openedAt(5, 'full'))).toThrow('all leaves');
+});
+
+test('a request marks all between cycles, and is reported from the moment it came', () => {
+  disk.opened(openedAt(5, 'since'));
+  disk.requestResync();
+  expect([disk.resync?.reason, disk.resync?.phase, capture.currentBlocks]).toEqual(['requested', 'waiting', 0]);
+  disk.beginRequested();
+  expect([disk.reopeningDue, disk.knownPoint, capture.currentBlocks]).toEqual([true, null, blocks]);
+});
+
+/** The same disk after a restart of the agent in order. */
+async function restarted(): Promise<void> {
+  await disk.close();
+  const common = { files: posixFiles, clock: systemClock, random: systemRandom, owner: 'm/vda', name: 'vda' };
+  const image = path.join(directory, 'vda.raw');
+  capture = await openNbdCapture({ ...common, image, blockSize, stateDirectory: directory, hadLog: true });
+  disk = await ReplicaDisk.open({
+    capture,
+    files: posixFiles,
+    directory,
+    state: await readDiskState(posixFiles, directory, 'vda'),
+  });
+}
+
+test('leaves of no point are folded with what was read, and the log forgets; a restart goes on from there', async () => {
+  disk.opened(openedAt(5, 'since'));
+  disk.requestResync();
+  disk.beginRequested();
+  disk.opened(openedAt(5, 'compare'));
+  await disk.settle();
+  capture.swap();
+  disk.leaves.set(7, new Uint8Array(32).fill(7));
+  await disk.checkpoint(40);
+  disk.sessionEnded();
+  expect(capture.currentBlocks).toBe(blocks - 40);
+  await restarted();
+  expect([capture.logLoss, capture.currentBlocks, disk.knownPoint]).toEqual([null, blocks - 40, null]);
+  expect([disk.resyncReason, disk.leaves.get(7)[0]]).toEqual(['requested', 7]);
+});
+
+test.each(['before', 'after'] as const)('a stop %s the leaf file was changed leaves one that counts', async (when) => {
+  disk.opened(openedAt(5, 'since'));
+  disk.leaves.set(7, new Uint8Array(32).fill(7));
+  const file = path.join(directory, 'vda.leaves');
+  const old = await readFile(file);
+  capture.swap();
+  capture.endSending();
+  await disk.committed(6);
+  if (when === 'before') await writeFile(file, old);
+  await restarted();
+  expect([disk.knownPoint, capture.currentBlocks, disk.resyncReason]).toEqual([when === 'before' ? 5 : 6, 0, null]);
+});
+
+test('a leaf file that is neither the one before nor the one after is worth nothing: all is marked', async () => {
+  await writeFile(path.join(directory, 'vda.leaves'), Buffer.alloc(blocks * 32, 3));
+  await restarted();
+  expect([disk.knownPoint, capture.currentBlocks, disk.resyncReason]).toEqual([null, blocks, 'leaves-lost']);
+  expect(disk.leaves.get(1)).toEqual(new Uint8Array(32));
 });
 
 test('lag counts what is being sent and what waits for its commit', async () => {

@@ -49,5 +49,6 @@ export function importFault(from: string, to: string): string | null {
   return `${from} imports ${to}: ${mine} may import ${rooms.join(', ') || 'nothing'}`;
 }
 
-/** Worker threads load only these, through any number of files. */
-export const workerRooms: readonly string[] = ['process-server', 'kernels', 'disk', 'wire', 'kit', 'limits'];
+/** What worker threads may load, through any number of files: those that seal batches, and those that hash a disk. */
+export const sealingRooms: readonly string[] = ['process-server', 'kernels', 'disk', 'wire', 'kit', 'limits'];
+export const hashingRooms: readonly string[] = ['agent', 'kernels', 'disk', 'posix', 'kit', 'limits'];

@@ -1,0 +1,62 @@
+/**
+ * What comes between OPENED and the cycles of a disk that is compared with its replica: wait for the window → survey → comparison. What differs is
+ * marked then, and the next cycle, of kind `resync`, sends it. Points there are stay; the capture goes on marking all the time.
+ *
+ * Whatever ends it early, the next session goes on where it stood: what was hashed is in the leaf file, what was sent is found by the comparison.
+ */
+import type { Clock } from '../kit/clock.ts';
+import { limits } from '../limits.ts';
+import type { Logger } from '../observe/logger.ts';
+import { compareDisk } from './compare.ts';
+import type { AgentCounters } from './counters.ts';
+import type { BlockHasher } from './hash-blocks.ts';
+import type { ReplicaDisk } from './replica-disk.ts';
+import type { Session } from './session.ts';
+import { survey } from './survey.ts';
+
+/** When a disk may be resynced. */
+export interface WindowGate {
+  /** When it opens, milliseconds since the Unix epoch; null: it is open. */
+  opensAtMs(): number | null;
+  /** Resolves when it may have opened, or the session ended. */
+  wait(opensAtMs: number): Promise<void>;
+}
+
+export interface ResyncContext {
+  readonly session: Session;
+  readonly hasher: BlockHasher;
+  readonly gate: WindowGate;
+  readonly pace: (bytes: number) => Promise<void>;
+  readonly clock: Clock;
+  readonly counters: AgentCounters;
+  readonly logger: Logger;
+}
+
+/** Resolves when the disk's working leaves are the target's and cycles may go on. Rejects when the session ends. */
+export async function resyncDisk(context: ResyncContext, index: number, disk: ReplicaDisk): Promise<void> {
+  const { session, gate, logger } = context;
+  const reason = disk.resyncReason;
+  if (reason === null && !disk.comparisonDue) return;
+  await disk.settle();
+  // What was never complete at the target is not a resync: its beginning is nobody's to delay.
+  const isOpen = (): boolean => disk.kind === 'initial' || gate.opensAtMs() === null;
+  const waitUntilOpen = async (): Promise<void> => {
+    for (;;) {
+      const opensAtMs = gate.opensAtMs();
+      if (isOpen() || opensAtMs === null || session.isOver) return;
+      disk.enter('waiting', 0, opensAtMs);
+      await gate.wait(opensAtMs);
+    }
+  };
+  await waitUntilOpen();
+  if (session.isOver) throw await session.ended;
+  if (disk.surveyDue && disk.capture.currentBytes > limits.agent.lastRoundBytes) {
+    logger.info({ disk: disk.name, reason, bytes: disk.capture.currentBytes }, 'the disk is read and hashed');
+    await survey({ ...context, disk, mayRead: isOpen, waitUntilItMay: waitUntilOpen });
+  }
+  disk.surveyDue = false;
+  if (disk.comparisonDue) await compareDisk(session, index, disk);
+  if (reason === null) return;
+  disk.enter('sending', disk.capture.currentBytes);
+  logger.info({ disk: disk.name, reason, bytes: disk.capture.currentBytes }, 'what differs from the replica is sent');
+}
