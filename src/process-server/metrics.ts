@@ -38,8 +38,8 @@ const processServerSeries = {
   connectionBytes: {
     name: 'tidemark_process_server_connection_bytes_total',
     type: 'counter',
-    help: 'Everything that went over the connections, TLS included, by peer and way.',
-    labels: ['machine', 'peer', 'way'],
+    help: 'Everything that went over the connections, TLS included, by the role at the other end.',
+    labels: ['machine', 'role', 'direction'],
   },
   sessions: {
     name: 'tidemark_process_server_sessions',
@@ -135,7 +135,10 @@ export function registerProcessServerSeries(registry: MetricRegistry, server: Pr
   );
   registry.sampled(series.connectionBytes, () =>
     [...server.totals()].flatMap(([machine, counters]) =>
-      connections.map(([peer, way, counter]) => ({ labels: { machine, peer, way }, value: counters[counter] })),
+      connections.map(([role, direction, counter]) => ({
+        labels: { machine, role, direction },
+        value: counters[counter],
+      })),
     ),
   );
   registry.sampled(series.sessions, () => {

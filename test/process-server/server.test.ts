@@ -152,10 +152,10 @@ describe('a process server', () => {
     const connections = (): Record<string, number> => {
       const { bytesIn, bytesOut } = theTarget(here).connection;
       return {
-        '{machine="m1",peer="agent",way="in"}': agent.connection.bytesOut,
-        '{machine="m1",peer="agent",way="out"}': agent.connection.bytesIn,
-        '{machine="m1",peer="target",way="in"}': bytesOut,
-        '{machine="m1",peer="target",way="out"}': bytesIn,
+        '{machine="m1",role="agent",direction="in"}': agent.connection.bytesOut,
+        '{machine="m1",role="agent",direction="out"}': agent.connection.bytesIn,
+        '{machine="m1",role="target",direction="in"}': bytesOut,
+        '{machine="m1",role="target",direction="out"}': bytesIn,
       };
     };
     const { text } = await registry.expose();
