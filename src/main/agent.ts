@@ -66,9 +66,7 @@ function reportTo(link: ControlLink, { agent, app, disks, policy }: Told, parts:
     };
     return reportOf({ ...facts, resyncDone: requests.done(report) });
   };
-  link.reportEvery(make, ({ resync }) => {
-    requests.take(resync);
-  });
+  link.reportEvery(make, ({ resync }) => requests.take(resync));
 }
 
 /** SIGUSR2 makes a point at once, app-consistent where hooks or a guest agent are configured. */

@@ -15,8 +15,8 @@ import type { Parts } from './parts.ts';
 export interface ControlLink {
   /** Asks once, then keeps asking; the function it gives tells the newest policy known. */
   policy(): Promise<() => Policy | null>;
-  /** Sends what `make` gives, again and again, one at a time. */
-  reportEvery(make: () => Report | Promise<Report>, answered?: (answer: ReportReply) => void): void;
+  /** Sends what `make` gives, again and again, one at a time; at once if `answered` says that the answer brought news to report. */
+  reportEvery(make: () => Report | Promise<Report>, answered?: (answer: ReportReply) => boolean): void;
   close(): void;
 }
 
@@ -50,10 +50,11 @@ class RealLink implements ControlLink {
     return () => newest;
   }
 
-  reportEvery(make: () => Report | Promise<Report>, answered?: (answer: ReportReply) => void): void {
+  reportEvery(make: () => Report | Promise<Report>, answered?: (answer: ReportReply) => boolean): void {
+    const once = () => this.#attempt('reporting', async () => this.#client.call('report', { body: await make() }));
     const send = async (): Promise<void> => {
-      const answer = await this.#attempt('reporting', async () => this.#client.call('report', { body: await make() }));
-      if (answer) answered?.(answer.value);
+      const answer = await once();
+      if (answer && answered?.(answer.value) === true) await once();
     };
     void send();
     this.#every(limits.control.reportEveryMs, send);

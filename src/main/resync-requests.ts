@@ -17,14 +17,15 @@ export class ResyncRequests {
     this.#resync = resync;
   }
 
-  /** An answer of control came; each request is passed on once. */
-  take(order: Order | null): void {
-    if (order === null || order.id === this.#order?.id || order.id === this.#done) return;
+  /** An answer of control came; each request is passed on once. Returns whether this one is new. */
+  take(order: Order | null): boolean {
+    if (order === null || order.id === this.#order?.id || order.id === this.#done) return false;
     this.#order = order;
     for (const now of [true, false]) {
       const disks = order.disks.filter((disk) => disk.now === now).map(({ name }) => name);
       if (disks.length > 0) this.#resync({ disks, now });
     }
+    return true;
   }
 
   /**

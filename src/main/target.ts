@@ -132,6 +132,7 @@ export function startTarget(parts: Parts, config: TargetConfig): Promise<Running
         ),
       (answer) => {
         reporter.answered(answer);
+        return false;
       },
     );
   });
