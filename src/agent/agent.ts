@@ -231,6 +231,7 @@ export class Agent {
       for (const disk of disks) if (disk.changedMoreThan(ratio)) disk.exceedLimit();
       await this.#resync(session);
       this.#state = 'cycling';
+      for (const gap of this.#gaps.take()) await session.sendGap(gap);
       const attempt = app && this.#appSchedule.isDue ? app.attempt(cutAll) : null;
       const outcome = await runCycle({
         session,
