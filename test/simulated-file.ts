@@ -57,7 +57,7 @@ export class SimulatedFile implements File {
   readonly path: string;
   readonly #disk: Disk;
   readonly #inode: Inode;
-  #syncFailed = false;
+  #syncFailed: Error | null = null;
   #closed = false;
 
   constructor(disk: Disk, filePath: string, inode: Inode) {
@@ -102,9 +102,9 @@ export class SimulatedFile implements File {
     try {
       await this.#disk.step('datasync', this.path);
     } catch (error) {
-      this.#syncFailed = true;
       inode.pending = later();
-      throw error;
+      this.#syncFailed = error instanceof Error ? error : new Error(String(error));
+      throw this.#givenUp(this.#syncFailed);
     }
     for (const change of inode.pending) if (covered.has(change)) applyChange(inode.durable, change);
     inode.pending = later();
@@ -163,6 +163,10 @@ export class SimulatedFile implements File {
     if (this.#closed) throw new Problem('closed', `${this.path} is closed`);
     if (!this.#syncFailed) return;
     this.#disk.violations.push(`${what} ${this.path}`);
-    throw new Problem('sync-failed', `${this.path}: an earlier sync failed, the file is given up`);
+    throw this.#givenUp(this.#syncFailed);
+  }
+
+  #givenUp(cause: Error): Problem {
+    return new Problem('sync-failed', `${this.path}: an earlier sync failed, the file is given up`, { cause });
   }
 }

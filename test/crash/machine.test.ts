@@ -3,15 +3,12 @@
  * index as it was, gone, or full of rubbish. Every acknowledged point is there and reads as the disk was, no disk is called incomplete,
  * and the next point commits. An export that was called done is whole.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import * as path from 'node:path';
 import { afterAll, expect, test, vi } from 'vitest';
-import { type Dice } from '../simulated-bytes.ts';
-import { SimulatedFiles } from '../simulated-files.ts';
-import { MachineLife, type BlockChange } from '../store/machine-fixture.ts';
+import { isProblem } from '../../src/kit/problem.ts';
+import { Dice } from '../simulated-bytes.ts';
 import { crashAll, noTotals, Recording, soak } from './crash-points.ts';
-import { leaveMapped, mappedBytes, withRealIndex } from './real-index.ts';
+import { failAt } from './faults.ts';
+import { judgeMachine, MachineRun, removeScratch, states } from './machine-run.ts';
 
 type Limits = typeof import('../../src/limits.ts');
 vi.mock('../../src/limits.ts', async (load) => {
@@ -23,150 +20,80 @@ vi.mock('../../src/limits.ts', async (load) => {
   };
 });
 
-const scratch = mkdtempSync(path.join(tmpdir(), 'tidemark-crash-'));
-afterAll(() => {
-  rmSync(scratch, { recursive: true, force: true });
-});
-const index = path.join(scratch, 'data/machines/m1/index');
+afterAll(removeScratch);
 
-interface MachineModel {
-  /** Content of the disk as of each point; those from `committed` on were not acknowledged. */
-  readonly points: readonly ReadonlyMap<number, Buffer>[];
-  readonly committed: number;
-  /** Layers whose one batch was acknowledged and that no acknowledged point lists. */
-  readonly pending: readonly number[];
-  /** Of the disk, what its newest layers wrote. */
-  readonly image: ReadonlyMap<number, Buffer>;
-  readonly mapped: Buffer | null;
-}
-
-class MachineRun {
-  files = new SimulatedFiles([scratch]);
-  readonly #image = new Map<number, Buffer>();
-  readonly #points: Map<number, Buffer>[] = [];
-  #committed = 0;
-  #pending: number[] = [];
-  #life: MachineLife | null = null;
-
-  model(): MachineModel {
-    return {
-      points: [...this.#points],
-      committed: this.#committed,
-      pending: [...this.#pending],
-      image: new Map(this.#image),
-      mapped: mappedBytes(index),
-    };
-  }
-
-  async open(): Promise<void> {
-    this.#life = await MachineLife.open(scratch, withRealIndex(this.files), this.#image);
-  }
-
-  async close(): Promise<void> {
-    await this.#life?.close();
-    this.#life = null;
-  }
-
-  async layer(changes: readonly BlockChange[]): Promise<void> {
-    const seq = await this.#opened.layer(changes);
-    this.#pending.push(seq);
-  }
-
-  async commit(): Promise<void> {
-    const layers = this.#pending;
-    this.#points.push(new Map(this.#image));
-    await this.#opened.commit(layers, 1);
-    this.#committed = this.#points.length;
-    this.#pending = [];
-  }
-
-  async prove(): Promise<void> {
-    await this.#opened.prove();
-  }
-
-  get #opened(): MachineLife {
-    if (!this.#life) throw new Error('the machine is open');
-    return this.#life;
-  }
-}
-
-const judgesRecords = 2;
-const states = new Map<string, number>();
-
-async function judge(files: SimulatedFiles, model: MachineModel): Promise<void> {
-  const lot = files.dice.below(4);
-  leaveMapped(index, lot === 0 ? null : lot === 1 ? rubbish(files.dice) : model.mapped);
-  const life = await MachineLife.open(
-    scratch,
-    withRealIndex(files),
-    new Map(model.image),
-    lot === 2 ? 'boot' : 'other',
-  );
-  try {
-    const { damage, lost, incompleteDisks } = life.report;
-    if (damage.length + lost.length + incompleteDisks.length > 0)
-      throw new Error(`found damage: ${JSON.stringify({ damage, lost, incompleteDisks })}`);
-    // A recovery that was crashed may have made a point of its own.
-    const found = life.store.points.points.filter(({ disks }) => disks[0]?.records !== judgesRecords).length;
-    if (found < model.committed || found > model.points.length)
-      throw new Error(`${found} points, ${model.committed} were acknowledged`);
-    for (const state of life.states()) states.set(state, (states.get(state) ?? 0) + 1);
-    await expectContent(life, model, found);
-    const disk = await life.disk();
-    const pending = disk.pendingLayers().map(({ seq }) => seq);
-    const listed = life.store.points.points.flatMap(({ disks }) => disks.flatMap(({ layers }) => layers));
-    for (const seq of model.pending)
-      if (!pending.includes(seq) && !listed.includes(seq)) throw new Error(`layer ${seq} is lost`);
-    // And the next point commits, with what is pending.
-    const seq = await life.layer([{ block: 3 }]);
-    await life.commit([...pending, seq], judgesRecords);
-    const { asked } = await life.prove();
-    if (asked.length > 0 || life.states().includes('damaged')) throw new Error(`blocks ${asked.join()} are damaged`);
-  } finally {
-    await life.close();
-  }
-}
-
-function rubbish(dice: Dice): Buffer {
-  return Buffer.from(Array.from({ length: 10_000 }, () => dice.below(256)));
-}
-
-async function expectContent(life: MachineLife, model: MachineModel, found: number): Promise<void> {
-  const disk = await life.disk();
-  const into = Buffer.alloc(disk.geometry.blockSize);
-  for (let point = 1; point <= found; point += 1) {
-    const reader = life.store.readerAt(disk, point);
-    for (const [block, expected] of model.points[point - 1] ?? []) {
-      await reader.readBlock(block, into);
-      if (!into.equals(expected)) throw new Error(`block ${block} of point ${point} is another`);
-    }
-  }
-}
+const deeds: readonly ((run: MachineRun) => Promise<void>)[] = [
+  (run) => run.open(),
+  (run) => run.layer([{ block: 0 }, { block: 5, mask: 0x3 }]),
+  (run) => run.layer([{ block: 1 }, { block: 5, mask: 0x10 }, { block: 1500 }]),
+  (run) => run.commit(),
+  (run) => run.prove(),
+  (run) => run.layer(Array.from({ length: 12 }, (_, block) => ({ block }))),
+  (run) => run.commit(),
+  (run) => run.layer([{ block: 5, mask: 0x8000 }]),
+  (run) => run.close(),
+  (run) => run.open(),
+  (run) => run.layer([{ block: 6, mask: 1 }]),
+  (run) => run.commit(),
+  (run) => run.prove(),
+  (run) => run.close(),
+];
 
 test('a machine at the target', async () => {
   const totals = noTotals();
   const run = new MachineRun();
   const recording = new Recording(() => run.model());
   recording.watch(() => run.files);
-  await run.open();
-  await run.layer([{ block: 0 }, { block: 5, mask: 0x3 }]);
-  await run.layer([{ block: 1 }, { block: 5, mask: 0x10 }, { block: 1500 }]);
-  await run.commit();
-  await run.prove();
-  await run.layer(Array.from({ length: 12 }, (_, block) => ({ block })));
-  await run.commit();
-  await run.layer([{ block: 5, mask: 0x8000 }]);
-  await run.close();
-  await run.open();
-  await run.layer([{ block: 6, mask: 1 }]);
-  await run.commit();
-  await run.prove();
-  await run.close();
+  for (const deed of deeds) await deed(run);
   recording.add('the end', run.files);
   expect(recording.points).toHaveLength(recording.seen + 1);
-  await crashAll(recording, { name: 'a machine', lots: soak ? 10 : 1, againEvery: soak ? 20 : 40, judge, totals });
+  await crashAll(recording, {
+    name: 'a machine',
+    lots: soak ? 10 : 1,
+    againEvery: soak ? 20 : 40,
+    judge: judgeMachine,
+    totals,
+  });
   console.info(`a machine at the target: ${JSON.stringify(totals)}, points ${JSON.stringify([...states])}`);
   for (const kind of ['makeDirectory', 'create', 'datasync', 'rename', 'truncate', 'syncDirectory', 'close'])
     expect(totals.kinds[kind]).toBeGreaterThan(0);
   expect(states.get('proven')).toBeGreaterThan(0);
+});
+
+test('a machine at the target whose n-th operation fails: it is told at once, nothing acknowledged is lost, it goes on', async () => {
+  const told = new Map<string, number>();
+  let n = 1;
+  for (; ; n += soak ? 1 : 2) {
+    const run = new MachineRun();
+    const failed = failAt(run.files, n);
+    let heard = false;
+    for (const deed of deeds) {
+      try {
+        await deed(run);
+      } catch (error) {
+        heard = true;
+        const code = isProblem(error)
+          ? error.code
+          : error instanceof Error && 'code' in error
+            ? String(error.code)
+            : 'none';
+        told.set(code, (told.get(code) ?? 0) + 1);
+        // A target opens the machine anew, the source sends again what was not acknowledged.
+        await run.reopen();
+        if (deed !== deeds[0] && deed !== deeds[9]) await deed(run);
+      }
+    }
+    if (failed.fired === null) break;
+    const what = `operation ${n}, ${failed.fired}`;
+    expect(run.files.violations, what).toEqual([]);
+    if (!heard)
+      expect(failed.fired, what).toMatch(/^(close|remove|truncate|create|write|datasync|rename|syncDirectory) /);
+    const model = run.model();
+    run.files.fault = () => null;
+    await judgeMachine(run.files.afterPowerLoss(new Dice(n)), model).catch((error: unknown) => {
+      throw new Error(`${what}: ${error instanceof Error ? error.stack : String(error)}`, { cause: error });
+    });
+  }
+  console.info(`a machine whose operation fails, up to ${n}: ${JSON.stringify([...told])}`);
+  expect(n).toBeGreaterThan(100);
 });

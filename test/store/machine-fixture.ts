@@ -57,17 +57,16 @@ export class MachineLife {
     image: Map<number, Buffer>,
     bootId = 'boot',
   ): Promise<MachineLife> {
-    const [clock, random] = [systemClock, systemRandom];
+    const clock = systemClock;
     const identity = { pid: process.pid, role: 'test', since: '' };
     const data = await openDataDirectory({ files, clock, path: path.join(directory, 'data'), identity });
-    const keyFile = path.join(directory, 'vault.key');
-    const vault = await Vault.openOrCreate({ files, random, keyFile, expected: data.facts?.vault });
-    if (!data.facts) await data.create(vault.id);
-    const fatal = (problem: Error): never => {
-      throw problem;
-    };
-    const opened = await openMachineStore({ files, clock, random, vault, data, machine, bootId, fatal });
-    return new MachineLife(directory, data, opened, image);
+    try {
+      const opened = await openWithin(data, directory, files, bootId);
+      return new MachineLife(directory, data, opened, image);
+    } catch (error) {
+      await data.close();
+      throw error;
+    }
   }
 
   /** The same store in the next run: it writes to a new segment. */
@@ -171,6 +170,17 @@ export class MachineLife {
     writeSealedHeader(body, 0, header);
     return body;
   }
+}
+
+async function openWithin(data: DataDirectory, directory: string, files: Files, bootId: string): Promise<Opened> {
+  const [clock, random] = [systemClock, systemRandom];
+  const keyFile = path.join(directory, 'vault.key');
+  const vault = await Vault.openOrCreate({ files, random, keyFile, expected: data.facts?.vault });
+  if (!data.facts) await data.create(vault.id);
+  const fatal = (problem: Error): never => {
+    throw problem;
+  };
+  return openMachineStore({ files, clock, random, vault, data, machine, bootId, fatal });
 }
 
 type Opened = Awaited<ReturnType<typeof openMachineStore>>;

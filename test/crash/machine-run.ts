@@ -1,0 +1,140 @@
+/** A machine's store on a simulated disk, driven one operation at a time, and what a crash of it may leave. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import * as path from 'node:path';
+import { type Dice } from '../simulated-bytes.ts';
+import { SimulatedFiles } from '../simulated-files.ts';
+import { MachineLife, type BlockChange } from '../store/machine-fixture.ts';
+import { leaveMapped, mappedBytes, withRealIndex } from './real-index.ts';
+
+const scratch = mkdtempSync(path.join(tmpdir(), 'tidemark-crash-'));
+export function removeScratch(): void {
+  rmSync(scratch, { recursive: true, force: true });
+}
+
+const index = path.join(scratch, 'data/machines/m1/index');
+
+export interface MachineModel {
+  /** Content of the disk as of each point; those from `committed` on were not acknowledged. */
+  readonly points: readonly ReadonlyMap<number, Buffer>[];
+  readonly committed: number;
+  /** Layers whose one batch was acknowledged and that no acknowledged point lists. */
+  readonly pending: readonly number[];
+  /** Of the disk, what its newest layers wrote. */
+  readonly image: ReadonlyMap<number, Buffer>;
+  readonly mapped: Buffer | null;
+}
+
+export class MachineRun {
+  files = new SimulatedFiles([scratch]);
+  readonly #image = new Map<number, Buffer>();
+  readonly #points: Map<number, Buffer>[] = [];
+  #committed = 0;
+  #pending: number[] = [];
+  #life: MachineLife | null = null;
+
+  model(): MachineModel {
+    return {
+      points: [...this.#points],
+      committed: this.#committed,
+      pending: [...this.#pending],
+      image: new Map(this.#image),
+      mapped: mappedBytes(index),
+    };
+  }
+
+  async open(): Promise<void> {
+    this.#life = await MachineLife.open(scratch, withRealIndex(this.files), this.#image);
+  }
+
+  async close(): Promise<void> {
+    await this.#life?.close();
+    this.#life = null;
+  }
+
+  async layer(changes: readonly BlockChange[]): Promise<void> {
+    const seq = await this.#opened.layer(changes);
+    this.#pending.push(seq);
+  }
+
+  /** Of all that is durable and not listed. */
+  async commit(): Promise<void> {
+    const layers = (await this.#opened.disk()).pendingLayers().map(({ seq }) => seq);
+    this.#points.push(new Map(this.#image));
+    await this.#opened.commit(layers, 1);
+    this.#committed = this.#points.length;
+    this.#pending = [];
+  }
+
+  /** As a target does it whose store has failed: what was not acknowledged is there, or is not, from now on for good. */
+  async reopen(): Promise<void> {
+    await this.close();
+    await this.open();
+    this.#points.length = this.#opened.store.points.points.length;
+    this.#committed = this.#points.length;
+    this.#pending = (await this.#opened.disk()).pendingLayers().map(({ seq }) => seq);
+  }
+
+  async prove(): Promise<void> {
+    await this.#opened.prove();
+  }
+
+  get #opened(): MachineLife {
+    if (!this.#life) throw new Error('the machine is open');
+    return this.#life;
+  }
+}
+
+const judgesRecords = 2;
+/** How often points were found in each state. */
+export const states = new Map<string, number>();
+
+export async function judgeMachine(files: SimulatedFiles, model: MachineModel): Promise<void> {
+  const lot = files.dice.below(4);
+  leaveMapped(index, lot === 0 ? null : lot === 1 ? rubbish(files.dice) : model.mapped);
+  const life = await MachineLife.open(
+    scratch,
+    withRealIndex(files),
+    new Map(model.image),
+    lot === 2 ? 'boot' : 'other',
+  );
+  try {
+    const { damage, lost, incompleteDisks } = life.report;
+    if (damage.length + lost.length + incompleteDisks.length > 0)
+      throw new Error(`found damage: ${JSON.stringify({ damage, lost, incompleteDisks })}`);
+    // A recovery that was crashed may have made a point of its own.
+    const found = life.store.points.points.filter(({ disks }) => disks[0]?.records !== judgesRecords).length;
+    if (found < model.committed || found > model.points.length)
+      throw new Error(`${found} points, ${model.committed} were acknowledged`);
+    for (const state of life.states()) states.set(state, (states.get(state) ?? 0) + 1);
+    await expectContent(life, model, found);
+    const disk = await life.disk();
+    const pending = disk.pendingLayers().map(({ seq }) => seq);
+    const listed = life.store.points.points.flatMap(({ disks }) => disks.flatMap(({ layers }) => layers));
+    for (const seq of model.pending)
+      if (!pending.includes(seq) && !listed.includes(seq)) throw new Error(`layer ${seq} is lost`);
+    // And the next point commits, with what is pending.
+    const seq = await life.layer([{ block: 3 }]);
+    await life.commit([...pending, seq], judgesRecords);
+    const { asked } = await life.prove();
+    if (asked.length > 0 || life.states().includes('damaged')) throw new Error(`blocks ${asked.join()} are damaged`);
+  } finally {
+    await life.close();
+  }
+}
+
+function rubbish(dice: Dice): Buffer {
+  return Buffer.from(Array.from({ length: 10_000 }, () => dice.below(256)));
+}
+
+async function expectContent(life: MachineLife, model: MachineModel, found: number): Promise<void> {
+  const disk = await life.disk();
+  const into = Buffer.alloc(disk.geometry.blockSize);
+  for (let point = 1; point <= found; point += 1) {
+    const reader = life.store.readerAt(disk, point);
+    for (const [block, expected] of model.points[point - 1] ?? []) {
+      await reader.readBlock(block, into);
+      if (!into.equals(expected)) throw new Error(`block ${block} of point ${point} is another`);
+    }
+  }
+}
