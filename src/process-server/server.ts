@@ -162,6 +162,7 @@ export class ProcessServer {
     this.#ended.set(name, (this.#ended.get(name) ?? 0) + 1);
     const { machine, counters } = session;
     if (this.#byMachine.get(machine) === session) this.#byMachine.delete(machine);
+    if (counters.targetBytesOut === 0) return;
     const sum = this.#past.get(machine) ?? newCounters();
     this.#past.delete(machine);
     addCounters(sum, { ...counters, inFlightBytes: 0, sealing: 0 });

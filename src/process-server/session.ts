@@ -139,9 +139,10 @@ export class Session {
   }
 
   #countConnections(): void {
+    // From when there is a target: what a refused session cost is forgotten with it, and a total never falls.
+    if (!('target' in this.#state)) return;
     this.#counters.agentBytesIn = this.#agent.bytesIn;
     this.#counters.agentBytesOut = this.#agent.bytesOut;
-    if (!('target' in this.#state)) return;
     this.#counters.targetBytesIn = this.#state.target.bytesIn;
     this.#counters.targetBytesOut = this.#state.target.bytesOut;
   }
