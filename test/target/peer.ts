@@ -166,10 +166,10 @@ export class Peer {
     this.send(encodeHello({ protocol: [1], version: 'test', features: [], instance, machine, role: 'process-server' }));
   }
 
-  /** Takes the oldest frame of the type. */
-  async next(type: number): Promise<Frame> {
+  /** Takes the oldest frame of one of the types. */
+  async next(...types: number[]): Promise<Frame> {
     for (;;) {
-      const at = this.frames.findIndex((frame) => frame.type === type);
+      const at = this.frames.findIndex((frame) => types.includes(frame.type));
       const [frame] = at < 0 ? [] : this.frames.splice(at, 1);
       if (frame) return frame;
       const { promise, resolve } = Promise.withResolvers<undefined>();
@@ -177,7 +177,7 @@ export class Peer {
         resolve(undefined);
       };
       const ended = await Promise.race([promise, this.connection.closed]);
-      if (ended && !this.frames.some((each) => each.type === type)) throw new Error(`closed: ${ended.reason}`);
+      if (ended && !this.frames.some((each) => types.includes(each.type))) throw new Error(`closed: ${ended.reason}`);
     }
   }
 
