@@ -42,7 +42,7 @@ export interface AgentOptions {
   readonly resyncWindow?: () => ResyncWindow;
   /** Share of a disk (0 to 1) above which the changes of a cycle wait for the resync window; default 0.5, Infinity: never. */
   readonly resyncAtDirtyRatio?: () => number;
-  /** Called between pieces of hashing with their bytes; resolves when the next may begin. Default: at once. */
+  /** Called between pieces of hashing and sending with their bytes; resolves when the next may begin. Default: at once. */
   readonly pace?: (bytes: number) => Promise<void>;
   /** Hashes what has to be compared; default: on this thread. */
   readonly hasher?: BlockHasher;
@@ -94,11 +94,13 @@ export class Agent {
   /** The resyncs that are due do not wait for their window. */
   #resyncNow = false;
   readonly #hasher: BlockHasher;
+  readonly #pace: NonNullable<AgentOptions['pace']>;
   readonly #backoff: Backoff;
 
   constructor(options: AgentOptions) {
     this.#options = options;
     this.#appSchedule = new AppSchedule(options.clock, options.appEveryMs ?? (() => null));
+    this.#pace = options.pace ?? (() => Promise.resolve());
     this.#hasher = options.hasher ?? inlineHasher(options.clock);
     this.#instance = options.random.bytes(16).toString('hex');
     const { reconnectBaseMs, reconnectMaxMs } = limits.agent;
@@ -242,6 +244,7 @@ export class Agent {
         flight: this.#flight,
         clock,
         builders: this.#builders,
+        pace: this.#pace,
       }).finally(() => {
         if (attempt) this.#noteAttempt(attempt);
       });
@@ -268,7 +271,7 @@ export class Agent {
 
   /** Until cycles may go on. */
   async #resync(session: Session): Promise<void> {
-    const { disks, clock, logger, pace } = this.#options;
+    const { disks, clock, logger } = this.#options;
     const gate: WindowGate = {
       opensAtMs: () => this.#windowOpensAtMs(),
       wait: async (opensAtMs) => {
@@ -277,10 +280,9 @@ export class Agent {
         this.#state = 'cycling';
       },
     };
-    const context = { session, hasher: this.#hasher, gate, clock, logger, counters: this.#counters };
-    for (const [index, disk] of disks.entries()) {
-      await resyncDisk({ ...context, pace: pace ?? (() => Promise.resolve()) }, index, disk);
-    }
+    const pace = this.#pace;
+    const context = { session, hasher: this.#hasher, gate, clock, logger, pace, counters: this.#counters };
+    for (const [index, disk] of disks.entries()) await resyncDisk(context, index, disk);
   }
 
   #windowOpensAtMs(): number | null {

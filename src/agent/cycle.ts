@@ -34,6 +34,7 @@ export interface CycleContext {
   readonly flight: FlightLog;
   readonly clock: Clock;
   readonly builders: BuilderPool;
+  readonly pace: (bytes: number) => Promise<void>;
   /** What made the cut app-consistent; null: nothing did. Asked for after the cut. */
   readonly evidence: () => string | null;
 }
@@ -97,13 +98,13 @@ async function sendLayer(
   disk: ReplicaDisk,
   underCut: boolean,
 ): Promise<LayerResult> {
-  const { session, counters, flight, clock, builders } = context;
+  const { session, counters, flight, clock, builders, pace } = context;
   const begin = async (): Promise<number> => {
     const seq = await session.beginLayer(index, { kind: disk.kind, base: disk.committedPoint });
     disk.layers.push(seq);
     return seq;
   };
-  return new LayerSender({ session, disk, index, begin, underCut, counters, flight, clock, builders }).send();
+  return new LayerSender({ session, disk, index, begin, underCut, pace, counters, flight, clock, builders }).send();
 }
 
 async function commit(context: CycleContext, cut: CutReport, sums: readonly Sums[]): Promise<CycleOutcome> {

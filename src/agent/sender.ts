@@ -44,6 +44,8 @@ export interface SenderContext {
   readonly begin: () => Promise<number>;
   /** Whether a cut holds the content still. */
   readonly underCut: boolean;
+  /** Called with the bytes of what is read next; under a cut it is not, because every pause there costs memory for old pages. */
+  readonly pace: (bytes: number) => Promise<void>;
   readonly counters: AgentCounters;
   readonly flight: FlightLog;
   readonly clock: Clock;
@@ -101,7 +103,7 @@ export class LayerSender {
 
   /** Sends everything in the disk's sending set. Rejects when the session ends or the cut is void. */
   async send(): Promise<LayerResult> {
-    const { disk, session, clock } = this.#context;
+    const { disk, session, clock, underCut, pace } = this.#context;
     const { geometry } = disk.capture;
     const spare: Buffer[] = [];
     const ahead: ReadBlock[] = [];
@@ -124,6 +126,7 @@ export class LayerSender {
     };
     try {
       for (const [block, mask] of disk.capture.sending()) {
+        if (!underCut) await pace(geometry.blockSize);
         if (session.isOver) throw await session.ended;
         const bytes = spare.pop() ?? Buffer.allocUnsafeSlow(geometry.blockSize);
         const done = disk.capture.readBlock(block, bytes);
