@@ -19,7 +19,7 @@ import { isProblem, Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import { protocolError } from '../wire/codes.ts';
 import type { LeafPair } from '../wire/leaves.ts';
-import { decodeSealedHeader, decodeSealedRows, sealedHeaderBytes } from '../wire/sealed.ts';
+import { decodeSealedHeader, decodeSealedRows, sealedHeaderBytes, type SealedRow } from '../wire/sealed.ts';
 import { epochOf } from '../wire/seq.ts';
 import type { LeafFile } from './leaf-file.ts';
 import type { MachineLog, NewLayer } from './machine-log.ts';
@@ -85,6 +85,8 @@ export class DiskStore {
   leavesComplete: boolean;
   /** Why the leaf file could not be written at the newest point; null when it was. */
   leavesFailure: unknown = null;
+  /** The leaf file is not what it should be and will not be: it is made anew from the index when the disk is opened next. */
+  leavesLost = false;
   #geometry: Geometry;
   #pending: PendingLayer[];
   readonly #log: MachineLog;
@@ -184,11 +186,7 @@ export class DiskStore {
     const applied = this.#log.appendBatch(this.no, { seq: header.seq, batch: header.batch, rows }, body).then(
       () => {
         layer.applied = header.batch + 1;
-        for (const row of rows) {
-          this.leaves.set(row.block, row.leaf);
-          // A partial record still leans on the damaged pages.
-          if (this.#toRepair.size > 0 && row.pageMask === fullMask) this.#toRepair.delete(row.block);
-        }
+        this.#lay(rows);
       },
       (error: unknown) => {
         layer.state = 'ended';
@@ -235,9 +233,19 @@ export class DiskStore {
     return this.#layPending(0);
   }
 
-  /** The leaf file can not be made durable any more (C4): what is read back from it may not be what was written. */
-  get leavesLost(): boolean {
-    return isProblem(this.leavesFailure) && this.leavesFailure.code === 'sync-failed';
+  /** Leaves of durable records. When the file takes them not, it is behind: what the index says of them stands. */
+  #lay(rows: readonly SealedRow[]): void {
+    try {
+      for (const row of rows) {
+        this.leaves.set(row.block, row.leaf);
+        // A partial record still leans on the damaged pages.
+        if (this.#toRepair.size > 0 && row.pageMask === fullMask) this.#toRepair.delete(row.block);
+      }
+    } catch (error) {
+      this.leavesComplete = false;
+      this.leavesLost = true;
+      throw error;
+    }
   }
 
   /** Another leaf file with the committed leaves, at the present size. */
@@ -245,6 +253,7 @@ export class DiskStore {
     this.leaves = leaves;
     this.leavesComplete = complete;
     this.leavesFailure = null;
+    this.leavesLost = false;
     await this.layPending();
   }
 
@@ -272,6 +281,8 @@ export class DiskStore {
     } catch (error) {
       this.leavesComplete = false;
       this.leavesFailure = error;
+      // C4: what is read back from it may not be what was written.
+      if (isProblem(error) && error.code === 'sync-failed') this.leavesLost = true;
     }
   }
 }

@@ -178,7 +178,7 @@ test(
           await life.remove();
         }
       }),
-      { numRuns: soak ? 300 : 25 },
+      { numRuns: soak ? 300 : 15 },
     );
   },
   soak ? 600_000 : 60_000,

@@ -65,6 +65,10 @@ function filesThatForget(disk: { failing: boolean }): Files {
   };
 }
 
+async function leafHex(peer: Peer, disk: OpenedDisk, block: number): Promise<string> {
+  return Buffer.from(await peer.checksums(disk, { level: 'leaves', first: block, count: 1 })).toString('hex');
+}
+
 async function pointOver(site: TargetSite, peer: Peer, disk: OpenedDisk, block: number): Promise<number> {
   const seq = peer.cycle(disk);
   peer.sealed(disk, seq, block);
@@ -93,8 +97,6 @@ test('a leaf file whose sync failed is made anew from the index, at the next ope
   const disk = { failing: false };
   let site = await TargetSite.start({ files: filesThatForget(disk) });
   sites.push(site);
-  const fillOf = async (peer: Peer, opened: OpenedDisk): Promise<string> =>
-    Buffer.from(await peer.checksums(opened, { level: 'leaves', first: 3, count: 1 })).toString('hex');
   const { peer, disk: opened } = await site.session('m1', null, { compares: true });
   const written: string[] = [];
   const write = async (from: Peer, to: OpenedDisk, fill: number): Promise<void> => {
@@ -110,7 +112,7 @@ test('a leaf file whose sync failed is made anew from the index, at the next ope
   disk.failing = false;
   const { peer: again, disk: known } = await site.session('m1', 2, { compares: true });
   expect(known.opened).toMatchObject({ leaves: 'since', committed: { point: 2 } });
-  expect(await fillOf(again, known)).toBe(written[1]);
+  expect(await leafHex(again, known, 3)).toBe(written[1]);
   disk.failing = true;
   await write(again, known, 4);
   disk.failing = false;
@@ -118,6 +120,29 @@ test('a leaf file whose sync failed is made anew from the index, at the next ope
   site = await site.restarted();
   sites.push(site);
   const { peer: last, disk: found } = await site.session('m1', null, { compares: true });
-  expect(await fillOf(last, found)).toBe(written[2]);
+  expect(await leafHex(last, found, 3)).toBe(written[2]);
   await write(last, found, 5);
+});
+
+test('a durable batch whose leaves could not be laid is compared by its leaves all the same', async () => {
+  const space = { none: false };
+  const site = await TargetSite.start({ files: filesWithoutLeaves(space) });
+  sites.push(site);
+  const { peer, disk } = await site.session();
+  await pointOver(site, peer, disk, 1);
+  space.none = true;
+  await pointOver(site, peer, disk, 2);
+  const { peer: comparing, disk: compared } = await site.session('m1', 2, { compares: true });
+  expect(compared.opened).toMatchObject({ leaves: 'compare', committed: { point: 2 }, layers: [] });
+  const before = await leafHex(comparing, compared, 2);
+  expect(before).not.toBe('00'.repeat(32));
+  // The chunk it goes to still waits to be written.
+  const seq = comparing.cycle(compared);
+  const leaf = Buffer.from(comparing.sealed(compared, seq, 2, 0, 77)).toString('hex');
+  await comparing.next(frameType.error);
+  space.none = false;
+  const { peer: last, disk: known } = await site.session('m1', 2, { compares: true });
+  expect(known.opened.layers).toEqual([{ seq, batches: 1 }]);
+  expect(await leafHex(last, known, 2)).toBe(leaf);
+  expect(await leafHex(last, known, 1)).not.toBe('00'.repeat(32));
 });
