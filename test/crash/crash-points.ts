@@ -8,7 +8,7 @@ import type { Operation } from '../simulated-file.ts';
 import type { SimulatedFiles } from '../simulated-files.ts';
 
 export const soak = process.env['TIDEMARK_TEST_SOAK'] === '1';
-const seed = Number(process.env['TIDEMARK_TEST_SEED'] ?? (soak ? Date.now() % 2 ** 31 : 20_261_121));
+export const seed = Number(process.env['TIDEMARK_TEST_SEED'] ?? (soak ? Date.now() % 2 ** 31 : 20_261_121));
 
 export interface CrashPoint<M> {
   /** What was about to happen: `datasync /state/vda.hrl`. */
