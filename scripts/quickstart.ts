@@ -17,6 +17,7 @@ import { firstPayload, firstSegment, flipBit } from './demo/damage.ts';
 import { makeImage, requireSpace, type DemoImage } from './demo/image.ts';
 import { endChildren, tidemark } from './demo/process.ts';
 import { Site } from './demo/site.ts';
+import { parseSize } from './demo/size.ts';
 import { replay, Writer, type LoggedWrite } from './demo/writer.ts';
 
 interface Options {
@@ -49,16 +50,6 @@ const deadlineMs = 10 * 60_000;
 
 function say(text: string): void {
   process.stderr.write(`${text}\n`);
-}
-
-function parseSize(text: string): number {
-  const match = /^(\d+)([KMG]?)$/.exec(text);
-  const unit = { '': 1, K: 1024, M: 1024 ** 2, G: 1024 ** 3 }[match?.[2] ?? ''] ?? 1;
-  const size = Number(match?.[1] ?? Number.NaN) * unit;
-  if (!Number.isSafeInteger(size) || size < 8 * 1024 ** 2 || size % 512 !== 0) {
-    throw new Error(`--size ${text} is not a size: write 512M or 2G, at least 8M, a multiple of 512 bytes`);
-  }
-  return size;
 }
 
 async function until<T>(what: string, ask: () => Promise<T | undefined>, everyMs: number): Promise<T> {
@@ -254,7 +245,7 @@ async function keepFiles(run: Run, keep: string): Promise<void> {
 }
 
 async function main(options: Options): Promise<number> {
-  const size = options.image === undefined ? parseSize(options.size) : (await stat(options.image)).size;
+  const size = options.image === undefined ? parseSize(options.size, 512) : (await stat(options.image)).size;
   const directory = await mkdtemp(path.join(tmpdir(), 'tidemark-quickstart-'));
   const imagePath = path.join(directory, 'disk.raw');
   const site = new Site({

@@ -147,10 +147,10 @@ export class RoleProcess {
     return this.#over;
   }
 
-  /** User and system seconds of all its threads since it runs: what it does, without the start of the program. */
-  async cpuSeconds(): Promise<number> {
+  /** User and system seconds of all its threads since it runs: what it does; without the start of the program unless asked for. */
+  async cpuSeconds({ withStart = false } = {}): Promise<number> {
     if (this.#over) return 0;
-    return (await cpuSecondsOf(this.pid)) - (await this.#cpuAtStart);
+    return (await cpuSecondsOf(this.pid)) - (withStart ? 0 : await this.#cpuAtStart);
   }
 
   signal(name: 'SIGTERM' | 'SIGKILL' | 'SIGSTOP' | 'SIGCONT'): void {

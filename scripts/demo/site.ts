@@ -163,7 +163,7 @@ export class Site {
     await role.exited();
   }
 
-  /** The value of an unlabelled metric, or the sum over its labels; undefined when absent. */
+  /** The value of a metric (`name{all="labels"}`), or the sum over its labels (`name`); undefined when absent. */
   async metric(name: EnrolledRole, series: string): Promise<number | undefined> {
     const text = await fetch(await this.role(name).where('metrics')).then((response) => response.text());
     const values = text

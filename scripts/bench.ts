@@ -1,0 +1,92 @@
+/**
+ * The benchmarks of the whole product, each beside its peers in the same run.
+ *
+ *   npm run bench -- --only resync [--size 4G] [--json]
+ *
+ * Figures go to standard output (one JSON object with `--json`), everything else to standard error. No figure is printed that was not measured in
+ * this run. Exit code 0: measured. 2: not.
+ */
+import { Command } from 'commander';
+import { rmSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import * as path from 'node:path';
+import { blockBytes } from './bench/content.ts';
+import { machineFacts } from './bench/machine.ts';
+import { measureResync, resyncLines } from './bench/resync.ts';
+import { endChildren } from './demo/process.ts';
+import { parseSize } from './demo/size.ts';
+
+interface Options {
+  readonly only?: readonly string[];
+  readonly size: string;
+  readonly seed: string;
+  readonly json?: boolean;
+}
+
+interface Run {
+  readonly directory: string;
+  readonly size: number;
+  readonly seed: number;
+  readonly say: (text: string) => void;
+}
+
+interface Measured {
+  readonly figures: unknown;
+  readonly lines: readonly string[];
+}
+
+const benches: Readonly<Record<string, (run: Run) => Promise<Measured>>> = {
+  resync: async (run) => {
+    const figures = await measureResync(run);
+    return { figures, lines: resyncLines(figures) };
+  },
+};
+
+function say(text: string): void {
+  process.stderr.write(`${text}\n`);
+}
+
+async function main({ only = Object.keys(benches), size, seed, json }: Options): Promise<void> {
+  const unknown = only.filter((name) => !Object.hasOwn(benches, name));
+  if (unknown.length > 0)
+    throw new Error(`there is no ${unknown.join(', ')}; there is ${Object.keys(benches).join(', ')}`);
+  if (!/^\d{1,9}$/.test(seed)) throw new Error(`--seed ${seed} is not a number of at most nine digits`);
+  const results: Record<string, unknown> = { machine: machineFacts() };
+  const lines: string[] = [];
+  for (const [name, measure] of Object.entries(benches).filter(([each]) => only.includes(each))) {
+    const directory = await mkdtemp(path.join(tmpdir(), `tidemark-bench-${name}-`));
+    const interrupted = (): void => {
+      endChildren();
+      rmSync(directory, { recursive: true, force: true });
+      process.exit(2);
+    };
+    process.once('SIGINT', interrupted).once('SIGTERM', interrupted);
+    try {
+      const measured = await measure({ directory, size: parseSize(size, blockBytes), seed: Number(seed), say });
+      results[name] = measured.figures;
+      lines.push(...measured.lines);
+    } finally {
+      process.off('SIGINT', interrupted).off('SIGTERM', interrupted);
+      await rm(directory, { recursive: true, force: true });
+    }
+  }
+  const machine = Object.entries(results['machine'] as object).map(([name, value]) => `${name} ${String(value)}`);
+  process.stdout.write(
+    json === true ? `${JSON.stringify(results)}\n` : `${[machine.join(', '), ...lines].join('\n')}\n`,
+  );
+}
+
+const program = new Command('bench')
+  .description('measure the product beside its peers')
+  .option('--only <name...>', `which: ${Object.keys(benches).join(', ')}`)
+  .option('--size <size>', 'size of the disk', '4G')
+  .option('--seed <number>', 'what content and places of changes are made from', '1')
+  .option('--json', 'print one JSON object on stdout');
+
+try {
+  await main(program.parse().opts<Options>());
+} catch (error) {
+  say(`bench: ${error instanceof Error ? error.message : String(error)}`);
+  process.exitCode = 2;
+}
