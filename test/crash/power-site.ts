@@ -103,7 +103,7 @@ export class PowerSite {
     this.#source = survivor;
     for (const disk of site.disks) {
       writeFileSync(disk.image, survivor.content(disk.image).bytes());
-      disk.reborn(true);
+      disk.changedBehind();
     }
     await site.startAgent();
   }

@@ -79,18 +79,18 @@ export class DiskModel {
     return this.at(this.life, Number.MAX_SAFE_INTEGER);
   }
 
-  /** The image was changed while nobody captured it: a new life begins with what is in it. */
+  /** The image was changed while nobody captured it, or by a power failure: a new life begins with what is in it. */
   changedBehind(): void {
     this.#lives.push({ base: readFileSync(this.image), changes: [] });
   }
 
   /**
    * The capture ended and the image lies still: a new life begins with what is in the image. Where no change was under way it must be what
-   * the model says; `grown` more bytes may follow, zeros. `lost`: the power failed, and took what was not flushed.
+   * the model says; `grown` more bytes may follow, zeros.
    */
-  reborn(lost = false): void {
+  reborn(): void {
+    const expected = this.now();
     const found = readFileSync(this.image);
-    const expected = lost ? found : this.now();
     for (const { ended, offset, length } of this.#life.changes)
       if (!ended) found.copy(expected, offset, offset, offset + length);
     const grown = Buffer.concat([expected, Buffer.alloc(Math.max(0, found.byteLength - expected.byteLength))]);
