@@ -57,6 +57,7 @@ export class AgentLife {
       },
       intervalMs: () => site.intervalMs,
       compression: () => 'lz4',
+      ...(site.app ? { app: site.app } : {}),
       clock,
       random: systemRandom,
       logger: site.logger('agent', () => !files.dead),
@@ -81,7 +82,8 @@ export class AgentLife {
         stateDirectory: site.state,
         hadLog: state !== null,
         lock: () => Promise.resolve({ release: () => Promise.resolve() }),
-        copyBeforeWriteMemoryBytes: 256 * 1024,
+        copyBeforeWriteMemoryBytes: site.oldPagesBytesMax,
+        copyBeforeWriteScratchBytes: site.oldPagesBytesMax,
       });
       captures.set(name, capture);
       replicas.push(await ReplicaDisk.open({ capture, files, directory: site.state, state }));

@@ -5,6 +5,7 @@
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
+import type { AppConsistency } from '../../src/agent/app-consistency.ts';
 import type { CutAll } from '../../src/capture/contract.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { Problem } from '../../src/kit/problem.ts';
@@ -66,6 +67,8 @@ export class Site implements Surroundings {
   /** What `fatal` of the store was called with. */
   readonly fatal: Problem[] = [];
   intervalMs: number;
+  app: AppConsistency | undefined;
+  oldPagesBytesMax = 256 * 1024;
   agent: AgentLife | null = null;
   target: TargetLife | null = null;
   processServer: ProcessServer | null = null;

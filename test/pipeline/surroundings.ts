@@ -1,4 +1,5 @@
 /** What every role of a test's site shares: one clock, one machine, and the few places they find each other. */
+import type { AppConsistency } from '../../src/agent/app-consistency.ts';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import type { CutAll } from '../../src/capture/contract.ts';
 import type { Problem } from '../../src/kit/problem.ts';
@@ -26,6 +27,10 @@ export interface Surroundings {
   readonly store: string;
   readonly vaultKey: string;
   readonly intervalMs: number;
+  /** What freezes around the agent's cuts, if anything. */
+  readonly app: AppConsistency | undefined;
+  /** Bounds of copy-before-write: memory, and as much again in the scratch file. */
+  readonly oldPagesBytesMax: number;
   readonly agentHop: Hop;
   readonly processServer: ProcessServer | null;
   readonly fatal: Problem[];
