@@ -126,7 +126,12 @@ export async function replaceLeaves(
   const index = await log.index.reader();
   const geometry = committed ? geometryOf(committed.size, disk.geometry.blockSize) : disk.geometry;
   const { leaves, complete } = await openLeaves({ files, directory, no, index, view, committed, geometry });
-  await leaves.grow(disk.geometry);
+  try {
+    await leaves.grow(disk.geometry);
+  } catch (error) {
+    await leaves.close();
+    throw error;
+  }
   await disk.takeLeaves(leaves, complete);
 }
 

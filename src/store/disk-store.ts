@@ -123,10 +123,15 @@ export class DiskStore {
     }
     if (size === before) return;
     this.#geometry = geometryOf(size, blockSize);
-    await this.leaves.grow(this.#geometry);
-    if (this.#beyond < 0) return;
-    this.#beyond = -1;
-    await this.#layPending(blockCount);
+    try {
+      await this.leaves.grow(this.#geometry);
+      if (this.#beyond < 0) return;
+      this.#beyond = -1;
+      await this.#layPending(blockCount);
+    } catch (error) {
+      this.#loseLeaves();
+      throw error;
+    }
   }
 
   /** Durable layers that no point lists, ascending; those without a batch hold nothing and are left out. */
@@ -242,19 +247,23 @@ export class DiskStore {
         if (this.#toRepair.size > 0 && row.pageMask === fullMask) this.#toRepair.delete(row.block);
       }
     } catch (error) {
-      this.leavesComplete = false;
-      this.leavesLost = true;
+      this.#loseLeaves();
       throw error;
     }
   }
 
-  /** Another leaf file with the committed leaves, at the present size. */
+  #loseLeaves(): void {
+    this.leavesComplete = false;
+    this.leavesLost = true;
+  }
+
+  /** Another leaf file with the committed leaves, at the present size. Until this resolves the disk's leaves are lost. */
   async takeLeaves(leaves: LeafFile, complete: boolean): Promise<void> {
     this.leaves = leaves;
+    await this.layPending();
     this.leavesComplete = complete;
     this.leavesFailure = null;
     this.leavesLost = false;
-    await this.layPending();
   }
 
   async #layPending(fromBlock: number): Promise<void> {

@@ -4,7 +4,7 @@ import { posixFiles, type Files } from '../../src/posix/files.ts';
 import { Problem } from '../../src/kit/problem.ts';
 import { decodeCommitted } from '../../src/wire/committed.ts';
 import { frameType } from '../../src/wire/frame.ts';
-import { TargetSite, type OpenedDisk, type Peer } from './peer.ts';
+import { blockSize, TargetSite, type OpenedDisk, type Peer } from './peer.ts';
 
 const sites: TargetSite[] = [];
 afterEach(async () => {
@@ -18,11 +18,18 @@ function filesWithoutLeaves(space: { none: boolean }): Files {
     open: async (path, mode, permissions) => {
       const file = await posixFiles.open(path, mode, permissions);
       const writeSync = file.writeSync.bind(file);
-      file.writeSync = (part, position) => {
-        if (space.none && path.includes('/leaves/')) {
+      const truncate = file.truncate.bind(file);
+      const refuse = (): void => {
+        if (space.none && path.includes('/leaves/'))
           throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' });
-        }
+      };
+      file.writeSync = (part, position) => {
+        refuse();
         writeSync(part, position);
+      };
+      file.truncate = async (size) => {
+        refuse();
+        await truncate(size);
       };
       return file;
     },
@@ -145,4 +152,21 @@ test('a durable batch whose leaves could not be laid is compared by its leaves a
   expect(known.opened.layers).toEqual([{ seq, batches: 1 }]);
   expect(await leafHex(last, known, 2)).toBe(leaf);
   expect(await leafHex(last, known, 1)).not.toBe('00'.repeat(32));
+});
+
+test('a disk whose leaf file could not follow its growth is opened again at the new size', async () => {
+  const space = { none: false };
+  const site = await TargetSite.start({ files: filesWithoutLeaves(space) });
+  sites.push(site);
+  const { peer, disk } = await site.session();
+  await pointOver(site, peer, disk, 1);
+  const more = { compares: true, size: 3000 * blockSize };
+  space.none = true;
+  await expect(site.session('m1', null, more)).rejects.toThrow('closed');
+  await expect(site.session('m1', null, more)).rejects.toThrow('closed');
+  space.none = false;
+  const { peer: last, disk: known } = await site.session('m1', null, more);
+  expect(known.opened).toMatchObject({ leaves: 'compare', committed: { point: 1 } });
+  expect(await leafHex(last, known, 1)).not.toBe('00'.repeat(32));
+  expect(await leafHex(last, known, 2999)).toBe('00'.repeat(32));
 });
