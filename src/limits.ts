@@ -146,6 +146,9 @@ export const limits = {
     cutDrainMs: 2_000,
     /** How long a cut waits, holding nobody, for an instant at which no write waits for the change log. */
     cutCalmMs: 250,
+    /** Pauses between tries for a new change log after one failed. */
+    logRetryBaseMs: 1_000,
+    logRetryMaxMs: 60_000,
     copyBeforeWriteMemoryBytes: 64 * MiB,
     copyBeforeWriteScratchBytes: 1 * GiB,
   },
@@ -210,8 +213,9 @@ export const limits = {
     paceEveryBytes: 256 * KiB,
     /** What can be saved up or owed of it, and so the longest pause. */
     paceBurstMs: 500,
-    /** Under a ceiling of memory: the runtime, its code and threads, the sender's batches and read-ahead. */
-    memoryRuntimeBytes: 176 * MiB,
+    /** Under a ceiling of memory, as measured: the runtime with its code and what waits for its garbage collector, batches and read-ahead. */
+    memoryRuntimeBytes: 192 * MiB,
+    memoryPerHashThreadBytes: 32 * MiB,
     /** Change log and leaf nodes of 1 TiB, half of it dirty. */
     memoryPerDiskBytes: 24 * MiB,
     copyBeforeWriteMemoryBytesMin: 4 * MiB,

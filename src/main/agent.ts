@@ -41,7 +41,7 @@ interface Told {
   readonly policy: AgentPolicy;
 }
 
-/** Threads that hash a disk: one per core, or what the ceiling allows. */
+/** Threads that hash a disk: one per core, or what the ceiling of processor time allows. */
 function hashThreads({ cpuPercent }: AgentConfig): number {
   const cores = cpuPercent === undefined ? availableParallelism() : cpuPercent / 100;
   return Math.max(1, Math.min(Math.floor(cores), limits.agent.hashThreadsMax));
@@ -97,7 +97,11 @@ export function startAgent(parts: Parts, config: AgentConfig): Promise<Running> 
   const logger = parts.loggerOf(config, 'agent').child({ machine: config.machine });
   return RoleBuilder.build(async (builder) => {
     const served = config.disks.filter((disk) => disk.capture === 'nbd').length;
-    const memory = memoryPlan(config.memoryMiB ?? null, { served, all: config.disks.length });
+    const memory = memoryPlan(config.memoryMiB ?? null, {
+      served,
+      disks: config.disks.length,
+      hashThreads: hashThreads(config),
+    });
     const credentials = await credentialsFor(parts, config.credentials, 'agent', config.machine);
     const link = controlLink(parts, config, credentials, logger);
     builder.closers.add(() => {
@@ -112,7 +116,7 @@ export function startAgent(parts: Parts, config: AgentConfig): Promise<Running> 
     const app = await openAppConsistency(parts, config, builder.closers, logger);
     const { host, port } = config.processServer;
     const governor = governorOf(config, clock);
-    const hasher = new HashPool({ threads: hashThreads(config), inline: inlineHasher(clock) });
+    const hasher = new HashPool({ threads: memory.hashThreads, inline: inlineHasher(clock) });
     builder.closers.add(() => hasher.close());
     const agent = new Agent({
       machine: config.machine,
