@@ -12,20 +12,25 @@
  *  3. Chunk writes are serial (`#chunkWork`), activity writes are serial (in the writer); the two run side by side.
  *  4. Pins are granted in order of arrival once the set is full of pinned regions; no writer starves.
  *  5. When the log can not be written it is disowned: removed durably, then everybody goes on in memory. Only if that fails too are
- *     pins refused, with `EIO`.
+ *     pins refused, with `EIO`. Either way a new log is tried for, with pauses that grow (`log-revival.ts`).
+ *  6. No work on one file outlives it: a new one is begun when everything queued for the old one has ended, and a file is removed only when
+ *     none is being put in its place.
  *
  * Rejected: writing each mask before each write (a sync per write); making `forget` wait for nothing and leave stale chunks until a
  * clean stop (a crash after the first point would read the whole disk again).
  */
-import * as path from 'node:path';
+import type { Backoff } from '../kit/backoff.ts';
+import type { Clock, Timer } from '../kit/clock.ts';
 import { invariant } from '../kit/invariant.ts';
 import { messageOf, Problem } from '../kit/problem.ts';
 import { Serial } from '../kit/serial.ts';
-import { limits } from '../limits.ts';
 import type { FileFacts, Files } from '../posix/files.ts';
 import { HotRegions } from './hot-regions.ts';
 import { noRegions, type RegionRange } from './log-activity.ts';
-import { imageRecordOf, type LogWriter } from './log-writer.ts';
+import { removeLog, reviveLog } from './log-revival.ts';
+import { imageRecordOf, installLog, type LogWriter } from './log-writer.ts';
+import { LoosePins } from './loose-pins.ts';
+import { StaleChunks } from './stale-chunks.ts';
 
 interface PinRequest {
   readonly first: number;
@@ -34,7 +39,7 @@ interface PinRequest {
   readonly reject: (reason: Error) => void;
 }
 
-/** `logging` → `failing` → `disowned` or `refusing`; any of them → `closed`. */
+/** `logging` → `failing` → `disowned` or `refusing` → `disowned` → `logging`; any of them → `closed`. */
 type Mode = 'logging' | 'failing' | 'disowned' | 'refusing' | 'closed';
 
 export interface ChangeLogOptions {
@@ -44,20 +49,30 @@ export interface ChangeLogOptions {
   readonly hotRegionsMax: number;
   /** Makes all ended writes of the image durable, and reports it by `imageSynced`. */
   readonly syncImage: () => Promise<void>;
+  readonly clock: Clock;
+  /** Pauses between tries for a new log. */
+  readonly backoff: Backoff;
+  /** Makes a new log that says what the sets say now, under its temporary name. */
+  readonly build: () => Promise<LogWriter>;
 }
 
 export class ChangeLog {
   readonly #options: ChangeLogOptions;
-  readonly #writer: LogWriter;
-  readonly #hot: HotRegions;
-  /** 1: the chunk on disk is not what memory holds, and the region is cold. */
-  readonly #stale: Uint8Array;
+  #writer: LogWriter;
+  #hot: HotRegions;
+  readonly #stale: StaleChunks;
   readonly #queue: PinRequest[] = [];
   readonly #chunkWork = new Serial();
   #mode: Mode = 'logging';
   #failure: string | null = null;
   #pumping: Promise<void> | null = null;
   #disowning: Promise<void> | null = null;
+  /** While disowned. */
+  #loose: LoosePins | null = null;
+  #retry: Timer | null = null;
+  #reviving: Promise<void> | null = null;
+  #installing: Promise<void> | null = null;
+  #closing = false;
   #coolingJob: Promise<void> | null = null;
   #starved = false;
   #wakeStarved: (() => void) | null = null;
@@ -67,11 +82,11 @@ export class ChangeLog {
   constructor(options: ChangeLogOptions) {
     this.#options = options;
     this.#writer = options.writer;
-    this.#hot = new HotRegions(options.writer.layout.regionCount, options.hotRegionsMax);
-    this.#stale = new Uint8Array(options.writer.layout.regionCount);
+    this.#hot = this.#noneHot();
+    this.#stale = new StaleChunks(options.writer.layout.regionCount);
   }
 
-  /** Why the log was given up, or null. A crash then costs a comparison by checksum. */
+  /** Why there is no log now, or null. A crash then costs a comparison by checksum. */
   get failure(): string | null {
     return this.#failure;
   }
@@ -82,7 +97,10 @@ export class ChangeLog {
 
   /** Pins regions `first` to `last` (at most `hotRegionsMax`). `undefined`: they were hot and are pinned now. Rejects with Problem `EIO`. */
   pin(first: number, last: number): Promise<void> | undefined {
-    if (this.#mode === 'disowned') return undefined;
+    if (this.#loose) {
+      this.#loose.pin(first, last);
+      return undefined;
+    }
     if (this.#mode === 'logging' && !this.#starved && this.#hot.tryPin(first, last)) return undefined;
     invariant(last - first < this.#hot.capacity, 'a request fits into the hot set');
     if (this.#mode === 'refusing' || this.#mode === 'closed') return Promise.reject(this.#refusal());
@@ -99,8 +117,9 @@ export class ChangeLog {
 
   /** Ends one pin. */
   unpin(first: number, last: number): void {
-    if (this.#mode !== 'logging') return;
-    this.#hot.unpin(first, last);
+    if (this.#mode === 'closed') return;
+    if (this.#loose) this.#loose.unpin(first, last);
+    else this.#hot.unpin(first, last);
     this.#wakeStarved?.();
   }
 
@@ -115,7 +134,7 @@ export class ChangeLog {
 
   /** The region's masks changed other than by a pinned write; `persist` will write them. */
   touch(region: number): void {
-    this.#stale[region] = 1;
+    this.#stale.add(region);
   }
 
   /** Writes what `touch` named. Never rejects: a failure disowns the log. */
@@ -134,9 +153,10 @@ export class ChangeLog {
    * `open`). Returns whether the file is clean now.
    */
   async close(image: FileFacts | null): Promise<boolean> {
-    await this.#pumping;
-    await this.#chunkWork.idle();
-    await this.#coolingJob;
+    this.#closing = true;
+    this.#retry?.cancel();
+    await this.#reviving;
+    await this.#idle();
     await this.#disowning;
     if (this.#mode !== 'logging') {
       this.#mode = 'closed';
@@ -177,6 +197,7 @@ export class ChangeLog {
         if (served.length === 0) await this.#makeRoom();
         else if (fresh) await this.#writeActivity();
       } catch (error) {
+        for (const { first, last } of served) this.unpin(first, last);
         this.#queue.unshift(...served.splice(0));
         await this.#disown(error);
       }
@@ -242,9 +263,7 @@ export class ChangeLog {
           return 'image-failed';
         }
       }
-      await this.#writer.writeChunks(regions, (region) => {
-        this.#stale[region] = 0;
-      });
+      await this.#writer.writeChunks(regions, this.#stale.taken);
       await this.#writer.sync();
       return this.#hot.endCooling(regions);
     });
@@ -253,30 +272,18 @@ export class ChangeLog {
   /** Rewrites stale chunks of cold regions, a bounded range at a time (FORMAT.md, order 4). Runs inside `#chunkWork` or `close`. */
   async #rewriteStale(): Promise<void> {
     for (let from = 0; this.#mode === 'logging';) {
-      const regions = this.#nextStale(from);
+      const regions = this.#stale.next(from, (region) => this.#hot.isCold(region));
       const first = regions[0];
       const last = regions.at(-1);
       if (first === undefined || last === undefined) return;
       this.#rewriting = { first, count: last - first + 1 };
       await this.#writeActivity();
-      await this.#writer.writeChunks(regions, (region) => {
-        this.#stale[region] = 0;
-      });
+      await this.#writer.writeChunks(regions, this.#stale.taken);
       await this.#writer.sync();
       // The range stays on disk until the next activity write; it only excuses chunks, so that costs nothing.
       this.#rewriting = noRegions;
       from = last + 1;
     }
-  }
-
-  #nextStale(from: number): number[] {
-    const regions: number[] = [];
-    for (let region = this.#stale.indexOf(1, from); region !== -1; region = this.#stale.indexOf(1, region + 1)) {
-      // A hot region's chunk is written when it cools; the flag stays for the case that it does so around us.
-      if (this.#hot.isCold(region)) regions.push(region);
-      if (regions.length === limits.capture.rewriteRegionsMax) break;
-    }
-    return regions;
   }
 
   /** Invariant 5. Idempotent. */
@@ -288,50 +295,102 @@ export class ChangeLog {
   async #giveUpFile(error: unknown): Promise<void> {
     this.#mode = 'failing';
     this.#failure = messageOf(error);
-    const { files, path: logPath } = this.#options;
-    try {
-      await files.remove(logPath);
-      await files.syncDirectory(path.dirname(logPath));
-      this.#mode = 'disowned';
-    } catch {
-      this.#mode = (await this.#empty()) ? 'disowned' : 'refusing';
-    }
+    await this.#installing?.catch(() => undefined); // 6
+    this.#removed(await removeLog(this.#options.files, this.#options.path));
     await this.#writer.close().catch(() => undefined);
     this.#wakeStarved?.();
     if (!this.#pumping) this.#settleQueue();
+    this.#reviveLater();
   }
 
-  /** Where the directory can not be written the file may still be emptied; an empty log is a damaged one. */
-  async #empty(): Promise<boolean> {
+  #removed(really: boolean): void {
+    this.#mode = really ? 'disowned' : 'refusing';
+    if (really) this.#loose = new LoosePins(this.#writer.layout.regionCount, this.#hot.pinned());
+  }
+
+  #reviveLater(): void {
+    if (this.#closing) return;
+    this.#retry = this.#options.clock.after(this.#options.backoff.nextMs(), () => {
+      this.#reviving = this.#revive().finally(() => {
+        this.#reviving = null;
+      });
+    });
+  }
+
+  /** Tries for a new log. Never rejects. */
+  async #revive(): Promise<void> {
+    const { files, path, syncImage, build, hotRegionsMax } = this.#options;
+    await this.#idle(); // 6
+    if (this.#mode === 'refusing') this.#removed(await removeLog(files, path));
+    const pins = this.#loose;
     try {
-      const file = await this.#options.files.open(this.#options.path, 'write');
-      try {
-        await file.truncate(0);
-        await file.datasync();
-      } finally {
-        await file.close();
-      }
-      return true;
+      if (!pins) throw new Problem('EIO', 'the old log can still not be removed');
+      this.#stale.clear();
+      const regionsMax = Math.max(1, Math.floor(hotRegionsMax / 2));
+      await reviveLog({ pins, syncImage, build, regionsMax, join: (writer, hot) => this.#join(writer, hot, pins) });
     } catch {
-      return false;
+      this.#reviveLater();
+      return;
     }
+    try {
+      this.#installing = this.#install();
+      await this.#installing;
+      this.#inPlace();
+    } catch (error) {
+      await this.#disown(error);
+    } finally {
+      this.#installing = null;
+    }
+  }
+
+  /** From here on pins wait for the new log. It does not count before it is in place, so its first hot regions need not be durable yet. */
+  #join(writer: LogWriter, hot: readonly number[], pins: LoosePins): void {
+    const { tick } = this.#hot;
+    this.#hot = this.#noneHot();
+    this.#hot.adopt(hot, pins.pins, tick);
+    this.#writer = writer;
+    this.#loose = null;
+    this.#disowning = null;
+    this.#mode = 'logging';
+  }
+
+  async #install(): Promise<void> {
+    await this.#writeActivity();
+    if (this.#mode !== 'logging') throw new Problem('EIO', 'the new log failed before it was in place');
+    await installLog(this.#options.files, this.#options.path);
+  }
+
+  #inPlace(): void {
+    if (this.#mode !== 'logging') return;
+    this.#options.backoff.reset();
+    this.#failure = null;
+    void this.persist();
+  }
+
+  #noneHot(): HotRegions {
+    return new HotRegions(this.#options.writer.layout.regionCount, this.#options.hotRegionsMax);
+  }
+
+  /** Nobody works on the file any more. */
+  async #idle(): Promise<void> {
+    await this.#pumping;
+    await this.#chunkWork.idle();
+    await this.#coolingJob;
   }
 
   #settleQueue(): void {
     if (this.#mode === 'logging' || this.#mode === 'failing') return;
     for (const request of this.#queue.splice(0)) {
-      if (this.#mode === 'disowned') request.resolve();
+      if (this.#loose) this.#loose.pin(request.first, request.last);
+      if (this.#loose) request.resolve();
       else request.reject(this.#refusal());
     }
   }
 
   #refusal(): Problem {
-    return new Problem(
-      'EIO',
-      `the change log ${this.#options.path} can neither be written nor removed: ${this.#failure ?? 'closed'}`,
-      {
-        remedy: 'make the state directory writable again and restart the agent',
-      },
-    );
+    const why = this.#failure ?? 'closed';
+    return new Problem('EIO', `the change log ${this.#options.path} can neither be written nor removed: ${why}`, {
+      remedy: 'make the state directory writable again',
+    });
   }
 }

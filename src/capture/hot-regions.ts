@@ -99,6 +99,33 @@ export class HotRegions {
     }
   }
 
+  /**
+   * Takes up regions that are to be hot from the start, each with the writes under way in it. Only into an empty table. Their use counts as later than
+   * `tick`, and so than any sync begun so far.
+   */
+  adopt(regions: readonly number[], pins: ReadonlyMap<number, number>, tick: number): void {
+    invariant(this.#used === 0 && regions.length <= this.capacity, 'an empty table takes up what fits');
+    this.#tick = tick + 1;
+    for (const [slot, region] of regions.entries()) {
+      this.#slotOf[region] = slot;
+      this.#region[slot] = region;
+      this.#state[slot] = hot;
+      this.#pins[slot] = pins.get(region) ?? 0;
+      this.#lastUse[slot] = this.#tick;
+    }
+    this.#used = regions.length;
+  }
+
+  /** Regions with pins, and how many each has. */
+  pinned(): Map<number, number> {
+    const found = new Map<number, number>();
+    for (let slot = 0; slot < this.capacity; slot += 1) {
+      const pins = this.#pins[slot] ?? 0;
+      if (this.#state[slot] !== free && pins > 0) found.set(this.#region[slot] ?? 0, pins);
+    }
+    return found;
+  }
+
   /** Regions in slots, in no order. */
   list(): Uint32Array {
     return this.#region.filter((_, slot) => this.#state[slot] !== free);

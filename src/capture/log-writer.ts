@@ -11,8 +11,8 @@ import { encodeChunk } from './log-chunk.ts';
 import { encodeHeader, type ImageRecord, type LogHeader, type LogState } from './log-header.ts';
 import { activityAt, chunkOffset, headerAt, type LogLayout } from './log-layout.ts';
 
-/** Bytes of chunks written at a time. */
-const windowBytes = 1024 * 1024;
+/** Bytes of chunks written at a time: what is made in one turn of the event loop, while writers wait. */
+const windowBytes = 128 * 1024;
 
 /** Fills `into` with the masks of the union of a region's sets. */
 export type UnionOf = (region: number, into: Uint16Array) => void;
@@ -108,10 +108,30 @@ export interface CreateOptions {
   readonly unionOf: UnionOf;
 }
 
-/** Makes a whole new log that says what `unionOf` says, and puts it in place atomically and durably. */
+const temporaryName = (logPath: string): string => `${logPath}.new`;
+
+/** Makes a whole new log that says what `unionOf` says, and puts it in place. */
 export async function createLog(options: CreateOptions): Promise<LogWriter> {
+  const writer = await buildLog(options);
+  try {
+    await installLog(options.files, options.path);
+    return writer;
+  } catch (error) {
+    await writer.close();
+    throw error;
+  }
+}
+
+/** Puts what `buildLog` made in place, atomically and durably. */
+export async function installLog(files: Files, logPath: string): Promise<void> {
+  await files.rename(temporaryName(logPath), logPath);
+  await files.syncDirectory(path.dirname(logPath));
+}
+
+/** Makes a whole new log that says what `unionOf` says of each region when its turn comes, under its temporary name, synced. */
+export async function buildLog(options: CreateOptions): Promise<LogWriter> {
   const { files, layout, owner, logId, state, image } = options;
-  const temporary = `${options.path}.new`;
+  const temporary = temporaryName(options.path);
   await files.remove(temporary);
   const file = await files.open(temporary, 'exclusive', 0o600);
   try {
@@ -134,8 +154,6 @@ export async function createLog(options: CreateOptions): Promise<LogWriter> {
       await writer.writeActivity(() => new Uint32Array(0));
       await writer.writeHeader(state, header.image);
     }
-    await files.rename(temporary, options.path);
-    await files.syncDirectory(path.dirname(options.path));
     return writer;
   } catch (error) {
     await file.close();

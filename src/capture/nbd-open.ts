@@ -6,6 +6,7 @@
  * failed (hot regions, or all without a log) is dropped from it, so that what is read is what the disk has (C4).
  */
 import * as path from 'node:path';
+import { Backoff } from '../kit/backoff.ts';
 import type { Clock } from '../kit/clock.ts';
 import { invariant } from '../kit/invariant.ts';
 import { Problem } from '../kit/problem.ts';
@@ -20,7 +21,8 @@ import { DirtySets } from './dirty-sets.ts';
 import { openImage } from './image.ts';
 import { loadLog, type LoadedLog } from './log-load.ts';
 import { layoutOf, logIdBytes, type LogLayout } from './log-layout.ts';
-import { createLog, imageRecordOf, LogWriter } from './log-writer.ts';
+import type { LogState } from './log-header.ts';
+import { buildLog, createLog, imageRecordOf, LogWriter, type CreateOptions } from './log-writer.ts';
 import { NbdCapture } from './nbd-splitter.ts';
 
 export interface NbdCaptureOptions {
@@ -88,7 +90,17 @@ async function openOver(options: NbdCaptureOptions, image: File, layout: LogLayo
     invariant(capture, 'regions cool only after the first write');
     await capture.syncImage();
   };
-  const log = new ChangeLog({ files, path: logPath, writer, hotRegionsMax, syncImage });
+  const { logRetryBaseMs: baseMs, logRetryMaxMs: maxMs } = limits.capture;
+  const log = new ChangeLog({
+    files,
+    path: logPath,
+    writer,
+    hotRegionsMax,
+    syncImage,
+    clock: options.clock,
+    backoff: new Backoff({ baseMs, maxMs, random: options.random }),
+    build: () => buildLog(logOptions(options, logPath, layout, sets, image.facts(), 'open')),
+  });
   const finish = async (synced: boolean): Promise<void> => {
     const facts = synced ? image.facts() : null;
     try {
@@ -156,7 +168,7 @@ async function openWriter(
   if (loss !== 'new') imageFile.dropCacheSync(0, image.size);
   if (loss === 'damaged' || loss === 'foreign') await files.rename(logPath, `${logPath}.${loss}`);
   sets.markAll();
-  return { writer: await newLog(options, logPath, layout, sets, image, 'open'), loss };
+  return { writer: await createLog(logOptions(options, logPath, layout, sets, image, 'open')), loss };
 }
 
 /** Hot regions of the last run become cold: their chunks are written whole while the old activity slot still names them. */
@@ -186,17 +198,18 @@ async function continueLog(
   }
 }
 
-function newLog(
+/** A log, new with an id of its own, of what the sets hold. */
+function logOptions(
   options: NbdCaptureOptions,
   logPath: string,
   layout: LogLayout,
   sets: DirtySets,
   image: FileFacts,
-  state: 'open' | 'clean',
-): Promise<LogWriter> {
+  state: LogState,
+): CreateOptions {
   const { files, owner, random } = options;
   const unionOf = (region: number, into: Uint16Array): void => sets.unionOf(region, into);
-  return createLog({ files, path: logPath, owner, logId: random.bytes(logIdBytes), layout, state, image, unionOf });
+  return { files, path: logPath, owner, logId: random.bytes(logIdBytes), layout, state, image, unionOf };
 }
 
 /** A log that failed was disowned; a stop in order may still leave a true one. Without it the next start compares by checksum. */
@@ -208,7 +221,7 @@ async function startAnew(
   image: FileFacts,
 ): Promise<void> {
   try {
-    const writer = await newLog(options, logPath, layout, sets, image, 'clean');
+    const writer = await createLog(logOptions(options, logPath, layout, sets, image, 'clean'));
     await writer.close();
   } catch {
     await options.files.remove(`${logPath}.new`).catch(() => undefined);

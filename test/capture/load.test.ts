@@ -220,10 +220,10 @@ function stopSmallWrites(files: SimFiles): () => number {
 
 // ---- under load -------------------------------------------------------------------------------------------------------------
 
-function expectShortHolds(heldMs: readonly number[], cuts: number, lightly: boolean): void {
-  expect(heldMs.length).toBeGreaterThan(cuts);
+function expectShortHolds(heldMs: readonly number[]): void {
+  expect(heldMs.length).toBeGreaterThan(4);
   expect(percentile(heldMs, 0.5)).toBeLessThan(heldMsMax);
-  if (soak && lightly) expect(percentile(heldMs, 0.99)).toBeLessThan(heldMsMax);
+  if (soak) expect(percentile(heldMs, 0.99)).toBeLessThan(heldMsMax);
 }
 
 test('16 writers of 4 KiB on the real file system: the middle one of the holds is under 1 ms', async () => {
@@ -242,12 +242,14 @@ test('16 writers of 4 KiB on the real file system: the middle one of the holds i
   };
   try {
     const writers = Array.from({ length: 16 }, (_, index) => writer(index * 104_729));
-    const timer = setTimeout(() => (stopped = true), soak ? 20_000 : 1500);
-    const heldMs = await cutAgainAndAgain(disk.capture, () => stopped).finally(() => clearTimeout(timer));
+    const endMs = performance.now() + 20_000;
+    const enough = soak ? 1000 : 40;
+    const heldMs = await cutAgainAndAgain(disk.capture, (cuts) => cuts === enough || performance.now() > endMs);
+    stopped = true;
     await Promise.all(writers);
     latencyMs.sort((a, b) => a - b);
     if (soak) console.info(heldReport('16 writers', heldMs), `writers p99 ${percentile(latencyMs, 0.99)} ms`);
-    expectShortHolds(heldMs, 10, true);
+    expectShortHolds(heldMs);
   } finally {
     stopped = true;
     await disk.end();
@@ -263,7 +265,7 @@ describe.skipIf(!requireTool('fio'))('through NBD', () => {
     const { heldMs, operationsPerSecond } = await measureWritePath('tracked and cut', load);
     if (soak) console.info(heldReport('fio', heldMs));
     expect(operationsPerSecond).toBeGreaterThan(100);
-    expectShortHolds(heldMs, 10, true);
+    expectShortHolds(heldMs);
   }, 60_000);
 
   test.runIf(soak)(

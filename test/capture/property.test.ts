@@ -205,7 +205,7 @@ function expectCovered(capture: NbdCapture, replica: Buffer, image: Buffer): voi
   }
 }
 
-const seen = { commits: 0, voids: 0, losses: 0, continued: 0, scratch: 0, disowned: 0 };
+const seen = { commits: 0, voids: 0, losses: 0, continued: 0, scratch: 0, disowned: 0, revived: 0 };
 
 async function tell(story: Story): Promise<void> {
   const dice = new Dice(story.seed);
@@ -218,6 +218,7 @@ async function tell(story: Story): Promise<void> {
     files.turnsMax = 0;
     const capture = await openSim(files, life > 0, {
       hotRegionsMax: story.hotRegionsMax,
+      clock: { ...stillClock, after: (_, run) => retrySoon(dice, run) },
       copyBeforeWriteMemoryBytes: story.memoryBytes,
       copyBeforeWriteScratchBytes: story.memoryBytes === 0 ? 20 * pageSize : 4 * MiB,
     });
@@ -232,12 +233,23 @@ async function tell(story: Story): Promise<void> {
   expectCovered(last, replica, files.peek(imagePath));
 }
 
+/** A capture waits for nothing but the next try for a new log. */
+function retrySoon(dice: Dice, run: () => void): { cancel: () => void } {
+  let cancelled = false;
+  void turns(dice.below(10)).then(() => cancelled || run());
+  return { cancel: () => void (cancelled = true) };
+}
+
 async function live(now: Life, story: Story, dice: Dice): Promise<SimFiles> {
   const { files, capture } = now;
   const failAt = story.logFails ? dice.below(6) : Infinity;
   let operations = 0;
+  // For a while, then the disk of the log is well again.
+  const wellAt = failAt + dice.below(4);
   files.fault = (operation, filePath) =>
-    filePath.startsWith(logPath) && operation === 'datasync' && (operations += 1) > failAt ? systemError('EIO') : null;
+    filePath.startsWith(logPath) && operation === 'datasync' && (operations += 1) > failAt && operations <= wellAt + 1
+      ? systemError('EIO')
+      : null;
   const broken: { error?: unknown } = {};
   const sender = now.sender().catch((error: unknown) => (broken.error = error));
   await now.writers(story.steps);
@@ -257,6 +269,7 @@ async function live(now: Life, story: Story, dice: Dice): Promise<SimFiles> {
   seen.voids += now.voids;
   if ((files.counts.get('open') ?? 0) > 3) seen.scratch += 1;
   if (capture.logFailure !== null) seen.disowned += 1;
+  else if (operations > wellAt) seen.revived += 1;
   files.fault = () => null;
   return after;
 }
@@ -265,6 +278,6 @@ test(`any story of writers, cuts and failures keeps a superset and true cuts (se
   await fc.assert(fc.asyncProperty(stories, tell), { seed, numRuns, endOnFailure: true });
   console.info(`stories: ${JSON.stringify(seen)}`);
   // The stories must really have told all this.
-  for (const count of [seen.commits, seen.voids, seen.losses, seen.continued, seen.disowned])
+  for (const count of [seen.commits, seen.voids, seen.losses, seen.continued, seen.disowned, seen.revived])
     expect(count).toBeGreaterThan(0);
 }, 120_000);

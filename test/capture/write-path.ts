@@ -78,12 +78,12 @@ async function forgetAll(capture: NbdCapture): Promise<void> {
   await capture.forget();
 }
 
-/** Cuts, reads a few blocks of the cut, commits; again and again until told to stop. Answers how long each cut held writers, ascending. */
-export async function cutAgainAndAgain(capture: NbdCapture, stopped: () => boolean): Promise<number[]> {
+/** Cuts, reads a few blocks of the cut, commits; until told to stop. Answers how long each cut held writers, milliseconds, ascending. */
+export async function cutAgainAndAgain(capture: NbdCapture, stopped: (cuts: number) => boolean): Promise<number[]> {
   const cutAll = makeCutAll(systemClock);
   const heldMs: number[] = [];
   const into = Buffer.alloc(capture.geometry.blockSize);
-  while (!stopped()) {
+  while (!stopped(heldMs.length)) {
     const report = await cutAll([capture], limits.capture.cutDrainMs);
     if (report) heldMs.push(report.heldMs);
     let read = 0;
