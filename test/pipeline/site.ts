@@ -5,6 +5,8 @@
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
+import type { BlockHasher } from '../../src/agent/hash-blocks.ts';
+import type { ResyncReport, ResyncWindow } from '../../src/agent/resync.ts';
 import type { AppConsistency } from '../../src/agent/app-consistency.ts';
 import type { CutAll } from '../../src/capture/contract.ts';
 import { systemClock } from '../../src/kit/clock.ts';
@@ -34,6 +36,8 @@ export interface SiteOptions {
   /** Between cycles. Default: cycles only on request. */
   readonly intervalMs?: number;
   readonly sealer?: Sealer;
+  /** Of the agent; default: on its thread. */
+  readonly hasher?: BlockHasher;
 }
 
 /** Seals on this thread. */
@@ -69,6 +73,11 @@ export class Site implements Surroundings {
   intervalMs: number;
   app: AppConsistency | undefined;
   oldPagesBytesMax = 256 * 1024;
+  /** When the resync window opens; null: it is open. */
+  resyncOpensAtMs: number | null = null;
+  /** Stories write more of their small disks than any policy would let pass. */
+  resyncAtDirtyRatio = Infinity;
+  readonly hasher: BlockHasher | undefined;
   agent: AgentLife | null = null;
   target: TargetLife | null = null;
   processServer: ProcessServer | null = null;
@@ -76,6 +85,7 @@ export class Site implements Surroundings {
 
   constructor(options: SiteOptions) {
     this.options = options;
+    this.hasher = options.hasher;
     this.intervalMs = options.intervalMs ?? 3_600_000;
     this.#sealer = options.sealer ?? inlineSealer();
     this.disks = options.sizes.map((size, index) => {
@@ -121,6 +131,11 @@ export class Site implements Surroundings {
     const disk = this.disks[index % this.disks.length];
     if (!disk) throw new Error('a site has a disk');
     return disk;
+  }
+
+  resyncWindow(): ResyncWindow {
+    const opensAtMs = this.resyncOpensAtMs;
+    return opensAtMs === null || clock.wallMs() >= opensAtMs ? { open: true } : { open: false, opensAtMs };
   }
 
   // ---- roles ----------------------------------------------------------------------------------------------------------------
@@ -238,6 +253,11 @@ export class Site implements Surroundings {
     };
     await this.until(newer, 'a new point', ms);
     return found;
+  }
+
+  /** What the agent says of a disk's comparison with its replica. */
+  resyncOf(index = 0): ResyncReport | null {
+    return this.agent?.agent.report().disks[index]?.resync ?? null;
   }
 
   stateOf(point: number): string {

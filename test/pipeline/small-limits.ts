@@ -10,7 +10,14 @@ export function smallLimits(real: Limits): unknown {
     ...real,
     limits: {
       ...limits,
-      agent: { ...limits.agent, lastRoundBytes: 128 * 1024, reconnectBaseMs: 4, reconnectMaxMs: 30 },
+      agent: {
+        ...limits.agent,
+        lastRoundBytes: 128 * 1024,
+        reconnectBaseMs: 4,
+        reconnectMaxMs: 30,
+        surveyPieceBytes: 64 * 1024,
+        checkpointBytes: 256 * 1024,
+      },
       capture: { ...limits.capture, cutDrainMs: 400 },
       store: { ...limits.store, freeCheckMs: 20 },
     },

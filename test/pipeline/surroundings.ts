@@ -1,4 +1,6 @@
 /** What every role of a test's site shares: one clock, one machine, and the few places they find each other. */
+import type { BlockHasher } from '../../src/agent/hash-blocks.ts';
+import type { ResyncWindow } from '../../src/agent/resync.ts';
 import type { AppConsistency } from '../../src/agent/app-consistency.ts';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import type { CutAll } from '../../src/capture/contract.ts';
@@ -27,6 +29,10 @@ export interface Surroundings {
   readonly store: string;
   readonly vaultKey: string;
   readonly intervalMs: number;
+  /** When a resync may read and send, and from which share of a disk on changes wait for that. */
+  resyncWindow(): ResyncWindow;
+  readonly resyncAtDirtyRatio: number;
+  readonly hasher: BlockHasher | undefined;
   /** What freezes around the agent's cuts, if anything. */
   readonly app: AppConsistency | undefined;
   /** Bounds of copy-before-write: memory, and as much again in the scratch file. */
