@@ -8,7 +8,8 @@ import { Piscina } from 'piscina';
 import type { CaptureDisk } from '../capture/contract.ts';
 import { limits } from '../limits.ts';
 import type { BlockHasher, Run } from './hash-blocks.ts';
-import type { HashTask } from './hash-runs.ts';
+import { Problem } from '../kit/problem.ts';
+import type { HashFailure, HashTask } from './hash-runs.ts';
 
 /** Beside this file, with its extension: `.ts` when sources run, `.js` when the compiled tree runs. */
 function workerPath(): string {
@@ -19,14 +20,14 @@ function workerPath(): string {
 export class HashPool implements BlockHasher {
   readonly width: number;
   readonly #inline: BlockHasher;
-  readonly #piscina: Piscina<HashTask, ArrayBuffer>;
+  readonly #piscina: Piscina<HashTask, ArrayBuffer | HashFailure>;
 
   /** @param options.inline for captures without a source. */
   constructor(options: { threads: number; inline: BlockHasher }) {
     // One more than threads, so that none waits for this one.
     this.width = options.threads + 1;
     this.#inline = options.inline;
-    this.#piscina = new Piscina<HashTask, ArrayBuffer>({
+    this.#piscina = new Piscina<HashTask, ArrayBuffer | HashFailure>({
       filename: workerPath(),
       minThreads: 0,
       maxThreads: options.threads,
@@ -42,7 +43,12 @@ export class HashPool implements BlockHasher {
     const { size, blockSize } = geometry;
     // A copy of its own: a view would be posted with all the memory behind it.
     const task = { ...source, size, blockSize, leafKey: Uint8Array.from(leafKey), runs: Uint32Array.from(flat(runs)) };
-    return new Uint8Array(await this.#piscina.run(task));
+    const outcome = await this.#piscina.run(task);
+    if (outcome instanceof ArrayBuffer) return new Uint8Array(outcome);
+    throw new Problem(outcome.code, `disk ${capture.name} can not be read and hashed: ${outcome.message}`, {
+      remedy: 'look at the disk; if its file was replaced, restart the agent',
+      retryable: true,
+    });
   }
 
   /** Ends the threads; what is under way is refused. Idempotent. */

@@ -20,16 +20,20 @@ export interface HashTask {
   readonly runs: Uint32Array;
 }
 
+/** Instead of leaves. */
+export interface HashFailure {
+  /** `source-replaced`, or of the system. */
+  readonly code: string;
+  readonly message: string;
+}
+
 const { leafBytes } = limits.disk;
 const buffer = Buffer.allocUnsafeSlow(Math.max(MiB, limits.disk.blockBytesMax));
 
 /** @throws Problem `source-replaced` when another file has the path now; what reading throws. */
-export function hashRuns(file: File, task: HashTask): Uint8Array {
+export function hashRuns(file: File, task: HashTask): Uint8Array<ArrayBuffer> {
   if (file.facts().inode !== task.inode) {
-    throw new Problem('source-replaced', `${task.path} is another file than the one that is captured`, {
-      remedy: 'restart the agent; the disk is then compared with its replica',
-      retryable: true,
-    });
+    throw new Problem('source-replaced', `${task.path} is another file than the one that is captured`);
   }
   let blocks = 0;
   for (let at = 1; at < task.runs.length; at += 2) blocks += task.runs[at] ?? 0;
