@@ -1,7 +1,8 @@
 /**
  * The quickstart: a live disk, replicated end to end through real processes, with the process server killed in the middle of a cycle,
  * and two recovery points compared byte by byte with an oracle that nobody in the product made: the image as it was before, plus the
- * writer's own log replayed up to the mark each cut noted.
+ * writer's own log replayed up to the mark each cut noted. Then the agent's change log is deleted and the disk changed behind its back;
+ * the point after the resync is compared with the disk itself.
  *
  * Exit code 0: identical. 1: not identical, or an export was refused. 2: it could not be run.
  */
@@ -15,6 +16,7 @@ import { connectNbd } from '../src/nbd/client.ts';
 import { firstDifference } from './demo/compare.ts';
 import { firstPayload, firstSegment, flipBit } from './demo/damage.ts';
 import { makeImage, requireSpace, type DemoImage } from './demo/image.ts';
+import { loseChangeLog, resyncFigures, type ResyncFigures } from './demo/lost-log.ts';
 import { endChildren, tidemark } from './demo/process.ts';
 import { Site } from './demo/site.ts';
 import { parseSize } from './demo/size.ts';
@@ -115,14 +117,24 @@ interface Run {
   readonly writer: Writer;
 }
 
-async function comparePoint(run: Run, point: ListedPoint): Promise<ComparedPoint> {
-  const { directory, site, base, writer } = run;
-  const oracle = path.join(directory, `source-${point.point}.raw`);
-  const exported = path.join(directory, `point-${point.point}.raw`);
+/** Compares with what was written before the point's cut. */
+async function compareWithLog(run: Run, point: ListedPoint): Promise<ComparedPoint> {
   const writes = point.disks[0]?.writes;
   if (writes === null || writes === undefined)
     throw new Error(`point ${point.point} does not note the writes before its cut`);
-  await makeOracle(base, oracle, writer.log, writes);
+  const make = (to: string): Promise<void> => makeOracle(run.base, to, run.writer.log, writes);
+  return comparePoint(run, point, make, `after ${writes} writes`);
+}
+
+async function comparePoint(
+  { directory, site }: Run,
+  point: ListedPoint,
+  makeSource: (to: string) => Promise<void>,
+  remark: string,
+): Promise<ComparedPoint> {
+  const oracle = path.join(directory, `source-${point.point}.raw`);
+  const exported = path.join(directory, `point-${point.point}.raw`);
+  await makeSource(oracle);
   const result = await tidemark([
     'export',
     machine,
@@ -140,7 +152,7 @@ async function comparePoint(run: Run, point: ListedPoint): Promise<ComparedPoint
     const difference = await firstDifference(oracle, exported);
     identical = difference === null;
     say(
-      `  point ${point.point}: ${identical ? 'identical' : `differs from byte ${String(difference)} on`} (after ${writes} writes)`,
+      `  point ${point.point}: ${identical ? 'identical' : `differs from byte ${String(difference)} on`} (${remark})`,
     );
   } else {
     say(`  point ${point.point}: export refused with exit code ${result.code}: ${result.stderr.trim()}`);
@@ -215,11 +227,41 @@ async function replicate(run: Run): Promise<{ points: readonly ListedPoint[]; fi
   return { points, figures };
 }
 
+interface Resync extends ResyncFigures {
+  readonly seconds: number;
+  readonly point: ListedPoint;
+}
+
+/** Deletes the change log, changes the disk, and waits until the point after the resync is proven. */
+async function resync({ site, image }: Run): Promise<Resync> {
+  // What was written last is in a point of its own first, so that only what happens now has to be found.
+  const quietMs = systemClock.wallMs();
+  const settled = async (): Promise<true | undefined> =>
+    (await listPoints(site)).some(({ cutTimeMs }) => cutTimeMs > quietMs) || undefined;
+  await until('a point after the last write', settled, 100);
+  const started = performance.now();
+  const lost = await loseChangeLog(site, disk, image);
+  say(`  deleted the change log and changed ${lost.blocksChanged} blocks while the agent was away`);
+  const next = async (): Promise<ListedPoint | undefined> =>
+    (await listPoints(site)).find(({ cutTimeMs }) => cutTimeMs >= lost.changedMs);
+  await until('the point after the resync', next, 100);
+  const seconds = rounded((performance.now() - started) / 1000, 2);
+  const figures = await resyncFigures(site, lost);
+  say(
+    `  resync: ${figures.blocksHashed} blocks hashed and compared with the replica’s leaves, ${figures.blocksSent} sent`,
+  );
+  const proven = async (): Promise<ListedPoint | undefined> => {
+    const point = await next();
+    return point?.provenMs === null ? undefined : point;
+  };
+  return { ...figures, seconds, point: await until('its proof', proven, 200) };
+}
+
 function rounded(value: number, digits: number): number {
   return Number(value.toFixed(digits));
 }
 
-function printTable(points: readonly ComparedPoint[], figures: Figures): void {
+function printTable(points: readonly ComparedPoint[], figures: Figures, resynced: Resync): void {
   const { kill, cpuSecondsPerGB: cpu } = figures;
   const lines = [
     '',
@@ -232,6 +274,7 @@ function printTable(points: readonly ComparedPoint[], figures: Figures): void {
     `replicated ${(figures.bytesReplicated / 1e6).toFixed(0)} MB, ${(figures.bytesOnWire / 1e6).toFixed(0)} MB sealed on the wire (ratio ${figures.compressionRatio})`,
     `until the first point ${figures.seconds} s with the kill in it; CPU s/GB: agent ${cpu.agent}, process server ${cpu.processServer}, target ${cpu.target}`,
     `kill: ${kill.batchesBefore} batches before, ${kill.batchesAfter} after, ${kill.bytesResent} bytes sent again`,
+    `change log deleted, ${resynced.blocksChanged} blocks changed: ${resynced.blocksHashed} hashed and compared, ${resynced.blocksSent} sent, point after ${resynced.seconds} s`,
     '',
   ];
   process.stdout.write(`${lines.join('\n')}\n`);
@@ -277,19 +320,21 @@ async function main(options: Options): Promise<number> {
     say(
       `  ${points.length} points, ${run.writer.log.length} writes, longest gap between writes ${run.writer.longestGapMs.toFixed(0)} ms`,
     );
-    if (options.sabotage === true) await sabotage(site);
-    say('exporting two points and comparing them with the oracle');
     const [first, last] = [points[0], points.at(-1)];
     if (!first || !last || first.point === last.point) throw new Error('there are no two different points');
-    const compared = [await comparePoint(run, first), await comparePoint(run, last)];
+    const resynced = await resync(run);
+    if (options.sabotage === true) await sabotage(site);
+    say('exporting three points and comparing them with the oracle');
+    const compared = [await compareWithLog(run, first), await compareWithLog(run, last)];
+    compared.push(await comparePoint(run, resynced.point, (to) => copyFile(imagePath, to), 'after the resync'));
     const identical = compared.every((point) => point.identical);
     if (options.keep !== undefined) await keepFiles(run, options.keep);
     if (options.json === true) {
       process.stdout.write(
-        `${JSON.stringify({ identical, points: compared, ...figures, keep: options.keep ?? null })}\n`,
+        `${JSON.stringify({ identical, points: compared, ...figures, resync: { ...resynced, point: resynced.point.point }, keep: options.keep ?? null })}\n`,
       );
     } else {
-      printTable(compared, figures);
+      printTable(compared, figures, resynced);
     }
     return identical ? 0 : 1;
   } catch (error) {

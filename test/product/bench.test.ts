@@ -1,0 +1,68 @@
+/** The benchmarks run, tiny, so that they are there when figures are wanted; what they measure here says nothing. */
+import { execFile } from 'node:child_process';
+import { readdir } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { expect, it } from 'vitest';
+import type { ResyncResult } from '../../scripts/bench/resync.ts';
+import { requireTool } from '../tools.ts';
+
+const benchMsMax = 120_000;
+const script = fileURLToPath(new URL('../../dist/scripts/bench.js', import.meta.url));
+
+interface Ran {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function bench(words: readonly string[], environment: Readonly<Record<string, string>> = {}): Promise<Ran> {
+  return new Promise((resolve) => {
+    const options = { timeout: benchMsMax - 5_000, env: { ...process.env, ...environment } };
+    const child = execFile(process.execPath, [script, ...words], options, (_, stdout, stderr) => {
+      resolve({ code: child.exitCode ?? 255, stdout, stderr });
+    });
+  });
+}
+
+const left = async (): Promise<string[]> =>
+  (await readdir(tmpdir())).filter((name) => name.startsWith('tidemark-bench-'));
+
+it.skipIf(!requireTool('rsync'))(
+  'measures a resync beside its peer, in one JSON object, and leaves nothing behind',
+  { timeout: benchMsMax },
+  async () => {
+    const before = await left();
+    const { code, stdout, stderr } = await bench(['--only', 'resync', '--size', '8M', '--seed', '7', '--json']);
+    expect(code, stderr).toBe(0);
+    const { machine, resync } = JSON.parse(stdout) as { machine: object; resync: ResyncResult };
+    expect(machine).toMatchObject({ cores: expect.any(Number) as number, node: process.version });
+    expect(resync.disk).toEqual({ bytes: 8 * 1024 ** 2, blocksChanged: 1, seed: 7 });
+    // The source was truly read, and one block travelled, once.
+    expect(resync.blocksHashed).toBeGreaterThanOrEqual(128);
+    expect(resync.identical.blocksHashed).toBeGreaterThanOrEqual(128);
+    expect(resync.payloadBytesSent).toBe(65_536);
+    expect(resync.identical.payloadBytesSent).toBe(0);
+    expect(resync.identical.checksumsCompared).toBeGreaterThanOrEqual(1);
+    expect(resync.checksumsCompared).toBe(1 + 128);
+    expect(resync.bytesOnWire).toBeGreaterThan(65_536);
+    expect(resync.identical.bytesOnWire).toBeLessThan(32_768);
+    if (resync.peers === 'absent') throw new Error('rsync was not found');
+    for (const { changed, identical } of resync.peers) {
+      expect(changed.bytesOnWire).toBeGreaterThan(65_536);
+      expect(identical.bytesOnWire).toBeLessThan(65_536);
+    }
+    const best = Math.min(...resync.peers.map(({ changed }) => changed.seconds));
+    expect(resync.ratio).toBeCloseTo(best / resync.seconds, 1);
+    expect(await left()).toEqual(before);
+  },
+);
+
+it('says what there is, for a name that is none and a size that is none', async () => {
+  const other = await bench(['--only', 'teleport']);
+  expect(other).toMatchObject({ code: 2, stdout: '' });
+  expect(other.stderr).toContain('there is resync');
+  const odd = await bench(['--size', '100000']);
+  expect(odd).toMatchObject({ code: 2, stdout: '' });
+  expect(odd.stderr).toContain('--size 100000');
+});
