@@ -30,6 +30,7 @@ const exitOfProblem: Readonly<Record<string, ExitName>> = {
   'bad-argument': 'usage',
   'bad-config': 'usage',
   'bad-image': 'usage',
+  'not-writable': 'usage',
   'bad-geometry': 'usage',
   shrunk: 'usage',
   'bad-recovery-file': 'no-key',

@@ -142,5 +142,5 @@ export function startAgent(parts: Parts, config: AgentConfig): Promise<Running> 
     reportTo(link, { agent, app, disks, policy }, parts);
     pointOnSignal(builder, agent, config);
     run(builder, agent);
-  });
+  }, config.data);
 }

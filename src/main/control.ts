@@ -23,5 +23,5 @@ export function startControl(parts: Parts, config: ControlConfig): Promise<Runni
   return RoleBuilder.build(async (builder) => {
     await openControl(parts, config, builder);
     await builder.observe(parts, config, parts.loggerOf(config, 'control'), () => ({ ready: true, reasons: [] }));
-  });
+  }, config.data);
 }

@@ -2,7 +2,7 @@
 import type { RoleCommon } from '../config.ts';
 import type { Running } from '../cli/roles.ts';
 import type { Clock } from '../kit/clock.ts';
-import { Problem } from '../kit/problem.ts';
+import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';
 import { registerProcessSeries } from '../observe/metrics.ts';
 import type { Logger } from '../observe/logger.ts';
@@ -75,6 +75,27 @@ export class Closers {
   }
 }
 
+/** What a start that found its directory full or not writable ends with; null: it is something else. */
+function storageProblem(directory: string, error: unknown): Problem | null {
+  if (isProblem(error)) return null;
+  const options = (remedy: string): { remedy: string; cause: unknown } => ({ remedy, cause: error });
+  switch (systemCode(error)) {
+    case 'ENOSPC':
+    case 'EDQUOT':
+      return new Problem('full', `${directory}: ${messageOf(error)}`, options('make room there, then start again'));
+    case 'EROFS':
+    case 'EACCES':
+    case 'EPERM':
+      return new Problem(
+        'not-writable',
+        `${directory}: ${messageOf(error)}`,
+        options('make the directory writable for this program, or name another one with --data'),
+      );
+    default:
+      return null;
+  }
+}
+
 /** A role under construction: what fails half-way closes what was opened. */
 export class RoleBuilder {
   readonly closers = new Closers();
@@ -121,15 +142,15 @@ export class RoleBuilder {
     };
   }
 
-  /** Builds a role; on failure closes what was opened and passes the failure on. */
-  static async build(make: (builder: RoleBuilder) => Promise<void>): Promise<Running> {
+  /** Builds a role that keeps its files in `directory`; on failure closes what was opened and passes the failure on. */
+  static async build(make: (builder: RoleBuilder) => Promise<void>, directory?: string): Promise<Running> {
     const builder = new RoleBuilder();
     try {
       await make(builder);
       return builder.running();
     } catch (error) {
       await builder.closers.close().catch(() => undefined);
-      throw error;
+      throw (directory === undefined ? null : storageProblem(directory, error)) ?? error;
     }
   }
 }

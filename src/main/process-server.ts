@@ -71,7 +71,7 @@ export function startProcessServer(parts: Parts, config: ProcessServerConfig): P
       sessions: server.sessions.length,
       inFlightBytes: Math.min(server.grantedBytes, limits.processServer.inFlightBytesMax),
     }));
-  });
+  }, config.data);
 }
 
 /** What control is told is wrong here. */

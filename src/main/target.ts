@@ -135,5 +135,5 @@ export function startTarget(parts: Parts, config: TargetConfig): Promise<Running
         return false;
       },
     );
-  });
+  }, config.data);
 }
