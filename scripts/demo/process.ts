@@ -24,10 +24,15 @@ export function endChildren(): void {
 process.on('exit', endChildren);
 
 /** Starts the compiled command line. Without settings of the caller's environment, which a product test must not depend on. */
-function start(args: readonly string[], environment: Readonly<Record<string, string>> = {}): ChildProcess {
+function start(
+  args: readonly string[],
+  environment: Readonly<Record<string, string>> = {},
+  within: readonly string[] = [],
+): ChildProcess {
   const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('TIDEMARK_'));
   const env = { ...Object.fromEntries(inherited), ...environment };
-  const child = spawn(process.execPath, [mainPath, ...args], { stdio: ['pipe', 'pipe', 'pipe'], env });
+  const [program = process.execPath, ...words] = [...within, process.execPath, mainPath, ...args];
+  const child = spawn(program, words, { stdio: ['pipe', 'pipe', 'pipe'], env });
   alive.add(child);
   child.on('close', () => alive.delete(child));
   return child;
@@ -98,12 +103,12 @@ export class RoleProcess {
   readonly #cpuAtStart: Promise<number>;
   #over = false;
 
-  /** Starts a role; its log goes to `logFile` (appended). */
-  constructor(name: string, args: readonly string[], logFile: string) {
+  /** Starts a role; its log goes to `logFile` (appended). `within`: a command that becomes the one it is given. */
+  constructor(name: string, args: readonly string[], logFile: string, within: readonly string[] = []) {
     this.name = name;
     const log = createWriteStream(logFile, { flags: 'a' });
     log.on('error', () => undefined);
-    this.#child = start([...args, '--json']);
+    this.#child = start([...args, '--json'], {}, within);
     this.#child.stdin?.on('error', () => undefined);
     this.#child.stdin?.end();
     this.#child.stderr?.pipe(log, { end: false });

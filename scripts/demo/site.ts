@@ -11,6 +11,14 @@ export interface SiteDisk {
   readonly image: string;
 }
 
+/** Where a role runs when that is not simply this machine. */
+export interface Place {
+  /** Address it listens on and is reached at. */
+  readonly address: string;
+  /** Command that starts it there, by becoming it. */
+  readonly within: readonly string[];
+}
+
 export interface SiteOptions {
   readonly directory: string;
   readonly machine: string;
@@ -19,14 +27,14 @@ export interface SiteOptions {
   readonly compression: 'lz4' | 'zstd' | 'off';
   /** Whether the roles report to control; without, `tidemark status` knows nothing. Default false. */
   readonly reporting?: boolean;
+  /** Roles that run elsewhere. */
+  readonly places?: Partial<Record<RoleName, Place>>;
   /** Runs the operator's commands. Default: the compiled command line. */
   readonly run?: CommandRunner;
 }
 
 export type RoleName = 'control' | 'target' | 'process-server' | 'agent';
 type EnrolledRole = Exclude<RoleName, 'control'>;
-
-const anyPort = '127.0.0.1:0';
 
 export class Site {
   readonly options: SiteOptions;
@@ -36,11 +44,13 @@ export class Site {
   /** CPU seconds of instances that were replaced or ended. */
   readonly #spentCpu = new Map<string, number>();
   #controlUrl = '';
-  #processServerPort = anyPort;
-  #targetPort = anyPort;
+  #processServerPort: string;
+  #targetPort: string;
 
   constructor(options: SiteOptions) {
     this.options = options;
+    this.#processServerPort = this.#anyPort('process-server');
+    this.#targetPort = this.#anyPort('target');
   }
 
   dir(name: string): string {
@@ -82,8 +92,8 @@ export class Site {
   }
 
   async startControl(): Promise<RoleProcess> {
-    const listen = this.#controlUrl === '' ? anyPort : new URL(this.#controlUrl).host;
-    const args = ['control', '--data', this.dir('control'), '--listen', listen, '--metrics', anyPort];
+    const listen = this.#controlUrl === '' ? this.#anyPort('control') : new URL(this.#controlUrl).host;
+    const args = ['control', '--data', this.dir('control'), '--listen', listen, '--metrics', this.#anyPort('control')];
     const control = this.#start('control', args);
     this.#controlUrl = await control.where('control API');
     return control;
@@ -179,13 +189,17 @@ export class Site {
     await Promise.all(this.#started.map((role) => role.stop()));
   }
 
+  #anyPort(name: RoleName): string {
+    return `${this.options.places?.[name]?.address ?? '127.0.0.1'}:0`;
+  }
+
   #common(role: EnrolledRole): string[] {
-    const words = ['--credentials', this.dir(`${role}.credentials`), '--metrics', anyPort];
+    const words = ['--credentials', this.dir(`${role}.credentials`), '--metrics', this.#anyPort(role)];
     return this.options.reporting === true ? [...words, '--control-url', this.#controlUrl] : words;
   }
 
   #start(name: RoleName, args: readonly string[]): RoleProcess {
-    const role = new RoleProcess(name, args, this.dir(`${name}.log`));
+    const role = new RoleProcess(name, args, this.dir(`${name}.log`), this.options.places?.[name]?.within);
     this.roles.set(name, role);
     this.#started.push(role);
     return role;

@@ -10,10 +10,10 @@
 import { copyFile, mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
-import type { CommandRunner } from '../../scripts/demo/process.ts';
+import { commandOk, type CommandRunner } from '../../scripts/demo/process.ts';
 import { Site, type SiteOptions } from '../../scripts/demo/site.ts';
 import { replay, Writer, type WriterPlan } from '../../scripts/demo/writer.ts';
-import type { PointReport } from '../../src/cli/roles.ts';
+import type { PointReport, VerifyReport } from '../../src/cli/roles.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { connectNbd, type NbdClient } from '../../src/nbd/client.ts';
 import { command } from './command.ts';
@@ -35,7 +35,7 @@ export interface SceneOptions {
   /** Makes the disk image at the path given. */
   readonly image: (path: string) => Promise<void>;
   readonly writer: Omit<WriterPlan, 'size'>;
-  readonly site?: Partial<Pick<SiteOptions, 'compression' | 'reporting' | 'intervalSeconds' | 'run'>>;
+  readonly site?: Partial<Pick<SiteOptions, 'compression' | 'reporting' | 'intervalSeconds' | 'run' | 'places'>>;
 }
 
 export class Scene {
@@ -83,6 +83,7 @@ export class Scene {
   async close(): Promise<void> {
     for (const life of this.lives) life.client?.destroy();
     await this.site.stop();
+
     await rm(this.directory, { recursive: true, force: true });
   }
 
@@ -135,6 +136,34 @@ export class Scene {
     life.toMs = Date.now();
     await life.writer.stop().catch(() => undefined);
     life.client?.destroy();
+  }
+
+  /** Has the agent make a point now. */
+  pointNow(): void {
+    process.kill(this.site.role('agent').pid, 'SIGUSR2');
+  }
+
+  /** Ends the writer and waits for the point that holds all it wrote; that point must be the image, byte by byte. */
+  async settle(ms?: number): Promise<PointReport> {
+    const { writer } = this.life();
+    await writer.stop();
+    this.pointNow();
+    const wanted = (point: PointReport | undefined): point is PointReport =>
+      point !== undefined && this.#belongs(point) && writesOf(point) === writer.log.length;
+    const points = await this.untilPoints('a point with every write', (listed) => wanted(listed.at(-1)), ms);
+    const newest = points.at(-1);
+    if (!newest) throw new Error('there is no point');
+    const fault = await this.#exportFault(newest, await readFile(this.image));
+    if (fault !== null) throw new Error(`${fault}, and the image is not what the writer wrote`);
+    return newest;
+  }
+
+  /** Points of this machine that `verify` found whole; throws with what it said when one is not. */
+  async verified(): Promise<number> {
+    const words = ['verify', machine, '--data', this.site.targetData, '--point', 'all', '--json'];
+    const { ok, points } = JSON.parse(await commandOk(command, words)) as VerifyReport;
+    if (!ok) throw new Error(`verify: ${JSON.stringify(points.filter((point) => !point.ok))}`);
+    return points.length;
   }
 
   /** All points, oldest first, from the target's directory. */
@@ -213,20 +242,25 @@ export class Scene {
   /** Exports each point and compares it with its oracle. Returns what is wrong, for all of them. */
   async faults(points: readonly PointReport[], run: CommandRunner = command): Promise<string[]> {
     const faults: string[] = [];
-    const to = this.file('exported.raw');
     for await (const { point, content } of this.oracles(points)) {
-      const words = ['export', machine, disk, '--data', this.site.targetData, '--point', String(point.point)];
-      const result = await run([...words, '--to', to, '--yes', '--json']);
-      if (result.code !== 0) {
-        faults.push(`point ${point.point}: export ended with ${result.code}: ${result.stderr.trim()}`);
-        continue;
-      }
-      const exported = await readFile(to);
-      if (!exported.equals(content))
-        faults.push(`point ${point.point} differs from byte ${differenceAt(exported, content)} on`);
+      const fault = await this.#exportFault(point, content, run);
+      if (fault !== null) faults.push(fault);
     }
-    await rm(to, { force: true });
     return faults;
+  }
+
+  async #exportFault({ point }: PointReport, content: Buffer, run: CommandRunner = command): Promise<string | null> {
+    const to = this.file('exported.raw');
+    const words = ['export', machine, disk, '--data', this.site.targetData, '--point', String(point)];
+    const result = await run([...words, '--to', to, '--yes', '--json']);
+    if (result.code !== 0) return `point ${point}: export ended with ${result.code}: ${result.stderr.trim()}`;
+    const exported = await readFile(to);
+    await rm(to);
+    return exported.equals(content) ? null : `point ${point} differs from byte ${differenceAt(exported, content)} on`;
+  }
+
+  #belongs(point: PointReport): boolean {
+    return this.lifeOf(point) === this.life();
   }
 }
 
