@@ -93,6 +93,17 @@ async function committedOf(site: Site): Promise<number> {
   return (await site.metric('agent', 'tidemark_agent_points_committed_total')) ?? 0;
 }
 
+/** The first point; then the agent is stopped, the others run on. */
+async function replicate(site: Site): Promise<void> {
+  await site.enrollAll();
+  await site.startTarget();
+  await site.startProcessServer();
+  await site.startAgent();
+  await until('the first point', async () => (await committedOf(site)) > 0, 100);
+  await untilProven(site, 1);
+  await site.role('agent').stop();
+}
+
 /** Bytes on both connections of the process server, since it runs. */
 async function hopBytes(site: Site): Promise<OurRun['hops']> {
   const of = async (role: string): Promise<number> => {
@@ -189,13 +200,7 @@ export async function measureResync({ directory, size, seed, say }: ResyncOption
   const site = new Site({ directory, machine, disks, intervalSeconds: 3600, compression: 'lz4' });
   try {
     say('replicating it for the first time');
-    await site.enrollAll();
-    await site.startTarget();
-    await site.startProcessServer();
-    await site.startAgent();
-    await until('the first point', async () => (await committedOf(site)) > 0, 100);
-    await untilProven(site, 1);
-    await site.role('agent').stop();
+    await replicate(site);
     say('resync of the identical disk');
     const identical = await measureOurs(site, image);
     await untilProven(site, 2);

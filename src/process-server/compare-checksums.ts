@@ -2,8 +2,7 @@
  * Checksums of the source against checksums of the target, in a worker: one range in, one DIFFERENT frame out (PROTOCOL.md, "Comparing a disk").
  * Synchronous, no I/O, no state.
  *
- * Eight words per checksum are compared as numbers: measured, a call per checksum costs ten times as much, and equal ranges, the usual
- * case, run at the speed of memory either way.
+ * Eight words per checksum are compared as numbers: 0.3 ms per MiB of equal checksums; a call of `compare` for each costs eight times that.
  */
 import type { Clock } from '../kit/clock.ts';
 import { limits } from '../limits.ts';
