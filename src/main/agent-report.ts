@@ -19,6 +19,8 @@ export interface AgentFacts {
   readonly resyncDone: number | null;
   /** Why the machine may still be frozen, or null (`AppConsistency.owed`). */
   readonly owed: string | null;
+  /** What is wrong with the images (`source-watch.ts`). */
+  readonly faults: Report['problems'];
 }
 
 type ReportedProblem = Report['problems'][number];
@@ -46,7 +48,7 @@ export function reportOf(facts: AgentFacts): Report {
     role: 'agent',
     atMs: Math.round(atMs),
     version,
-    problems: problemsOf(facts),
+    problems: [...problemsOf(facts), ...facts.faults],
     connected: report.state === 'idle' || report.state === 'cycling',
     resyncDone,
     gaps: [...report.gaps].flatMap(([reason, points]) => (points > 0 ? [{ reason, points }] : [])),

@@ -23,6 +23,7 @@ import { readiness, reportOf } from './agent-report.ts';
 import { controlLink, type ControlLink } from './control-link.ts';
 import { credentialsFor, RoleBuilder, type Parts } from './parts.ts';
 import { ResyncRequests } from './resync-requests.ts';
+import { sourceFaults } from './source-watch.ts';
 
 /** Processor time of this process, all its threads, milliseconds. */
 const cpuMs = (): number => {
@@ -53,7 +54,8 @@ function reportTo(link: ControlLink, { agent, app, disks, policy }: Told, parts:
   const requests = new ResyncRequests((request) => {
     agent.requestResync(request);
   });
-  const make = (): Report => {
+  const make = async (): Promise<Report> => {
+    const faults = await sourceFaults(parts.files, disks);
     const report = agent.report();
     const { version, clock } = parts;
     const facts = {
@@ -63,6 +65,7 @@ function reportTo(link: ControlLink, { agent, app, disks, policy }: Told, parts:
       consistency,
       timeZone: policy.resyncTimeZone,
       owed: app.owed,
+      faults,
     };
     return reportOf({ ...facts, resyncDone: requests.done(report) });
   };

@@ -3,9 +3,9 @@ import { mkdtemp, rename, rm, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { tidemark } from '../../scripts/demo/process.ts';
+import { commandOk, tidemark } from '../../scripts/demo/process.ts';
 import { Site } from '../../scripts/demo/site.ts';
-import type { PointReport } from '../../src/cli/roles.ts';
+import type { PointReport, StatusReport } from '../../src/cli/roles.ts';
 import { exitCodes } from '../../src/fatal.ts';
 import { systemClock as clock } from '../../src/kit/clock.ts';
 import { command } from './command.ts';
@@ -22,7 +22,8 @@ beforeEach(async () => {
   image = path.join(directory, 'disk.raw');
   await writeImage(image, size, size, 9);
   const disks = [{ name: 'vda', image }];
-  site = new Site({ directory, machine: 'web1', disks, intervalSeconds: 1, compression: 'lz4', run: command });
+  const options = { directory, machine: 'web1', disks, intervalSeconds: 1, compression: 'lz4' } as const;
+  site = new Site({ ...options, reporting: true, run: command });
   await site.enrollAll();
   await site.startTarget();
   await site.startProcessServer();
@@ -87,4 +88,27 @@ test('smaller, or gone: refused by name with a remedy, the points stay, and the 
   await untilPoint('a point after that', (point) => (point?.point ?? 0) > newest);
   const kept = (await points()).filter(({ point }) => point <= newest);
   expect(kept.map(identityOf)).toEqual(before.map(identityOf));
+}, 90_000);
+
+test('gone while the agent runs: critical by name until it is back', async () => {
+  await commandOk(command, ['protect', 'web1', '--disk', 'vda', ...site.operator]);
+  await site.startAgent();
+  const status = async (): Promise<StatusReport> =>
+    JSON.parse((await command(['status', '--json', ...site.operator])).stdout) as StatusReport;
+  const until = async (code: string | null): Promise<string> => {
+    const deadlineMs = clock.monotonicMs() + 30_000;
+    for (;;) {
+      const [machine] = (await status()).machines;
+      const reason = machine?.disks[0]?.reasons.find(({ severity }) => severity === 'critical');
+      if (machine && (reason?.code ?? null) === code && (code !== null || machine.health === 'ok'))
+        return reason ? `${reason.message}; ${reason.remedy}` : '';
+      if (clock.monotonicMs() > deadlineMs) throw new Error(`${code} was not told: ${JSON.stringify(machine)}`);
+      await clock.sleep(100);
+    }
+  };
+  await until(null);
+  await rename(image, `${image}.away`);
+  expect(await until('not-found')).toMatch(new RegExp(`${image} .*leave the agent running`));
+  await rename(`${image}.away`, image);
+  await until(null);
 }, 90_000);
