@@ -11,6 +11,10 @@ const counter = (name: string, help: string) =>
 const counters: readonly (readonly [Exclude<keyof AgentCounters, 'stageMs'>, SeriesDeclaration<never>])[] = [
   ['blocksHashed', counter('tidemark_agent_blocks_hashed_total', 'Blocks read and hashed.')],
   [
+    'blocksSurveyed',
+    counter('tidemark_agent_blocks_surveyed_total', 'Blocks hashed by surveys, to be compared with the replica.'),
+  ],
+  [
     'blocksUnchanged',
     counter('tidemark_agent_blocks_unchanged_total', 'Blocks whose leaf was what the target has; not sent.'),
   ],
@@ -77,6 +81,49 @@ const gapsTotal = {
   labels: ['reason'],
 } as const;
 
+const resync = {
+  name: 'tidemark_disk_resync',
+  help: '1 while a disk is compared with its replica by checksum, with the reason and the stage.',
+  type: 'gauge',
+  labels: ['machine', 'disk', 'reason', 'stage'],
+} as const;
+const resyncBytes = {
+  done: {
+    name: 'tidemark_disk_resync_done_bytes',
+    help: 'How much of the disk the present stage of its resync did.',
+    type: 'gauge',
+    labels: ['machine', 'disk'],
+  },
+  total: {
+    name: 'tidemark_disk_resync_goal_bytes',
+    help: 'How much of the disk the present stage of its resync has to do.',
+    type: 'gauge',
+    labels: ['machine', 'disk'],
+  },
+} as const;
+const resyncOpens = {
+  name: 'tidemark_disk_resync_opens_timestamp_seconds',
+  help: 'When the window opens for which a resync waits.',
+  type: 'gauge',
+  labels: ['machine', 'disk'],
+} as const;
+
+/** Of the disks that are compared with their replicas; the others have no such series. */
+function registerResyncSeries(registry: MetricRegistry, agent: Agent): void {
+  const running = () => {
+    const { machine, disks } = agent.report();
+    return disks.flatMap((disk) => (disk.resync ? [{ labels: { machine, disk: disk.disk }, ...disk.resync }] : []));
+  };
+  registry.sampled(resync, () =>
+    running().map(({ labels, reason, phase }) => ({ labels: { ...labels, reason, stage: phase }, value: 1 })),
+  );
+  registry.sampled(resyncBytes.done, () => running().map(({ labels, doneBytes }) => ({ labels, value: doneBytes })));
+  registry.sampled(resyncBytes.total, () => running().map(({ labels, totalBytes }) => ({ labels, value: totalBytes })));
+  registry.sampled(resyncOpens, () =>
+    running().map(({ labels, opensAtMs }) => ({ labels, value: opensAtMs === null ? undefined : opensAtMs / 1000 })),
+  );
+}
+
 export function registerAgentSeries(registry: MetricRegistry, agent: Agent): void {
   for (const [field, declaration] of counters) {
     registry.sampled(declaration, () => [{ labels: {}, value: agent.report().counters[field] }]);
@@ -92,6 +139,7 @@ export function registerAgentSeries(registry: MetricRegistry, agent: Agent): voi
     const { machine, disks } = agent.report();
     return disks.map((disk) => ({ labels: { machine, disk: disk.disk }, value: disk.lagBytes }));
   });
+  registerResyncSeries(registry, agent);
   registry.sampled(newestCut, () => {
     const { machine, lastPoint } = agent.report();
     return [{ labels: { machine }, value: lastPoint === null ? undefined : lastPoint.cutTimeMs / 1000 }];

@@ -4,7 +4,9 @@
  */
 import { closeSync, openSync, rmSync, utimesSync, writeSync } from 'node:fs';
 import { afterEach, describe, expect, test, vi } from 'vitest';
+import { registerAgentSeries } from '../../src/agent/metrics.ts';
 import { systemClock } from '../../src/kit/clock.ts';
+import { createRegistry } from '../../src/observe/registry.ts';
 import { frameType } from '../../src/wire/frame.ts';
 import { readBack } from './read-back.ts';
 import { Site, type SiteOptions } from './site.ts';
@@ -303,6 +305,12 @@ describe('what goes on meanwhile', () => {
   });
 });
 
+async function seriesOf(site: Site): Promise<string> {
+  const registry = createRegistry();
+  if (site.agent) registerAgentSeries(registry, site.agent.agent);
+  return (await registry.expose()).text;
+}
+
 describe('the window', () => {
   const closed = (site: Site, ms = 3_600_000): void => {
     site.resyncOpensAtMs = clock.wallMs() + ms;
@@ -318,6 +326,11 @@ describe('the window', () => {
     await site.startAgent();
     await site.until(() => site.resyncOf()?.opensAtMs !== null && site.resyncOf() !== null, 'it waits');
     expect(site.resyncOf()).toMatchObject({ reason: 'leaves-lost', phase: 'waiting', opensAtMs: site.resyncOpensAtMs });
+    const exposed = await seriesOf(site);
+    expect(exposed).toContain('tidemark_disk_resync{machine="m1",disk="vd0",reason="leaves-lost",stage="waiting"} 1');
+    expect(exposed).toContain(
+      `tidemark_disk_resync_opens_timestamp_seconds{machine="m1",disk="vd0"} ${(site.resyncOpensAtMs ?? 0) / 1000}`,
+    );
     expect(hashed(site)).toBe(0);
     await site.write(0, 5000, Buffer.alloc(10_000, 'while it waits'));
     site.agent?.agent.requestCycle();
@@ -329,6 +342,7 @@ describe('the window', () => {
     site.agent?.agent.requestCycle();
     await site.until(() => site.acknowledged.size > 1, 'the window opens');
     expect(clock.wallMs()).toBeGreaterThanOrEqual(site.resyncOpensAtMs ?? Infinity);
+    expect(await seriesOf(site)).not.toContain('tidemark_disk_resync{');
     await over(site);
   });
 

@@ -13,6 +13,7 @@ import { systemClock } from '../../src/kit/clock.ts';
 import type { Trouble } from './mortal-files.ts';
 import { readBack } from './read-back.ts';
 import { Site } from './site.ts';
+import { clock } from './surroundings.ts';
 
 vi.mock('../../src/limits.ts', async (load) => {
   const { smallLimits } = await import('./small-limits.ts');
@@ -32,7 +33,14 @@ type Command =
   | { kind: 'point' }
   | { kind: 'cut'; hop: 'agent' | 'target'; frames: number }
   | { kind: 'process-server' }
-  | { kind: 'agent'; how: 'close' | 'crash'; lost: 'nothing' | 'leaves' | 'log' | 'json' | 'state'; grow: number }
+  | {
+      kind: 'agent';
+      how: 'close' | 'crash';
+      lost: 'nothing' | 'leaves' | 'log' | 'both' | 'json' | 'state';
+      grow: number;
+    }
+  | { kind: 'resync'; disk: number | null; now: boolean }
+  | { kind: 'window'; ms: number }
   | { kind: 'target'; how: 'close' | 'crash'; lost: 'nothing' | 'index' | 'leaves'; awayMs: number }
   | { kind: 'pause'; ms: number };
 
@@ -82,6 +90,7 @@ const command: fc.Arbitrary<Command> = fc.oneof(
         'nothing' as const,
         'leaves' as const,
         'log' as const,
+        'both' as const,
         'json' as const,
         'state' as const,
       ),
@@ -97,6 +106,11 @@ const command: fc.Arbitrary<Command> = fc.oneof(
       awayMs: fc.constantFrom(0, 0, 20),
     }),
   },
+  {
+    weight: 2,
+    arbitrary: fc.record({ kind: kind('resync'), disk: fc.option(fc.nat(1)), now: fc.boolean() }),
+  },
+  { weight: 1, arbitrary: fc.record({ kind: kind('window'), ms: fc.integer({ min: 0, max: 150 }) }) },
   { weight: 3, arbitrary: fc.record({ kind: kind('pause'), ms: fc.integer({ min: 0, max: 25 }) }) },
 );
 
@@ -159,6 +173,14 @@ class Teller {
       case 'target':
         await this.#target(now);
         return;
+      case 'resync': {
+        const disks = now.disk === null ? undefined : [site.disk(now.disk).name];
+        site.agent?.agent.requestResync({ disks, now: now.now });
+        return;
+      }
+      case 'window':
+        site.resyncOpensAtMs = clock.wallMs() + now.ms;
+        return;
       case 'pause':
         await systemClock.sleep(now.ms);
         return;
@@ -198,8 +220,8 @@ class Teller {
     await site.endAgent(now.how);
     await this.quiet();
     for (const { name } of site.disks) {
-      if (now.lost === 'leaves') rmSync(`${site.state}/${name}.leaves`);
-      if (now.lost === 'log') rmSync(`${site.state}/${name}.hrl`);
+      if (now.lost === 'leaves' || now.lost === 'both') rmSync(`${site.state}/${name}.leaves`);
+      if (now.lost === 'log' || now.lost === 'both') rmSync(`${site.state}/${name}.hrl`);
       if (now.lost === 'json') rmSync(`${site.state}/${name}.json`);
     }
     if (now.lost === 'state') rmSync(site.state, { recursive: true });
@@ -269,5 +291,6 @@ test(`any story of writers, cut wires and restarts ends in true points (seed ${s
     ...(replay === undefined ? {} : { path: replay }),
   });
   console.info(`stories: ${JSON.stringify(Object.fromEntries([...seen].sort()))}`);
-  for (const what of ['cut', 'process-server', 'agent', 'target', 'points']) expect(seen.get(what)).toBeGreaterThan(0);
+  for (const what of ['cut', 'process-server', 'agent', 'target', 'resync', 'points'])
+    expect(seen.get(what)).toBeGreaterThan(0);
 }, 600_000);
