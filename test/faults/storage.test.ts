@@ -1,0 +1,154 @@
+/**
+ * The storage of a role is full, read-only or gone: it is named with its remedy, the writer feels nothing, and when there is space again
+ * every point is whole and the newest is the image.
+ */
+import { copyFile, rename, rm } from 'node:fs/promises';
+import * as path from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { tidemark, type CommandResult } from '../../scripts/demo/process.ts';
+import type { PointReport } from '../../src/cli/roles.ts';
+import { exitCodes } from '../../src/fatal.ts';
+import { systemClock } from '../../src/kit/clock.ts';
+import { limits } from '../../src/limits.ts';
+import { KiB, MiB, seedOfRun, writeImage } from '../product/content.ts';
+import { disk, identityOf, Scene } from '../product/scene.ts';
+import { requireMounts, Volume } from './volume.ts';
+
+const from = 6 * MiB;
+
+async function openScene(what: string, filled = from): Promise<Scene> {
+  const seed = seedOfRun(what);
+  const scene = await Scene.open({
+    image: (file) => writeImage(file, filled + 2 * MiB, filled, seed),
+    writer: { from: filled, pauseMs: 8, lanes: 2, sectorsMax: 16 },
+  });
+  onTestFinished(() => scene.close());
+  return scene;
+}
+
+async function openVolume(directory: string, bytes: number): Promise<Volume> {
+  const volume = await Volume.open(directory, bytes);
+  onTestFinished(() => volume.close());
+  return volume;
+}
+
+async function start(scene: Scene): Promise<void> {
+  await scene.site.startTarget();
+  await scene.site.startProcessServer();
+  await scene.startLife();
+  await scene.untilPoints('the first point', (points) => points.length > 0);
+}
+
+const newerThan =
+  (ms: number) =>
+  (points: readonly PointReport[]): boolean =>
+    points.some(({ cutTimeMs }) => cutTimeMs > ms);
+
+/** The end of each story. */
+async function expectWhole(scene: Scene): Promise<readonly PointReport[]> {
+  expect(scene.life().writer.longestGapMs).toBeLessThan(2000);
+  await scene.settle();
+  await scene.endLife();
+  const points = await scene.points();
+  expect(await scene.faults(points)).toEqual([]);
+  expect(await scene.verified()).toBe(points.length);
+  return points;
+}
+
+/** The agent as a program that is expected to refuse. */
+async function agentEnds(scene: Scene): Promise<CommandResult> {
+  const config = await scene.site.writeAgentConfig('agent.yaml');
+  const credentials = ['--credentials', scene.file('agent.credentials'), '--metrics', '127.0.0.1:0'];
+  const words = ['agent', '--config', config, '--data', scene.file('agent'), ...credentials];
+  return tidemark(words, { timeoutMs: 15_000 });
+}
+
+describe.skipIf(!requireMounts())('a full target', () => {
+  it('keeps its points, and takes up the resync where it was when there is space', { timeout: 120_000 }, async () => {
+    const filled = 24 * MiB;
+    const scene = await openScene('full target', filled);
+    const volume = await openVolume(scene.site.targetData, limits.target.freeBytesResume + 600 * MiB);
+    await start(scene);
+    await scene.endLife();
+    await rm(path.join(scene.file('agent'), `${disk}.hrl`));
+    // More differs than is taken between two looks at the space left.
+    await writeImage(scene.image, filled + 2 * MiB, filled, 86);
+    await volume.fill(limits.target.freeBytesStop / 2);
+    const before = await scene.points();
+    await scene.startLife();
+    await systemClock.sleep(2_000);
+    expect((await scene.points()).map(identityOf)).toEqual(before.map(identityOf));
+    expect(await scene.faults(before.slice(-1))).toEqual([]);
+    // Not a byte left, and the target has to start on it.
+    await scene.site.kill('target');
+    await volume.fill(0);
+    await scene.site.startTarget();
+    await systemClock.sleep(1_000);
+    expect((await scene.points()).map(identityOf)).toEqual(before.map(identityOf));
+    await volume.empty();
+    const emptiedAtMs = Date.now();
+    await scene.untilPoints('a point after there was space again', newerThan(emptiedAtMs));
+    const points = await expectWhole(scene);
+    expect(points.filter(({ disks }) => disks[0]?.kind === 'resync')).toHaveLength(1);
+  });
+});
+
+describe.skipIf(!requireMounts())("an agent's directory", () => {
+  it('that is read-only or full at the start is named, with the remedy', { timeout: 60_000 }, async () => {
+    const scene = await openScene('agent without space at the start');
+    const volume = await openVolume(scene.file('agent'), 16 * MiB);
+    await volume.remount('ro');
+    const readOnly = await agentEnds(scene);
+    expect(readOnly.stderr).toContain(scene.file('agent'));
+    expect(readOnly, readOnly.stderr).toMatchObject({ code: exitCodes.usage.code });
+    await volume.remount('rw');
+    await volume.fill(0);
+    const full = await agentEnds(scene);
+    expect(full.stderr).toContain(scene.file('agent'));
+    expect(full, full.stderr).toMatchObject({ code: exitCodes.full.code });
+    await volume.empty();
+    await start(scene);
+    await expectWhole(scene);
+  });
+
+  it('that fills up while it runs stops no writer, and loses nothing by a kill', { timeout: 120_000 }, async () => {
+    const scene = await openScene('agent runs out of space');
+    const volume = await openVolume(scene.file('agent'), 16 * MiB);
+    await start(scene);
+    await volume.fill(0);
+    await systemClock.sleep(3_000);
+    const log = scene.life().writer.log.length;
+    await systemClock.sleep(500);
+    expect(scene.life().writer.log.length).toBeGreaterThan(log);
+    await volume.empty();
+    await scene.untilPoints('a point after there was space again', newerThan(Date.now()));
+    await volume.fill(8 * KiB);
+    await systemClock.sleep(2_000);
+    await scene.killLife();
+    expect(await scene.imageFault()).toBeNull();
+    await volume.empty();
+    await scene.startLife();
+    await scene.untilPoints('a point after the kill', newerThan(Date.now()));
+    await expectWhole(scene);
+  });
+});
+
+describe('a source', () => {
+  it('that is gone is named; its points stay, and it goes on when it is back', { timeout: 60_000 }, async () => {
+    const scene = await openScene('source gone');
+    await start(scene);
+    await scene.endLife();
+    const before = await scene.points();
+    await rename(scene.image, scene.file('elsewhere.raw'));
+    const gone = await agentEnds(scene);
+    expect(gone.stderr).toContain(scene.image);
+    expect(gone, gone.stderr).toMatchObject({ code: exitCodes['not-found'].code });
+    expect((await scene.points()).map(identityOf)).toEqual(before.map(identityOf));
+    expect(await scene.faults(before)).toEqual([]);
+    // Another file of the same content is not the file the change log speaks of.
+    await copyFile(scene.file('elsewhere.raw'), scene.image);
+    await scene.startLife();
+    await scene.untilPoints('a point of the disk that came back', newerThan(Date.now()));
+    await expectWhole(scene);
+  });
+});
