@@ -161,11 +161,16 @@ function tear(into: SparseBytes, position: number, bytes: Buffer, dice: Dice): v
   }
 }
 
-/** Neither old nor new, where these differ. */
+/** Neither old nor new, where these differ: anything, zeros, or some bytes old and some new. */
 function garbled(old: SparseBytes, sector: Buffer, position: number, dice: Dice): Buffer {
   const bytes = Buffer.alloc(sector.byteLength);
   const there = old.read(bytes, position);
-  for (const [index, byte] of sector.entries())
-    if (index >= there || bytes[index] !== byte) bytes[index] = dice.below(256);
+  const kind = dice.below(3);
+  for (const [index, byte] of sector.entries()) {
+    if (index < there && bytes[index] === byte) continue;
+    if (kind === 0) bytes[index] = dice.below(256);
+    else if (kind === 1) bytes[index] = 0;
+    else if (dice.below(2) === 0) bytes[index] = byte;
+  }
   return bytes;
 }

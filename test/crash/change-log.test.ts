@@ -73,8 +73,8 @@ test('all sequences of up to three operations, crashed at every sync point of th
     await crashAll(recording, { name: sequence.join(', '), lots: soak ? 10 : 1, againEvery: 40, judge, totals });
   }
   console.info(`change log, ${sequences.length} sequences: ${JSON.stringify(totals)}`);
-  expect(totals.states).toBeGreaterThan(2000);
-});
+  expect(totals.states).toBeGreaterThan(1500);
+}, 300_000);
 
 test('a long life, from the making of the log on', async () => {
   const totals = noTotals();
@@ -83,6 +83,8 @@ test('a long life, from the making of the log on', async () => {
     const recording = new Recording(() => source.model());
     recording.watch(() => source.files);
     await source.open();
+    // The disk takes its time, so that whoever does not wait for it is overtaken by what comes next.
+    source.files.turnsMax = hotRegionsMax - 1;
     for (const round of [0, 1, 2]) {
       await source.write(round);
       await Promise.all([source.write(0), source.write(1, true), source.write(2), source.zero(1)]);
@@ -97,10 +99,10 @@ test('a long life, from the making of the log on', async () => {
     await source.capture.close();
     recording.add('the end', source.files);
     expect(recording.points).toHaveLength(recording.seen + 1);
-    await crashAll(recording, { name: 'a long life', lots: soak ? 60 : 6, againEvery: 10, judge, totals });
+    await crashAll(recording, { name: 'a long life', lots: soak ? 40 : 4, againEvery: 20, judge, totals });
   }
   console.info(`change log, long lives: ${JSON.stringify(totals)}, found: ${JSON.stringify([...losses])}`);
   for (const kind of ['create', 'datasync', 'rename', 'remove', 'syncDirectory', 'close'])
     expect(totals.kinds[kind]).toBeGreaterThan(0);
   expect(totals.again).toBeGreaterThan(0);
-});
+}, 300_000);

@@ -99,7 +99,7 @@ test('of the log: writers go on, it is told, nothing is missed', async () => {
     await expectCoveredAfter(tale, what);
   }
   expect(disowned).toBeGreaterThan(5);
-});
+}, 300_000);
 
 test('of the image: writers hear of it, what is committed is on the disk', async () => {
   let told = 0;
@@ -115,4 +115,4 @@ test('of the image: writers hear of it, what is committed is on the disk', async
     await expectCoveredAfter(tale, `operation ${n}, ${tale.fired}`);
   }
   expect(told).toBeGreaterThan(5);
-});
+}, 300_000);

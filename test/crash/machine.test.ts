@@ -11,14 +11,18 @@ import { failAt } from './faults.ts';
 import { judgeMachine, MachineRun, removeScratch, states } from './machine-run.ts';
 
 type Limits = typeof import('../../src/limits.ts');
-vi.mock('../../src/limits.ts', async (load) => {
-  const real = await load<Limits>();
-  const { limits } = real;
-  return {
-    ...real,
-    limits: { ...limits, target: { ...limits.target, segmentBytesMax: 65_536, groupBytesMax: 32_768 } },
-  };
-});
+vi.mock(
+  '../../src/limits.ts',
+  async (load) => {
+    const real = await load<Limits>();
+    const { limits } = real;
+    return {
+      ...real,
+      limits: { ...limits, target: { ...limits.target, segmentBytesMax: 65_536, groupBytesMax: 32_768 } },
+    };
+  },
+  300_000,
+);
 
 afterAll(removeScratch);
 
@@ -96,4 +100,4 @@ test('a machine at the target whose n-th operation fails: it is told at once, no
   }
   console.info(`a machine whose operation fails, up to ${n}: ${JSON.stringify([...told])}`);
   expect(n).toBeGreaterThan(100);
-});
+}, 300_000);

@@ -4,6 +4,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import * as path from 'node:path';
+import { systemClock } from '../../src/kit/clock.ts';
 import type { MortalFiles } from '../pipeline/mortal-files.ts';
 import { Site, type SiteOptions } from '../pipeline/site.ts';
 import { SparseBytes, type Dice } from '../simulated-bytes.ts';
@@ -110,6 +111,8 @@ export class PowerSite {
 
   async #recoverTarget(survivor: SimulatedFiles): Promise<void> {
     const { site } = this;
+    // What the dead role is still about ends at its next look at a file; LMDB must not be closed under its hands, which no process is there for.
+    await systemClock.sleep(20);
     await site.endTarget('crash');
     this.#target = survivor;
     // What LMDB has mapped counts for nothing under another boot; here it is under the same one.

@@ -14,10 +14,10 @@ const core: Record<string, Deed> = {
   commit: (store) => store.point(),
   drop: (store) => store.drop(),
   gap: (store) => store.gap(),
-  reopen: (store) => store.reopen(),
   'killed midway': (store) => store.killedMidway(),
 };
 const more: Record<string, Deed> = {
+  reopen: (store) => store.reopen(),
   'two batches': (store) => store.batches(2, 250),
   epoch: (store) => store.epoch(),
   'kill and reopen': (store) => store.killAndReopen(),
@@ -44,8 +44,8 @@ test('all sequences of up to three operations, crashed at every sync point of th
     await crashAll(recording, { name, lots: soak ? 10 : 1, againEvery: 60, judge: judgeStore, totals });
   }
   console.info(`segments and points, ${sequences.length} sequences: ${JSON.stringify(totals)}`);
-  expect(totals.states).toBeGreaterThan(3000);
-});
+  expect(totals.states).toBeGreaterThan(2000);
+}, 300_000);
 
 test('a long life over several segments', async () => {
   const totals = noTotals();
@@ -54,6 +54,8 @@ test('a long life over several segments', async () => {
   recording.watch(() => store.files);
   await store.open();
   for (const round of [0, 1, 2, 3]) {
+    // The disk takes its time, so that whoever does not wait for it is overtaken by what comes next.
+    store.files.turnsMax = round % 2 === 0 ? 3 : 0;
     await store.layer();
     await store.batches(3, 200);
     await store.batches(1, 900);
@@ -68,9 +70,9 @@ test('a long life over several segments', async () => {
   await store.reopen();
   recording.add('the end', store.files);
   expect(recording.points).toHaveLength(recording.seen + 1);
-  await crashAll(recording, { name: 'a long life', lots: soak ? 40 : 4, againEvery: 20, judge: judgeStore, totals });
+  await crashAll(recording, { name: 'a long life', lots: soak ? 30 : 3, againEvery: 30, judge: judgeStore, totals });
   console.info(`segments and points, a long life: ${JSON.stringify(totals)}`);
   for (const kind of ['create', 'datasync', 'rename', 'truncate', 'syncDirectory', 'close'])
     expect(totals.kinds[kind]).toBeGreaterThan(0);
   expect(totals.again).toBeGreaterThan(0);
-});
+}, 300_000);

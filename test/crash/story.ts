@@ -75,6 +75,6 @@ async function failed({ name, directories, deeds, judge }: Story): Promise<void>
 }
 
 export function tell(title: string, story: Story): void {
-  test(`${title} (power)`, () => crashed(story));
-  test(`${title} (the n-th operation fails)`, () => failed(story));
+  test(`${title} (power)`, () => crashed(story), 300_000);
+  test(`${title} (the n-th operation fails)`, () => failed(story), 300_000);
 }
