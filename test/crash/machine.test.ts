@@ -11,18 +11,12 @@ import { failAt } from './faults.ts';
 import { judgeMachine, MachineRun, removeScratch, states } from './machine-run.ts';
 
 type Limits = typeof import('../../src/limits.ts');
-vi.mock(
-  '../../src/limits.ts',
-  async (load) => {
-    const real = await load<Limits>();
-    const { limits } = real;
-    return {
-      ...real,
-      limits: { ...limits, target: { ...limits.target, segmentBytesMax: 65_536, groupBytesMax: 32_768 } },
-    };
-  },
-  300_000,
-);
+vi.mock('../../src/limits.ts', async (load) => {
+  const real = await load<Limits>();
+  const { limits } = real;
+  const target = { ...limits.target, segmentBytesMax: 65_536, groupBytesMax: 32_768 };
+  return { ...real, limits: { ...limits, target } };
+});
 
 afterAll(removeScratch);
 
@@ -62,7 +56,7 @@ test('a machine at the target', async () => {
   for (const kind of ['makeDirectory', 'create', 'datasync', 'rename', 'truncate', 'syncDirectory', 'close'])
     expect(totals.kinds[kind]).toBeGreaterThan(0);
   expect(states.get('proven')).toBeGreaterThan(0);
-});
+}, 300_000);
 
 test('a machine at the target whose n-th operation fails: it is told at once, nothing acknowledged is lost, it goes on', async () => {
   const told = new Map<string, number>();
