@@ -321,6 +321,28 @@ test('a log that can neither be written, removed nor emptied: better no write th
   expect(files.peek(imagePath)[4 * MiB]).toBe(0);
 });
 
+test('a state directory that is read-only at start: refused, nothing changed; later the log is continued', async () => {
+  const files = await cleanLog();
+  const [log, image] = [files.peek(logPath), files.peek(imagePath)];
+  const writes = new Set(['write', 'rename', 'remove', 'mkdir', 'truncate']);
+  files.fault = (operation, filePath) =>
+    writes.has(operation) && filePath.startsWith('/state') ? systemError('EROFS') : null;
+  await expect(openSim(files, true)).rejects.toThrow('EROFS');
+  expect([files.peek(logPath).equals(log), files.peek(imagePath).equals(image)]).toEqual([true, true]);
+  files.fault = () => null;
+  expect(await found(files)).toEqual({ loss: null, blocks: 1 });
+});
+
+test('one header slot of another version that checks: refused, the log untouched', async () => {
+  const files = await cleanLog();
+  edit(files, (bytes) => {
+    bytes.writeUInt16LE(2, 4);
+    bytes.set(digest(bytes.subarray(0, 4064)), 4064);
+    return bytes;
+  });
+  await expect(openSim(files, true)).rejects.toMatchObject({ code: 'wrong-version' });
+});
+
 test('more regions under pinned writes than slots: all writers end, in order of arrival', async () => {
   const files = simWithImage();
   const capture = await openSim(files, false, { hotRegionsMax: 1 });

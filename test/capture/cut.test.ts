@@ -150,14 +150,35 @@ test('the bound of copy-before-write: the cut is void, the writer goes on, givin
   expect([capture.cutVoid, capture.currentMask(0)]).toEqual([null, 0xffff]);
 });
 
-test('a scratch file that can not be written voids the cut, not the write', async () => {
-  const { files, capture } = await quiet({ copyBeforeWriteMemoryBytes: 0 });
-  await write(capture, 1, 0);
-  await cutAll([capture], 1000);
-  files.fault = (_, filePath) => (filePath.endsWith('.scratch') ? systemError('ENOSPC') : null);
-  await write(capture, 2, 0);
-  expect(capture.cutVoid).toContain('ENOSPC');
-});
+test.each([
+  ['directory is read-only', 'open', 'EROFS', 1],
+  ['disk is full', 'write', 'ENOSPC', 1],
+  ['disk fails half-way', 'write', 'EIO', 3],
+])(
+  'a scratch file whose %s: cut void with the reason, log and writers fine, the next cut works',
+  async (_, bad, code, from) => {
+    const { files, capture } = await quiet({ copyBeforeWriteMemoryBytes: 0 });
+    await write(capture, 1, 0, 4 * blockSize);
+    await cutAll([capture], 1000);
+    let calls = 0;
+    files.fault = (operation, filePath) =>
+      operation === bad && filePath.endsWith('.scratch') && (calls += 1) >= from ? systemError(code) : null;
+    for (let block = 0; block < 4; block += 1) {
+      expect(capture.cutVoid === null).toBe(block < from);
+      await write(capture, 2, block * blockSize);
+    }
+    expect(capture.cutVoid).toContain(code);
+    await expect(readBlock(capture, 0)).rejects.toMatchObject({ code: 'cut-void' });
+    expect(capture.logFailure).toBeNull();
+    files.fault = () => null;
+    capture.giveUp();
+    await cutAll([capture], 1000);
+    await write(capture, 3, 0);
+    expect((await readBlock(capture, 0))[0]).toBe(2);
+    expect(capture.cutVoid).toBeNull();
+    capture.endSending();
+  },
+);
 
 test('an image error reaches the writer, and the block stays marked', async () => {
   const { files, capture } = await quiet();
@@ -196,4 +217,37 @@ test('a write in flight across two swaps is in the mask of every round that may 
   capture.endSending();
   release();
   await Promise.all([writing, other]);
+});
+
+test('what the leaf file took over leaves sending range by range; what was written since stays, in memory and in the log', async () => {
+  const { files, capture } = await quiet();
+  await write(capture, 1, 0, 12 * MiB);
+  capture.swap();
+  const seen: number[] = [];
+  for (const [block] of capture.sending()) {
+    seen.push(block);
+    if (block === 70) await write(capture, 2, 3 * blockSize);
+    if (block % 64 === 63) await capture.forgetSending(block - 63, block + 1);
+    if (block === 100) await capture.forgetSending(120, 126);
+  }
+  expect(seen).toHaveLength(12 * 16 - 6);
+  expect([...capture.sending()]).toEqual([]);
+  expect([capture.currentBlocks, capture.currentMask(3)]).toEqual([1, 1]);
+  capture.endSending();
+  await capture.close();
+  const again = await openSim(files, true);
+  expect([again.logLoss, again.currentBlocks, again.currentMask(3)]).toEqual([null, 1, 1]);
+});
+
+test('the image fails while it is read and written: both are told, and it goes on when the image is back', async () => {
+  const { files, capture } = await quiet();
+  await write(capture, 1, 0);
+  capture.swap();
+  files.fault = (_, filePath) => (filePath === imagePath ? systemError('EIO') : null);
+  await expect(write(capture, 2, 4 * MiB)).rejects.toMatchObject({ code: 'EIO' });
+  await expect(readBlock(capture, 0)).rejects.toThrow('EIO');
+  capture.giveUp();
+  expect([capture.currentMask(0), capture.currentMask(64)]).toEqual([1, 1]);
+  files.fault = () => null;
+  await write(capture, 3, 4 * MiB);
 });
