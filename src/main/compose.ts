@@ -1,17 +1,13 @@
-/** Composition: the real parts behind the command line's `Roles`. */
+/**
+ * Composition: the real parts behind the command line's `Roles`. Each is loaded when it is asked for, so that no command waits for the libraries of
+ * another: what starts a machine elsewhere counts seconds.
+ */
 import type { Roles } from '../cli/roles.ts';
 import { systemClock } from '../kit/clock.ts';
 import { systemRandom } from '../kit/random.ts';
 import { createLogger } from '../observe/logger.ts';
 import { posixFiles } from '../posix/files.ts';
-import { startAgent } from './agent.ts';
-import { startControl } from './control.ts';
-import { createToken, enroll, protect, resync, status } from './operator.ts';
 import type { Parts } from './parts.ts';
-import { startProcessServer } from './process-server.ts';
-import { exportPoint, keyExport, listPoints, servePoint, verify } from './recovery.ts';
-import { startTarget } from './target.ts';
-import { startUp } from './up.ts';
 
 export function composeRoles(version: string): Roles {
   const parts: Parts = {
@@ -22,20 +18,22 @@ export function composeRoles(version: string): Roles {
     loggerOf: ({ logLevel }, role) => createLogger({ level: logLevel, clock: systemClock, fields: { role } }),
   };
   return {
-    startUp: (config) => startUp(parts, config),
-    startControl: (config) => startControl(parts, config),
-    startTarget: (config) => startTarget(parts, config),
-    startProcessServer: (config) => startProcessServer(parts, config),
-    startAgent: (config) => startAgent(parts, config),
-    serveNbd: (request) => servePoint(parts, request),
-    exportPoint: (request, progress, signal) => exportPoint(parts, request, progress, signal),
-    verify: (request, progress, signal) => verify(parts, request, progress, signal),
-    listPoints: (request) => listPoints(parts, request),
-    keyExport: (request) => keyExport(parts, request),
-    createToken: (request) => createToken(parts, request),
-    enroll: (request) => enroll(parts, request),
-    protect: (request) => protect(parts, request),
-    resync: (request) => resync(parts, request),
-    status: (request) => status(parts, request),
+    startUp: async (config) => (await import('./up.ts')).startUp(parts, config),
+    startControl: async (config) => (await import('./control.ts')).startControl(parts, config),
+    startTarget: async (config) => (await import('./target.ts')).startTarget(parts, config),
+    startProcessServer: async (config) => (await import('./process-server.ts')).startProcessServer(parts, config),
+    startAgent: async (config) => (await import('./agent.ts')).startAgent(parts, config),
+    serveNbd: async (request) => (await import('./recovery.ts')).servePoint(parts, request),
+    exportPoint: async (request, progress, signal) =>
+      (await import('./recovery.ts')).exportPoint(parts, request, progress, signal),
+    verify: async (request, progress, signal) =>
+      (await import('./recovery.ts')).verify(parts, request, progress, signal),
+    listPoints: async (request) => (await import('./recovery.ts')).listPoints(parts, request),
+    keyExport: async (request) => (await import('./recovery.ts')).keyExport(parts, request),
+    createToken: async (request) => (await import('./operator.ts')).createToken(parts, request),
+    enroll: async (request) => (await import('./operator.ts')).enroll(parts, request),
+    protect: async (request) => (await import('./operator.ts')).protect(parts, request),
+    resync: async (request) => (await import('./operator.ts')).resync(parts, request),
+    status: async (request) => (await import('./operator.ts')).status(parts, request),
   };
 }
