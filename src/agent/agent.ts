@@ -140,7 +140,7 @@ export class Agent {
    */
   requestResync({ disks, now }: ResyncRequest): void {
     const chosen = this.#options.disks.filter(({ name }) => disks === undefined || disks.includes(name));
-    for (const disk of chosen) if (disk.resync === null) disk.requestResync();
+    for (const disk of chosen) disk.requestResync();
     this.#resyncNow ||= now;
     this.requestCycle();
   }

@@ -56,6 +56,9 @@ const reasonOf: Readonly<Record<LogLoss, ResyncReason>> = {
 
 const waiting = { phase: 'waiting', doneBytes: 0, totalBytes: 0, opensAtMs: null } as const;
 
+/** Reasons that do not make every block be read: a request to do that comes on top of them. */
+const partial: ReadonlySet<ResyncReason | null> = new Set([null, 'log-over-limit', 'base-mismatch']);
+
 interface Finding {
   readonly text: string;
   readonly worthless: boolean;
@@ -83,6 +86,8 @@ export class ReplicaDisk {
   readonly #memory: DiskMemory;
   #phase: Omit<ResyncReport, 'reason'> = waiting;
   #requested = false;
+  /** OPENED came, so `committedPoint` and `layers` are known. */
+  #met = false;
   /** Marks without which the leaf file would lie were made and may not be durable yet. */
   #marksToSettle: boolean;
 
@@ -137,7 +142,9 @@ export class ReplicaDisk {
 
   get resync(): ResyncReport | null {
     const reason = this.resyncReason;
-    if (reason !== null && this.kind !== 'initial') return { reason, ...this.#phase };
+    // Before the first OPENED all that is known of the replica is that there was one.
+    const replicates = this.#met ? this.kind !== 'initial' : this.#memory.state.diskId !== null;
+    if (reason !== null && replicates) return { reason, ...this.#phase };
     return this.#requested ? { ...waiting, reason: 'requested' } : null;
   }
 
@@ -150,15 +157,16 @@ export class ReplicaDisk {
     this.#phase = { ...this.#phase, doneBytes: Math.min(doneBytes + bytes, totalBytes) };
   }
 
-  /** Every block is to be hashed and compared; begins with `beginRequested`. */
+  /** Every block is to be hashed and compared; begins with `beginRequested`, unless that is under way or due anyway. */
   requestResync(): void {
-    this.#requested = true;
+    this.#requested = partial.has(this.resyncReason);
   }
 
   /** Between cycles: what was requested comes with the next opening. */
   beginRequested(): void {
     if (!this.#requested) return;
     this.#requested = false;
+    if (!partial.has(this.resyncReason)) return;
     this.#doubt('requested', { worthless: false, all: true });
     this.reopeningDue = true;
   }
@@ -183,6 +191,7 @@ export class ReplicaDisk {
   /** Takes over what OPENED says (see the table); LEAVES follow. Returns what is wrong with it, or null. */
   opened(message: Opened): string | null {
     if (message.leaves === 'full') throw protocolError('an agent that compares was sent all leaves');
+    this.#met = true;
     this.leaves.discard();
     const asked = this.knownPoint;
     this.leafKey = Buffer.from(message.leafKey, 'hex');

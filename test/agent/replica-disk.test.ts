@@ -123,6 +123,31 @@ test('a request marks all between cycles, and is reported from the moment it cam
   expect([disk.reopeningDue, disk.knownPoint, capture.currentBlocks]).toEqual([true, null, blocks]);
 });
 
+test('a request that is made again after a restart, before anything was heard, goes on with the one under way', async () => {
+  disk.opened(openedAt(5, 'since'));
+  disk.requestResync();
+  disk.beginRequested();
+  disk.opened(openedAt(5, 'compare'));
+  await disk.settle();
+  capture.swap();
+  await disk.checkpoint(60);
+  disk.sessionEnded();
+  await restarted();
+  expect(disk.resync).toMatchObject({ reason: 'requested', phase: 'waiting' });
+  disk.requestResync();
+  disk.opened(openedAt(5, 'compare'));
+  disk.beginRequested();
+  expect([capture.currentBlocks, disk.reopeningDue, disk.surveyDue]).toEqual([blocks - 60, false, true]);
+});
+
+test('a request during a comparison that reads nothing comes after it', () => {
+  disk.opened(openedAt(5, 'compare'));
+  disk.requestResync();
+  expect(disk.resync?.reason).toBe('base-mismatch');
+  disk.beginRequested();
+  expect([disk.resync?.reason, capture.currentBlocks, disk.reopeningDue]).toEqual(['requested', blocks, true]);
+});
+
 /** The same disk after a restart of the agent in order. */
 async function restarted(): Promise<void> {
   await disk.close();
