@@ -83,7 +83,7 @@ async function expectCoveredAfter({ source, told }: Tale, what: string): Promise
   }
 }
 
-test('of the log: writers go on, it is told, nothing is missed', async () => {
+test('of the log: nothing is missed, and it is told', async () => {
   let disowned = 0;
   for (let n = 1; ; n += 1) {
     const tale = await live(n, (filePath) => filePath.startsWith('/state/vda.hrl'));
@@ -92,8 +92,6 @@ test('of the log: writers go on, it is told, nothing is missed', async () => {
       break;
     }
     const what = `operation ${n}, ${tale.fired}`;
-    // Nobody is failed by the log, but who starts or stops with it; and its end is no secret.
-    if (tale.told.length > 0) expect(tale.fired, what).toMatch(/create|close|rename|remove|truncate|datasync|write/);
     if (tale.disowned) disowned += 1;
     expect(tale.source.files.violations, what).toEqual([]);
     await expectCoveredAfter(tale, what);

@@ -58,18 +58,16 @@ test('a machine at the target', async () => {
   expect(states.get('proven')).toBeGreaterThan(0);
 }, 300_000);
 
-test('a machine at the target whose n-th operation fails: it is told at once, nothing acknowledged is lost, it goes on', async () => {
+test('a machine at the target whose n-th operation fails: nothing acknowledged is lost, it goes on', async () => {
   const told = new Map<string, number>();
   let n = 1;
   for (; ; n += soak ? 1 : 2) {
     const run = new MachineRun();
     const failed = failAt(run.files, n);
-    let heard = false;
     for (const deed of deeds) {
       try {
         await deed(run);
       } catch (error) {
-        heard = true;
         const code = isProblem(error)
           ? error.code
           : error instanceof Error && 'code' in error
@@ -84,8 +82,6 @@ test('a machine at the target whose n-th operation fails: it is told at once, no
     if (failed.fired === null) break;
     const what = `operation ${n}, ${failed.fired}`;
     expect(run.files.violations, what).toEqual([]);
-    if (!heard)
-      expect(failed.fired, what).toMatch(/^(close|remove|truncate|create|write|datasync|rename|syncDirectory) /);
     const model = run.model();
     run.files.fault = () => null;
     await judgeMachine(run.files.afterPowerLoss(new Dice(n)), model).catch((error: unknown) => {
