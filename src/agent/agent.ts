@@ -20,7 +20,8 @@ import { runCycle, type CycleOutcome } from './cycle.ts';
 import { Gaps, type GapReason } from './gaps.ts';
 import { inlineHasher, type BlockHasher } from './hash-blocks.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
-import { resyncDisk, type WindowGate } from './resync-disk.ts';
+import { resyncDisk } from './resync-disk.ts';
+import { ResyncGate } from './resync-gate.ts';
 import type { ResyncReport, ResyncRequest, ResyncWindow } from './resync.ts';
 import { BuilderPool } from './sender.ts';
 import { Session } from './session.ts';
@@ -91,8 +92,7 @@ export class Agent {
   #wake: (() => void) | null = null;
   /** A cycle was asked for while one ran. */
   #requested = false;
-  /** The resyncs that are due do not wait for their window. */
-  #resyncNow = false;
+  readonly #resyncGate: ResyncGate;
   readonly #hasher: BlockHasher;
   readonly #pace: NonNullable<AgentOptions['pace']>;
   readonly #backoff: Backoff;
@@ -101,6 +101,15 @@ export class Agent {
     this.#options = options;
     this.#appSchedule = new AppSchedule(options.clock, options.appEveryMs ?? (() => null));
     this.#pace = options.pace ?? (() => Promise.resolve());
+    this.#resyncGate = new ResyncGate({
+      window: options.resyncWindow ?? (() => ({ open: true })),
+      clock: options.clock,
+      pause: async (ms) => {
+        this.#state = 'idle';
+        if (this.#session) await this.#pause(this.#session, ms);
+        this.#state = 'cycling';
+      },
+    });
     this.#hasher = options.hasher ?? inlineHasher(options.clock);
     this.#instance = options.random.bytes(16).toString('hex');
     const { reconnectBaseMs, reconnectMaxMs } = limits.agent;
@@ -141,7 +150,7 @@ export class Agent {
   requestResync({ disks, now }: ResyncRequest): void {
     const chosen = this.#options.disks.filter(({ name }) => disks === undefined || disks.includes(name));
     for (const disk of chosen) disk.requestResync();
-    this.#resyncNow ||= now;
+    this.#resyncGate.override ||= now;
     this.requestCycle();
   }
 
@@ -272,22 +281,16 @@ export class Agent {
   /** Until cycles may go on. */
   async #resync(session: Session): Promise<void> {
     const { disks, clock, logger } = this.#options;
-    const gate: WindowGate = {
-      opensAtMs: () => this.#windowOpensAtMs(),
-      wait: async (opensAtMs) => {
-        this.#state = 'idle';
-        await this.#pause(session, Math.min(Math.max(opensAtMs - clock.wallMs(), 0), limits.agent.resyncWindowPollMs));
-        this.#state = 'cycling';
-      },
+    const context = {
+      session,
+      hasher: this.#hasher,
+      gate: this.#resyncGate,
+      clock,
+      logger,
+      pace: this.#pace,
+      counters: this.#counters,
     };
-    const pace = this.#pace;
-    const context = { session, hasher: this.#hasher, gate, clock, logger, pace, counters: this.#counters };
     for (const [index, disk] of disks.entries()) await resyncDisk(context, index, disk);
-  }
-
-  #windowOpensAtMs(): number | null {
-    const window = this.#options.resyncWindow?.() ?? { open: true };
-    return window.open || this.#resyncNow ? null : window.opensAtMs;
   }
 
   /** Logs the outcome; a Problem when the session has to end. */
@@ -298,7 +301,7 @@ export class Agent {
         this.#gaps.committed(outcome.cut.cutTimeMs, intervalMs());
         this.#reason = '';
         this.#backoff.reset();
-        if (this.#options.disks.every((disk) => disk.resync === null)) this.#resyncNow = false;
+        if (this.#options.disks.every((disk) => disk.resync === null)) this.#resyncGate.override = false;
         this.#lastPoint = { point: outcome.point, cutTimeMs: outcome.cut.cutTimeMs, writes: outcome.cut.writes };
         logger.info(
           {

@@ -11,21 +11,14 @@ import { compareDisk } from './compare.ts';
 import type { AgentCounters } from './counters.ts';
 import type { BlockHasher } from './hash-blocks.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
+import type { ResyncGate } from './resync-gate.ts';
 import type { Session } from './session.ts';
 import { survey } from './survey.ts';
-
-/** When a disk may be resynced. */
-export interface WindowGate {
-  /** When it opens, milliseconds since the Unix epoch; null: it is open. */
-  opensAtMs(): number | null;
-  /** Resolves when it may have opened, or the session ended. */
-  wait(opensAtMs: number): Promise<void>;
-}
 
 export interface ResyncContext {
   readonly session: Session;
   readonly hasher: BlockHasher;
-  readonly gate: WindowGate;
+  readonly gate: ResyncGate;
   readonly pace: (bytes: number) => Promise<void>;
   readonly clock: Clock;
   readonly counters: AgentCounters;

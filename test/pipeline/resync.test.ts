@@ -23,8 +23,6 @@ const blockSize = 4096;
 const nodes = 3;
 const blocks = nodes * 1024 - 100;
 const size = blocks * blockSize;
-/** Blocks of `patterned` content that are not zeros, at least. */
-const filledMin = blocks / 3;
 
 const sites: Site[] = [];
 async function started(more: Partial<SiteOptions> = {}): Promise<Site> {
@@ -204,7 +202,7 @@ describe('what interrupts it', () => {
       const stored = site.target?.store?.points.point(1)?.disks[0];
       expect(stored?.kind).toBe('initial');
       expect(gone + hashed(site)).toBeLessThanOrEqual(blocks + slackBlocks);
-      expect(traffic.of(frameType.batch)).toBeGreaterThan(filledMin * blockSize);
+      expect(traffic.of(frameType.batch)).toBeGreaterThan(size / 3);
       await over(site); // readBack: nothing was stored twice
     },
   );
@@ -336,7 +334,6 @@ describe('the window', () => {
     site.agent?.agent.requestCycle();
     await systemClock.sleep(50);
     expect([traffic.of(frameType.checksums), traffic.of(frameType.batch), site.acknowledged.size]).toEqual([0, 0, 1]);
-    // The points there are can be used.
     expect(site.stateOf(1)).toBe('proven');
     closed(site, 100);
     site.agent?.agent.requestCycle();
