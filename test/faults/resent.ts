@@ -8,10 +8,10 @@ import { KiB } from '../product/content.ts';
 import { type Scene, writesOf } from '../product/scene.ts';
 
 const pageBytes = 4 * KiB;
-const blockBytes = 64 * KiB;
+export const blockBytes = 64 * KiB;
 
 /** Bytes of all units of `unit` bytes that the writes touch, each counted once. */
-function touched(writes: readonly LoggedWrite[], unit: number): number {
+export function touched(writes: readonly LoggedWrite[], unit: number): number {
   const units = new Set<number>();
   for (const { offset, length } of writes)
     for (let at = Math.floor(offset / unit); at * unit < offset + length; at += 1) units.add(at);

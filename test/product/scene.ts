@@ -154,7 +154,7 @@ export class Scene {
     const newest = points.at(-1);
     if (!newest) throw new Error('there is no point');
     const fault = await this.#exportFault(newest, await readFile(this.image));
-    if (fault !== null) throw new Error(`${fault}, and the image is not what the writer wrote`);
+    if (fault !== null) throw new Error(`${fault}, though it holds every write`);
     return newest;
   }
 
