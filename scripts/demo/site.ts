@@ -9,6 +9,8 @@ import { commandOk, RoleProcess, tidemark, type CommandRunner } from './process.
 export interface SiteDisk {
   readonly name: string;
   readonly image: string;
+  /** Captured by comparison, declared frozen or not, instead of served. */
+  readonly scan?: 'frozen' | 'live';
 }
 
 /** Where a role runs when that is not simply this machine. */
@@ -147,7 +149,9 @@ export class Site {
       ...disks.flatMap((disk) => [
         `    - name: ${disk.name}`,
         `      image: ${disk.image}`,
-        `      socket: ${this.socketOf(disk.name)}`,
+        ...(disk.scan === undefined
+          ? [`      socket: ${this.socketOf(disk.name)}`]
+          : ['      capture: scan', `      frozen: ${disk.scan === 'frozen'}`]),
       ]),
     ];
     await writeFile(this.dir(name), `${lines.join('\n')}\n`);

@@ -24,6 +24,7 @@ import { resyncDisk } from './resync-disk.ts';
 import { ResyncGate } from './resync-gate.ts';
 import type { ResyncReport, ResyncRequest, ResyncWindow } from './resync.ts';
 import { BuilderPool } from './sender.ts';
+import { lookAnew } from './scan-disk.ts';
 import { Session } from './session.ts';
 
 export interface AgentOptions {
@@ -55,8 +56,8 @@ export interface AgentOptions {
 export interface DiskReport {
   readonly disk: string;
   readonly size: number;
-  /** Changed and not committed, by page masks. */
-  readonly lagBytes: number;
+  /** Changed and not committed, by page masks. Null: not known, because nobody tells what changes on a disk that is captured by comparison. */
+  readonly lagBytes: number | null;
   readonly newestPoint: number | null;
   /** Null: none is due. From the moment it is due until its point is committed. */
   readonly resync: ResyncReport | null;
@@ -172,7 +173,7 @@ export class Agent {
       disks: this.#options.disks.map((disk) => ({
         disk: disk.name,
         size: disk.capture.geometry.size,
-        lagBytes: disk.capture.uncommittedBytes,
+        lagBytes: disk.capture.tracking === 'scan' ? null : disk.capture.uncommittedBytes,
         newestPoint: disk.committedPoint,
         resync: disk.resync,
       })),
@@ -238,6 +239,15 @@ export class Agent {
       if (disks.some((disk) => disk.reopeningDue))
         return new Problem('closed', 'opened anew, so that disks are compared', { retryable: true });
       this.#requested = false;
+      this.#state = 'cycling';
+      const unreadable = await this.#lookAnew(session);
+      if (disks.some((disk) => disk.reopeningDue))
+        return new Problem('closed', 'opened anew, because a disk grew', { retryable: true });
+      if (unreadable !== null) {
+        this.#note({ kind: 'given-up', cause: 'other', reason: unreadable });
+        await this.#rest(session);
+        continue;
+      }
       const ratio = resyncAtDirtyRatio?.() ?? 0.5;
       for (const disk of disks) if (disk.changedMoreThan(ratio)) disk.exceedLimit();
       await this.#resync(session);
@@ -262,8 +272,7 @@ export class Agent {
       if (end) return end;
       if (session.wantsRecycling)
         return new Problem('closed', 'the connection carried its share and is opened anew', { retryable: true });
-      this.#state = 'idle';
-      if (!this.#wantsCycle()) await this.#pause(session, this.#options.intervalMs());
+      await this.#rest(session);
     }
     return session.ended;
   }
@@ -276,6 +285,26 @@ export class Agent {
     if (attempt.failure === null) return;
     logger.warn({ reason: attempt.failure }, 'a point is not app-consistent');
     this.#gaps.hooksFailed(clock.wallMs(), attempt.failure);
+  }
+
+  /** Until the next cycle is due or asked for. */
+  async #rest(session: Session): Promise<void> {
+    this.#state = 'idle';
+    if (!this.#wantsCycle()) await this.#pause(session, this.#options.intervalMs());
+  }
+
+  /** Why the source of a disk can not be read at present, or null. */
+  async #lookAnew(session: Session): Promise<string | null> {
+    const { disks, clock } = this.#options;
+    const context = { session, hasher: this.#hasher, clock, pace: this.#pace, counters: this.#counters };
+    try {
+      for (const disk of disks) await lookAnew(context, disk);
+      return null;
+    } catch (error) {
+      if (session.isOver || !isProblem(error) || !error.retryable) throw error;
+      for (const disk of disks) disk.capture.giveUp();
+      return `${error.message}${error.remedy ? `: ${error.remedy}` : ''}`;
+    }
   }
 
   /** Until cycles may go on. */

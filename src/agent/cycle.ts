@@ -8,6 +8,7 @@
 import type { CutAll, CutReport } from '../capture/contract.ts';
 import type { Clock } from '../kit/clock.ts';
 import { limits } from '../limits.ts';
+import type { Gap } from '../wire/gap.ts';
 import type { PointMessage } from '../wire/point.ts';
 import type { AgentCounters, FlightLog } from './counters.ts';
 import { nextStep } from './plan.ts';
@@ -24,7 +25,7 @@ export type CycleOutcome =
       readonly detail: string;
       readonly retryable: boolean;
     }
-  | { readonly kind: 'given-up'; readonly cause: 'drain' | 'copy-before-write'; readonly reason: string };
+  | { readonly kind: 'given-up'; readonly cause: Gap['reason']; readonly reason: string };
 
 export interface CycleContext {
   readonly session: Session;
@@ -71,7 +72,8 @@ export async function runCycle(context: CycleContext): Promise<CycleOutcome> {
     if (reason !== null) {
       for (const each of context.disks) each.capture.giveUp();
       context.counters.cutsGivenUp += 1;
-      return { kind: 'given-up', cause: 'copy-before-write', reason };
+      const cause = disk.capture.tracking === 'scan' ? 'other' : 'copy-before-write';
+      return { kind: 'given-up', cause, reason };
     }
     disk.capture.endSending();
   }

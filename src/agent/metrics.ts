@@ -137,7 +137,7 @@ export function registerAgentSeries(registry: MetricRegistry, agent: Agent): voi
   registry.sampled(inFlightLimitBytes, () => [{ labels: {}, value: limits.processServer.sessionWindowBytes }]);
   registry.sampled(lagBytes, () => {
     const { machine, disks } = agent.report();
-    return disks.map((disk) => ({ labels: { machine, disk: disk.disk }, value: disk.lagBytes }));
+    return disks.map(({ disk, lagBytes: value }) => ({ labels: { machine, disk }, value: value ?? undefined }));
   });
   registerResyncSeries(registry, agent);
   registry.sampled(newestCut, () => {

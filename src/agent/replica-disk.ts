@@ -278,7 +278,15 @@ export class ReplicaDisk {
       if (this.#marksToSettle) await this.settle();
       await this.#memory.fold(null);
     }
+    // Asked for whole: that a block is what its leaf says is no reason not to send it.
+    for (const block of this.repair) if (block < end) this.capture.mark(block, fullMask);
     await this.capture.forgetSending(0, end);
+  }
+
+  /** The source has another, larger geometry now; its new blocks are marked. The target hears of it at the next opening. */
+  async grow(): Promise<void> {
+    await this.leaves.grow(this.capture.geometry);
+    this.reopeningDue = true;
   }
 
   /** A point with everything sent is committed. */

@@ -178,6 +178,23 @@ test('leaves of no point are folded with what was read, and the log forgets; a r
   expect([disk.resyncReason, disk.leaves.get(7)[0]]).toEqual(['requested', 7]);
 });
 
+test.each([5, null] as const)(
+  'a block asked for whole stays marked when it is hashed (leaves as of %s)',
+  async (at) => {
+    disk.opened(openedAt(5, 'since'));
+    disk.requestResync();
+    disk.beginRequested();
+    disk.opened(openedAt(5, at === null ? 'compare' : 'since'));
+    await disk.settle();
+    disk.requestRepair([7, 60]);
+    capture.swap();
+    await disk.checkpoint(40);
+    expect([capture.currentMask(7), capture.currentMask(8)]).toEqual([0xffff, 0]);
+    disk.sessionEnded();
+    expect(capture.currentMask(60)).toBe(0xffff);
+  },
+);
+
 test.each(['before', 'after'] as const)('a stop %s the leaf file was changed leaves one that counts', async (when) => {
   disk.opened(openedAt(5, 'since'));
   disk.leaves.set(7, new Uint8Array(32).fill(7));
