@@ -66,6 +66,7 @@ export class ChangeLog {
   #mode: Mode = 'logging';
   #failure: string | null = null;
   #pumping: Promise<void> | null = null;
+  #persisting: Promise<void> | null = null;
   #disowning: Promise<void> | null = null;
   /** While disowned. */
   #loose: LoosePins | null = null;
@@ -135,17 +136,17 @@ export class ChangeLog {
   /** The region's masks changed other than by a pinned write; `persist` will write them. */
   touch(region: number): void {
     this.#stale.add(region);
+    this.#loose?.note(region); // A new log may have its chunk already, and counts as soon as it is in place.
   }
 
-  /** Writes what `touch` named. Never rejects: a failure disowns the log. */
+  /** Resolves when what `touch` named is durable, or no log says otherwise. Never rejects: a failure disowns the log. */
   persist(): Promise<void> {
-    return this.#chunkWork.run(async () => {
-      try {
-        await this.#rewriteStale();
-      } catch (error) {
-        await this.#disown(error);
-      }
+    this.#persisting ??= this.#chunkWork.run(async () => {
+      this.#persisting = null; // One that has not begun does it for all who ask: marks come by the million.
+      await this.#rewriteStale().catch((error: unknown) => this.#disown(error));
+      await this.#disowning;
     });
+    return this.#persisting;
   }
 
   /**

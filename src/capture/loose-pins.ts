@@ -1,7 +1,7 @@
 /**
  * The regions of writes under way while there is no change log, and the record from which one is made behind running writers (`log-revival.ts`).
  *
- * Invariant: a record holds every region that had a write under way when it began or got one since.
+ * Invariant: a record holds every region that had a write under way when it began or got one since, and whose masks changed since.
  */
 import { invariant } from '../kit/invariant.ts';
 
@@ -30,7 +30,7 @@ export class LoosePins {
   pin(first: number, last: number): void {
     for (let region = first; region <= last; region += 1) {
       this.#pins.set(region, (this.#pins.get(region) ?? 0) + 1);
-      this.#note(region);
+      this.note(region);
     }
   }
 
@@ -48,7 +48,7 @@ export class LoosePins {
     const before = this.regionsRecorded();
     this.#record = new Uint8Array(this.#regionCount);
     this.#recorded = 0;
-    for (const region of this.#pins.keys()) this.#note(region);
+    for (const region of this.#pins.keys()) this.note(region);
     return before;
   }
 
@@ -60,7 +60,8 @@ export class LoosePins {
     return regions;
   }
 
-  #note(region: number): void {
+  /** Its masks changed: whatever was written of it so far is not enough. */
+  note(region: number): void {
     if (!this.#record || this.#record[region] === 1) return;
     this.#record[region] = 1;
     this.#recorded += 1;
