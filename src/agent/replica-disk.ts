@@ -250,6 +250,7 @@ export class ReplicaDisk {
   differs(block: number, leaf: Uint8Array): void {
     this.leaves.set(block, leaf);
     this.capture.mark(block, fullMask);
+    this.#marksToSettle = true;
   }
 
   /** Blocks that must be sent whole although their leaf may not have changed. */
