@@ -6,8 +6,9 @@
  * Ours counts from the start of the agent's process to the committed point, start-up, certificates, encryption and `fdatasync` included; CPU of agent,
  * process server and target together. Every measurement begins with its files in the page cache. The last point is exported and compared with the disk.
  */
-import { rm } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import * as path from 'node:path';
+import { z } from 'zod';
 import { systemClock } from '../../src/kit/clock.ts';
 import { firstDifference } from '../demo/compare.ts';
 import { requireSpace } from '../demo/image.ts';
@@ -37,8 +38,8 @@ export interface OurRun extends PeerRun {
   readonly blocksHashed: number;
   readonly checksumsCompared: number;
   readonly payloadBytesSent: number;
-  /** Where the agent's time went, seconds, as it counts. */
-  readonly stages: Readonly<Record<string, number>>;
+  /** What happened when, by the agent's log: seconds since its process was started. */
+  readonly phases: Readonly<Record<string, number>>;
 }
 
 export interface ResyncResult extends OurRun {
@@ -125,6 +126,7 @@ async function measureOurs(site: Site, image: string): Promise<OurRun> {
   const cpuBefore = await Promise.all([site.cpuSeconds('process-server'), site.cpuSeconds('target')]);
   const comparedBefore = (await site.metric('process-server', 'tidemark_process_server_checksums_compared_total')) ?? 0;
   const started = performance.now();
+  const startedMs = Date.now();
   const agent = await site.startAgent();
   await until('the point after the resync', async () => (await committedOf(site)) > 0, 20);
   const seconds = (performance.now() - started) / 1000;
@@ -140,9 +142,6 @@ async function measureOurs(site: Site, image: string): Promise<OurRun> {
   };
   const ofAgent = async (series: string): Promise<number> =>
     (await site.metric('agent', `tidemark_agent_${series}`)) ?? 0;
-  const stages: Record<string, number> = {};
-  for (const stage of ['read', 'hash', 'send', 'commit'])
-    stages[stage] = rounded(await ofAgent(`stage_seconds_total{stage="${stage}"}`));
   const compared = (await site.metric('process-server', 'tidemark_process_server_checksums_compared_total')) ?? 0;
   return {
     seconds: rounded(seconds),
@@ -153,8 +152,20 @@ async function measureOurs(site: Site, image: string): Promise<OurRun> {
     blocksHashed: await ofAgent('blocks_hashed_total'),
     checksumsCompared: compared - comparedBefore,
     payloadBytesSent: await ofAgent('payload_sent_bytes_total'),
-    stages,
+    phases: await phasesOf(site.dir('agent.log'), startedMs),
   };
+}
+
+const logLine = z.object({ time: z.number(), message: z.string() });
+
+/** Every line the agent logged since. */
+async function phasesOf(log: string, sinceMs: number): Promise<Record<string, number>> {
+  const phases: Record<string, number> = {};
+  for (const line of (await readFile(log, 'utf8')).split('\n').filter((text) => text.startsWith('{'))) {
+    const { time, message } = logLine.parse(JSON.parse(line));
+    if (time >= sinceMs) phases[message] = rounded((time - sinceMs) / 1000);
+  }
+  return phases;
 }
 
 function roundedRun(run: PeerRun): PeerRun {
