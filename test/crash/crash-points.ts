@@ -85,6 +85,8 @@ export interface CrashOptions<M> {
   /** Every so many states the recovery is crashed too; 0: never. */
   readonly againEvery: number;
   readonly judge: Judge<M>;
+  /** The model while `judge` is at it, where that changes more than the disk; default: it stays as it was. */
+  readonly meanwhile?: () => M;
   readonly totals: Totals;
 }
 
@@ -126,7 +128,7 @@ async function judged<M>(options: CrashOptions<M>, what: string, files: Simulate
 
 /** The recovery itself is crashed at each of its sync points. */
 async function crashAgain<M>(options: CrashOptions<M>, what: string, files: SimulatedFiles, model: M): Promise<void> {
-  const recording = new Recording(() => model);
+  const recording = new Recording(options.meanwhile ?? (() => model));
   const first = files.copy();
   await judged(
     {
@@ -143,6 +145,6 @@ async function crashAgain<M>(options: CrashOptions<M>, what: string, files: Simu
   for (const [index, point] of recording.points.entries()) {
     options.totals.again += 1;
     const survivor = point.files.afterPowerLoss(new Dice(seed + index));
-    await judged(options, `${what}; again before ${point.about}`, survivor, model);
+    await judged(options, `${what}; again before ${point.about}`, survivor, point.model);
   }
 }
