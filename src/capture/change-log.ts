@@ -270,10 +270,10 @@ export class ChangeLog {
     });
   }
 
-  /** Rewrites stale chunks of cold regions, a bounded range at a time (FORMAT.md, order 4). Runs inside `#chunkWork` or `close`. */
+  /** Rewrites stale chunks of regions that are not durably hot, a bounded range at a time (FORMAT.md, order 4). Runs inside `#chunkWork` or `close`. */
   async #rewriteStale(): Promise<void> {
     for (let from = 0; this.#mode === 'logging';) {
-      const regions = this.#stale.next(from, (region) => this.#hot.isCold(region));
+      const regions = this.#stale.next(from, (region) => this.#hot.isNamed(region));
       const first = regions[0];
       const last = regions.at(-1);
       if (first === undefined || last === undefined) return;

@@ -48,6 +48,12 @@ export class HotRegions {
     return this.#slotOf[region] === -1;
   }
 
+  /** Whether an activity slot durably names it. */
+  isNamed(region: number): boolean {
+    const slot = this.#slotOf[region] ?? -1;
+    return slot !== -1 && this.#state[slot] !== activating;
+  }
+
   /** Pins all regions from `first` to `last` if all are durably hot. */
   tryPin(first: number, last: number): boolean {
     for (let region = first; region <= last; region += 1) {

@@ -22,11 +22,11 @@ export class StaleChunks {
     this.#stale.fill(0);
   }
 
-  /** As many of them from `from` on, ascending, as are rewritten behind one activity write. A hot region's chunk is written when it cools. */
-  next(from: number, isCold: (region: number) => boolean): number[] {
+  /** As many of them from `from` on, ascending, as are rewritten behind one activity write. A region's that is durably hot is written when it cools. */
+  next(from: number, isHot: (region: number) => boolean): number[] {
     const regions: number[] = [];
     for (let region = this.#stale.indexOf(1, from); region !== -1; region = this.#stale.indexOf(1, region + 1))
-      if (isCold(region) && regions.push(region) === limits.capture.rewriteRegionsMax) break;
+      if (!isHot(region) && regions.push(region) === limits.capture.rewriteRegionsMax) break;
     return regions;
   }
 }

@@ -268,6 +268,24 @@ test('a mark is not settled while a log that failed is still there to be believe
   expect((await foundAfterKill(files)).loss).toBe('lost');
 });
 
+test('a mark in a region whose activity slot is only being written is settled by its chunk', async () => {
+  const files = simWithImage();
+  const capture = await openSim(files, false);
+  await commitAll(capture);
+  const activity = stopNext(files, 'write', newPath);
+  void write(capture, 4 * MiB, 1);
+  await turns();
+  expect(activity.reached()).toBe(true);
+  capture.mark(100, 0b11);
+  let settled = false;
+  const settling = capture.forgetSending(0, 0).then(() => (settled = true));
+  await turns();
+  expect(settled).toBe(false);
+  activity.go();
+  await settling;
+  expect(((await foundAfterKill(files)).dirty.get(100) ?? 0) & 0b11).toBe(0b11);
+});
+
 test('marks that come one by one share the writing: what waits for a slow log does not grow with them', async () => {
   const files = simWithImage();
   const capture = await openSim(files, false);
