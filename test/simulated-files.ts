@@ -52,6 +52,8 @@ export class SimulatedFiles implements Files {
   free = 2 ** 40;
   /** Every operation takes up to so many turns of the event loop. */
   turnsMax = 0;
+  /** Syncs, and what changes names, take so many turns more. */
+  slow: (filePath: string) => number = () => 0;
   dice = new Dice(1);
   dead = false;
   #root = new Directory(1n);
@@ -103,6 +105,7 @@ export class SimulatedFiles implements Files {
       watch: this.watch,
       fault: this.fault,
       turnsMax: this.turnsMax,
+      slow: this.slow,
       dice: this.dice,
     });
   }
@@ -274,15 +277,15 @@ export class SimulatedFiles implements Files {
 
   /** Before anything of the operation is done. */
   async step(operation: Operation, filePath: string): Promise<void> {
-    await this.turns();
+    await this.turns(this.slow(filePath));
     this.watch(operation, filePath);
     const fault = this.fault(operation, filePath);
     if (fault) throw systemError(fault.code, `${operation} ${filePath}`);
   }
 
-  async turns(): Promise<void> {
+  async turns(more = 0): Promise<void> {
     await Promise.resolve();
-    for (let turns = this.turnsMax === 0 ? 0 : this.dice.below(this.turnsMax + 1); turns > 0; turns -= 1)
+    for (let turns = more + (this.turnsMax === 0 ? 0 : this.dice.below(this.turnsMax + 1)); turns > 0; turns -= 1)
       await new Promise((resolve) => setImmediate(resolve));
     if (this.dead) await new Promise(() => undefined);
   }

@@ -6,7 +6,7 @@
 import { expect, test, vi } from 'vitest';
 import type { SimulatedFiles } from '../simulated-files.ts';
 import { AgentRun, type AgentModel } from './agent-run.ts';
-import { crashAll, noTotals, Recording, sequencesOf } from './crash-points.ts';
+import { crashAll, noTotals, Recording, sequencesOf, type Crash } from './crash-points.ts';
 
 type Limits = typeof import('../../src/limits.ts');
 vi.mock('../../src/limits.ts', async (load) => {
@@ -17,7 +17,7 @@ vi.mock('../../src/limits.ts', async (load) => {
     lastRoundBytes: 8192,
     batchPayloadBytes: 16_384,
     surveyPieceBytes: 16 * 65_536,
-    checkpointBytes: 16 * 65_536,
+    checkpointBytes: 2 * 65_536,
   };
   return { ...real, limits: { ...limits, agent } };
 });
@@ -72,11 +72,12 @@ const found = new Map<string, number>();
 let states = 0;
 let judging: AgentRun | null = null;
 
-async function judge(files: SimulatedFiles, model: AgentModel): Promise<void> {
+async function judge(files: SimulatedFiles, model: AgentModel, crash: Crash): Promise<void> {
   const run = AgentRun.after(files, model);
   judging = run;
   await run.start();
   run.expectRemembered();
+  if (crash === 'kill' && !model.blank) run.expectFound();
   const { capture, disk } = run;
   const kind = disk.knownPoint !== null ? 'of a point' : capture.currentBytes < capture.size ? 'of none' : 'all marked';
   found.set(kind, (found.get(kind) ?? 0) + 1);
@@ -89,9 +90,13 @@ async function judge(files: SimulatedFiles, model: AgentModel): Promise<void> {
   again.expectRemembered();
 }
 
+/** Two points, and a session. */
 async function begun(): Promise<AgentRun> {
   const run = new AgentRun();
   await run.start();
+  await run.cycle();
+  await run.writeA();
+  await run.writeB();
   await run.cycle();
   run.expectReplicated();
   return run;
@@ -106,7 +111,8 @@ test('all sequences of up to three operations, crashed at every sync point of th
     const recording = new Recording(() => run.model());
     recording.watch(() => run.files);
     // A disk that takes its time lets whoever does not wait for it be overtaken.
-    run.files.turnsMax = 2 * (index % 2);
+    run.files.turnsMax = index % 3;
+    run.files.slow = (filePath) => (index % 2 === 1 && filePath.endsWith('.hrl') ? 30 : 0);
     await alphabet[sequence.at(-1) ?? '']?.(run);
     recording.add('the end', run.files);
     expect(recording.points).toHaveLength(recording.seen + 1);

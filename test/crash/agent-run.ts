@@ -55,6 +55,8 @@ export interface AgentModel {
   readonly replica: Replica;
   /** Content of every block that was ever read, by its leaf. */
   readonly contents: ReadonlyMap<string, Buffer>;
+  /** The leaf file was given up as worthless, and is all zeros now. */
+  readonly blank: boolean;
 }
 
 function endless(): Ending {
@@ -88,7 +90,9 @@ export class AgentRun {
   }
 
   model(): AgentModel {
-    return { replica: this.replica.copy(), contents: this.#contents };
+    const leaves = this.#disk?.leaves;
+    const blank = !leaves || isZero(leaves.committedLeavesOf(0, leaves.geometry.blockCount));
+    return { replica: this.replica.copy(), contents: this.#contents, blank };
   }
 
   get capture(): NbdCapture {
@@ -239,6 +243,11 @@ export class AgentRun {
 
   #contentOf(leaf: Uint8Array): Buffer | null {
     return Buffer.compare(leaf, zeroLeaf) === 0 ? zeroBlock : (this.#contents.get(hexOf(leaf)) ?? null);
+  }
+
+  /** A kill tears nothing: a leaf file that counted counts, so nothing is hashed again that was durable. */
+  expectFound(): void {
+    if (this.disk.resyncReason === 'leaves-lost') throw new Error('the leaf file counts no more');
   }
 
   /** Nobody writes: the newest point is the disk. */

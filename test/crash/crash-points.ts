@@ -75,8 +75,11 @@ export function noTotals(): Totals {
   return { runs: 0, syncPoints: 0, states: 0, powerFailures: 0, again: 0, kinds: {} };
 }
 
+/** Of a kill the page cache stays. */
+export type Crash = 'kill' | 'power';
+
 /** Starts the product on a survivor and throws when what it finds is not what the model allows. */
-export type Judge<M> = (files: SimulatedFiles, model: M) => Promise<void>;
+export type Judge<M> = (files: SimulatedFiles, model: M, crash: Crash) => Promise<void>;
 
 export interface CrashOptions<M> {
   readonly name: string;
@@ -100,25 +103,37 @@ export async function crashAll<M>(recording: Recording<M>, options: CrashOptions
     // With nothing un-synced a power failure is a kill; elsewhere a kill is the mildest of them.
     const settled = point.files.unsynced === 0;
     if (settled || index % 3 === 0)
-      await judged(options, `${name}, ${index}, before ${point.about}: killed`, point.files.kill(), point.model);
+      await judged(
+        options,
+        'kill',
+        `${name}, ${index}, before ${point.about}: killed`,
+        point.files.kill(),
+        point.model,
+      );
     for (let lot = 0; lot < (settled ? 0 : lots); lot += 1) {
       const dice = new Dice(seed + index * 7919 + lot * 104_729);
       const what = `${name}, ${index}, before ${point.about}: power lost (seed ${seed}, lot ${lot})`;
       totals.powerFailures += 1;
       const again = options.againEvery > 0 && totals.powerFailures % options.againEvery === 0;
-      await (again ? crashAgain : judged)(options, what, point.files.afterPowerLoss(dice), point.model);
+      await (again ? crashAgain : judged)(options, 'power', what, point.files.afterPowerLoss(dice), point.model);
     }
   }
 }
 
-async function judged<M>(options: CrashOptions<M>, what: string, files: SimulatedFiles, model: M): Promise<void> {
+async function judged<M>(
+  options: CrashOptions<M>,
+  crash: Crash,
+  what: string,
+  files: SimulatedFiles,
+  model: M,
+): Promise<void> {
   options.totals.states += 1;
   // Fresh, because the judge goes on with it.
   const dice = new Dice(seed + options.totals.states);
   files.dice = dice;
   files.watch = () => undefined;
   try {
-    await options.judge(files, model);
+    await options.judge(files, model, crash);
   } catch (error) {
     throw new Error(`${what}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`, {
       cause: error,
@@ -127,7 +142,13 @@ async function judged<M>(options: CrashOptions<M>, what: string, files: Simulate
 }
 
 /** The recovery itself is crashed at each of its sync points. */
-async function crashAgain<M>(options: CrashOptions<M>, what: string, files: SimulatedFiles, model: M): Promise<void> {
+async function crashAgain<M>(
+  options: CrashOptions<M>,
+  crash: Crash,
+  what: string,
+  files: SimulatedFiles,
+  model: M,
+): Promise<void> {
   const recording = new Recording(options.meanwhile ?? (() => model));
   const first = files.copy();
   await judged(
@@ -135,9 +156,10 @@ async function crashAgain<M>(options: CrashOptions<M>, what: string, files: Simu
       ...options,
       judge: (each) => {
         recording.watch(() => each);
-        return options.judge(each, model);
+        return options.judge(each, model, crash);
       },
     },
+    crash,
     what,
     first,
     model,
@@ -145,6 +167,6 @@ async function crashAgain<M>(options: CrashOptions<M>, what: string, files: Simu
   for (const [index, point] of recording.points.entries()) {
     options.totals.again += 1;
     const survivor = point.files.afterPowerLoss(new Dice(seed + index));
-    await judged(options, `${what}; again before ${point.about}`, survivor, point.model);
+    await judged(options, 'power', `${what}; again before ${point.about}`, survivor, point.model);
   }
 }

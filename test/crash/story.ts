@@ -67,7 +67,7 @@ async function failed({ name, directories, deeds, judge }: Story): Promise<void>
     files.fault = () => null;
     const fresh = files.kill();
     for (const survivor of [files.afterPowerLoss(new Dice(n)), files.afterPowerLoss(new Dice(n + 1000)), fresh.copy()])
-      await judge(survivor, notes).catch((error: unknown) => {
+      await judge(survivor, notes, 'power').catch((error: unknown) => {
         throw new Error(`${what}, after ${JSON.stringify(notes)}: ${String(error)}`, { cause: error });
       });
     for (const [, deed] of deeds()) await deed(fresh);
