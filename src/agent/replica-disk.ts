@@ -27,7 +27,6 @@ import type { CaptureDisk, LogLoss } from '../capture/contract.ts';
 import { fullMask } from '../disk/page-mask.ts';
 import type { Files } from '../posix/files.ts';
 import type { LeafFile } from '../store/leaf-file.ts';
-import { protocolError } from '../wire/codes.ts';
 import type { Leaves } from '../wire/leaves.ts';
 import type { Opened } from '../wire/opened.ts';
 import { DiskMemory } from './disk-memory.ts';
@@ -190,7 +189,6 @@ export class ReplicaDisk {
 
   /** Takes over what OPENED says (see the table); LEAVES follow. Returns what is wrong with it, or null. */
   opened(message: Opened): string | null {
-    if (message.leaves === 'full') throw protocolError('an agent that compares was sent all leaves');
     this.#met = true;
     this.leaves.discard();
     const asked = this.knownPoint;

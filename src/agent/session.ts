@@ -245,7 +245,6 @@ export class Session {
         blockSize: disk.capture.geometry.blockSize,
         compression,
         knownPoint: disk.knownPoint,
-        compares: true,
       }),
     );
     const opened = await done.promise;

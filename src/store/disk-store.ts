@@ -10,7 +10,6 @@
  *  4. A layer without a batch holds nothing: it does not count as pending, and is forgotten when the next one begins. Its entry in log
  *     and index does no harm.
  */
-import { zeroLeaf } from '../disk/merkle.ts';
 import { geometryOf, type Geometry } from '../disk/geometry.ts';
 import { fullMask } from '../disk/page-mask.ts';
 import { digest } from '../kernels/hash.ts';
@@ -66,7 +65,7 @@ export interface DiskStoreParts {
   readonly pending: readonly PendingLayer[];
   /** Blocks of the newest points whose stored bytes failed a check and have not been sent again. */
   readonly toRepair: Iterable<number>;
-  /** False when the index lacks records of committed points: the source then compares every block. */
+  /** False when the index lacks records of committed points: the source is then told to compare. */
   readonly leavesComplete: boolean;
 }
 
@@ -207,14 +206,6 @@ export class DiskStore {
       plainBytes: header.plainBytes,
       durable: applied,
     };
-  }
-
-  /** Every leaf that is not zero, working state, ascending. */
-  async *allLeaves(): AsyncGenerator<LeafPair> {
-    await Promise.resolve();
-    for (const [block, leaf] of this.leaves.entries()) {
-      if (Buffer.compare(leaf, zeroLeaf) !== 0) yield [block, leaf];
-    }
   }
 
   /** Leaves of all records with a higher seq, committed or pending, in order of their layers. */

@@ -211,22 +211,6 @@ export class LeafFile {
     });
   }
 
-  /** Working leaves that are not zero, ascending, from `fromBlock`; a leaf stays valid. What is set behind the iterator is not visited. */
-  *entries(fromBlock = 0): Generator<readonly [block: number, leaf: Uint8Array]> {
-    const zeroNode = this.#hashes.node(zeroChunk);
-    for (let index = Math.floor(fromBlock / leavesPerNode); index < nodeCountOf(this.#geometry); index += 1) {
-      // A node that is that of zeros vouches for its leaves: nothing to read.
-      if (!this.#overlay.has(index) && Buffer.compare(this.#committed.node(index), zeroNode) === 0) continue;
-      const chunk = Buffer.from(this.#chunk(index));
-      const first = index * leavesPerNode;
-      for (let within = 0; within < leavesInNode(this.#geometry, index); within += 1) {
-        if (first + within < fromBlock) continue;
-        const leaf = chunk.subarray(within * leafBytes, (within + 1) * leafBytes);
-        if (!isZeros(leaf)) yield [first + within, leaf];
-      }
-    }
-  }
-
   /** Waits for a commit under way. Uncommitted leaves are forgotten. Idempotent. */
   async close(): Promise<void> {
     if (this.#closed) return;

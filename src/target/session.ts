@@ -259,8 +259,6 @@ export class TargetSession {
     if (state.disks.some((each) => each?.no === disk.no)) throw protocolError(`disk ${message.name} is open already`);
     state.disks[message.disk] = disk;
     const since = message.knownPoint === null ? null : state.store.maxSeqAt(disk.no, message.knownPoint);
-    // Also where the target holds nothing of the disk: the agent, who sees that, has nothing to compare.
-    const compare = since === null && message.compares === true;
     this.#answer(
       encodeOpened({
         disk: message.disk,
@@ -269,14 +267,14 @@ export class TargetSession {
         nextCounter: state.store.nextCounter(state.epoch),
         committed: disk.committed,
         layers: disk.pendingLayers(),
-        leaves: since !== null ? 'since' : compare ? 'compare' : 'full',
+        // Also where nothing is held of the disk: the agent sees that, and has nothing to compare unless its leaf file says otherwise.
+        leaves: since === null ? 'compare' : 'since',
         leafKey: Buffer.from(disk.keys.leafKey).toString('hex'),
         diskKey: Buffer.from(disk.keys.diskKey).toString('hex'),
         keyVersion: disk.keys.version,
       }),
     );
-    if (compare) await this.connection.send(encodeLeaves(message.disk, { last: true, pairs: [] }));
-    else await this.#sendLeaves(message.disk, since === null ? disk.allLeaves() : disk.leavesSince(since));
+    await this.#sendLeaves(message.disk, since === null ? [] : disk.leavesSince(since));
     // Before any CHECKSUMS: a comparison speaks of what the leaves say, and these blocks are not what theirs say.
     this.#sendRepairs(message.disk, disk.blocksToRepair());
     const firstDisk = state.disks.filter((each) => each !== undefined).length === 1;
@@ -291,7 +289,7 @@ export class TargetSession {
     }
   }
 
-  async #sendLeaves(index: number, leaves: AsyncIterable<LeafPair>): Promise<void> {
+  async #sendLeaves(index: number, leaves: AsyncIterable<LeafPair> | readonly LeafPair[]): Promise<void> {
     let pairs: LeafPair[] = [];
     for await (const pair of leaves) {
       pairs.push(pair);

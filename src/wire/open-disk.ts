@@ -10,8 +10,6 @@ const schema = z.object({
   blockSize: safeInteger,
   compression: z.enum(['lz4', 'zstd', 'off']),
   knownPoint: safeInteger.min(1).nullable(),
-  /** Understands `leaves: "compare"`. */
-  compares: z.boolean().optional(),
 });
 
 export type OpenDisk = z.infer<typeof schema>;

@@ -13,7 +13,7 @@ const schema = z.object({
     .object({ point: safeInteger.min(1), cutTimeMs: z.number(), size: safeInteger, root: hex(32) })
     .nullable(),
   layers: z.array(z.object({ seq: seqField, batches: safeInteger })).max(limits.wire.layersListedMax),
-  leaves: z.enum(['since', 'full', 'compare']),
+  leaves: z.enum(['since', 'compare']),
   leafKey: hex(32),
   diskKey: hex(32).optional(),
   keyVersion: z.number().int().min(1).max(65535).optional(),

@@ -111,10 +111,6 @@ test('a target that does not know our point is compared, and nothing else is rea
   expect([capture.currentBlocks, disk.comparisonDue, disk.resync?.reason]).toEqual([0, true, 'base-mismatch']);
 });
 
-test('all leaves, unasked, are against the protocol', () => {
-  expect(() => disk.opened(openedAt(5, 'full'))).toThrow('all leaves');
-});
-
 test('a request marks all between cycles, and is reported from the moment it came', () => {
   disk.opened(openedAt(5, 'since'));
   disk.requestResync();

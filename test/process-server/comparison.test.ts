@@ -147,10 +147,10 @@ describe('a comparison', () => {
   });
 
   it('is told to the agent by OPENED as the target said', async () => {
-    const here = world({ ...honest, opened: (message) => ({ ...message, leaves: 'compare' }) });
+    const here = world({ ...honest, opened: (message) => ({ ...message, leaves: 'since' }) });
     const agent = here.agent('m1');
     await open(agent, 'm1');
-    expect(agent.opened.get(0)?.leaves).toBe('compare');
+    expect(agent.opened.get(0)?.leaves).toBe('since');
     here.server.close();
   });
 

@@ -220,7 +220,7 @@ export class FakeTarget {
       nextCounter: 1,
       committed: null,
       layers: [],
-      leaves: 'full',
+      leaves: 'compare',
       leafKey: leafKey.toString('hex'),
       diskKey: key.toString('hex'),
       keyVersion: 1,

@@ -71,7 +71,7 @@ class Life {
 
   async #session(): Promise<{ peer: Peer; disk: OpenedDisk }> {
     if (!this.#peer || !this.#disk) {
-      const { peer, disk } = await this.#site.session('m1', null, { compares: true, size: this.#size });
+      const { peer, disk } = await this.#site.session('m1', null, { size: this.#size });
       expect(disk.opened.leaves).toBe('compare');
       expect(disk.opened.layers.map(({ seq }) => seq)).toEqual(this.#pending);
       this.#peer = peer;

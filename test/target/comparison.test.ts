@@ -31,7 +31,6 @@ async function restarted(site: TargetSite): Promise<TargetSite> {
   return next;
 }
 
-const compares = { compares: true };
 const rootNow = (site: TargetSite): string =>
   Buffer.from(site.store().disks[0]?.leaves.workingRoot() ?? []).toString('hex');
 
@@ -53,15 +52,6 @@ async function commit(site: TargetSite, peer: Peer, layers: number[], size = dis
   return decodeCommitted((await peer.next(frameType.committed)).body).point;
 }
 
-/** Leaves of the whole disk, asked in ranges of `step`. */
-async function allLeaves(peer: Peer, disk: OpenedDisk, step = 1000): Promise<Buffer> {
-  const parts: Uint8Array[] = [];
-  const count = disk.size / blockSize;
-  for (let first = 0; first < count; first += step)
-    parts.push(await peer.checksums(disk, { level: 'leaves', first, count: Math.min(step, count - first) }));
-  return Buffer.concat(parts);
-}
-
 /** The leaves as they should be, and the nodes over them, made from nothing. */
 function model(size: number, leaves: ReadonlyMap<number, Uint8Array>): { leaves: Buffer; nodes: Buffer } {
   const geometry = geometryOf(size, blockSize);
@@ -72,39 +62,53 @@ function model(size: number, leaves: ReadonlyMap<number, Uint8Array>): { leaves:
   return { leaves: bytes, nodes: Buffer.concat(Array.from({ length: count }, (_, node) => nodes.node(node).slice())) };
 }
 
-test('a client that compares gets no leaves: of a new disk, of an unknown point, and of one that is ahead', async () => {
+test('no leaves are sent, all is to be compared: of a new disk, of an unknown point, and of one that is ahead', async () => {
   const site = await begin();
   for (const knownPoint of [null, 1, 7]) {
-    const { peer, disk } = await site.session('m1', knownPoint, compares);
+    const { peer, disk } = await site.session('m1', knownPoint);
     expect(disk.opened).toMatchObject({ leaves: 'compare', committed: null, layers: [] });
     const { body } = await peer.next(frameType.leaves);
     expect(decodeLeaves(body, diskSize / blockSize)).toEqual({ last: true, pairs: [] });
   }
-  const { peer, disk } = await site.session('m1', null, compares);
+  const { peer, disk } = await site.session();
   const { seq } = await write(peer, disk, 3);
-  expect((await site.session('m1', null, compares)).disk.opened).toMatchObject({
+  expect((await site.session()).disk.opened).toMatchObject({
     leaves: 'compare',
     committed: null,
     layers: [{ seq, batches: 1 }],
   });
 });
 
-test('a client with a point the target knows is told what changed since, as before', async () => {
+test('a client with a point the target knows is told what changed since, in a point or on top of the newest', async () => {
   const site = await begin();
-  const { peer, disk } = await site.session('m1', null, compares);
-  const { seq } = await write(peer, disk, 3);
-  await commit(site, peer, [seq]);
-  expect((await site.session('m1', 1, compares)).disk.opened.leaves).toBe('since');
-  expect((await site.session('m1', 2, compares)).disk.opened.leaves).toBe('compare');
+  const { peer, disk } = await site.session();
+  const first = await write(peer, disk, 3);
+  expect(await commit(site, peer, [first.seq])).toBe(1);
+  const second = await write(peer, disk, 60);
+  expect(await commit(site, peer, [second.seq])).toBe(2);
+  const third = await write(peer, disk, 5, 9);
+  const told = async (knownPoint: number): Promise<[string, string[]]> => {
+    const { peer: again, disk: known } = await site.session('m1', knownPoint);
+    const { last, pairs } = decodeLeaves((await again.next(frameType.leaves)).body, diskSize / blockSize);
+    expect(last).toBe(true);
+    return [known.opened.leaves, pairs.map(([block, leaf]) => `${block} ${Buffer.from(leaf).toString('hex')}`)];
+  };
+  const [inPoint, onTop] = [
+    `60 ${Buffer.from(second.leaf).toString('hex')}`,
+    `5 ${Buffer.from(third.leaf).toString('hex')}`,
+  ];
+  expect(await told(1)).toEqual(['since', [inPoint, onTop]]);
+  expect(await told(2)).toEqual(['since', [onTop]]);
+  expect(await told(3)).toEqual(['compare', []]);
 });
 
 test('answers speak of the newest point and what is durable on top of it, in the order of the questions', async () => {
   const site = await begin();
-  const { peer, disk } = await site.session('m1', null, compares);
+  const { peer, disk } = await site.session();
   const first = await write(peer, disk, 3);
   await commit(site, peer, [first.seq]);
   const second = await write(peer, disk, 60, 9);
-  const { peer: again, disk: opened } = await site.session('m1', null, compares);
+  const { peer: again, disk: opened } = await site.session();
   const wanted = model(
     diskSize,
     new Map([
@@ -116,30 +120,30 @@ test('answers speak of the newest point and what is durable on top of it, in the
   again.send(encodeAsk(0, { level: 'nodes', first: 0, count: 1 }));
   const answers = [(await again.next(frameType.checksums)).body, (await again.next(frameType.checksums)).body];
   expect(answers.map((body) => Buffer.from(body.subarray(16)))).toEqual([Buffer.from(second.leaf), wanted.nodes]);
-  expect(await allLeaves(again, opened, 7)).toEqual(wanted.leaves);
+  expect(await again.allLeaves(opened, 7)).toEqual(wanted.leaves);
 });
 
 test('a disk without any point is compared right after a restart, whatever its size', async () => {
   let site = await begin();
   const size = 2500 * blockSize;
-  const { peer, disk } = await site.session('m1', null, { ...compares, size });
+  const { peer, disk } = await site.session('m1', null, { size });
   const leaves = new Map<number, Uint8Array>();
   for (const block of [0, 1, 1023, 1024, 2499]) leaves.set(block, (await write(peer, disk, block)).leaf);
   site = await restarted(site);
-  const { peer: again, disk: opened } = await site.session('m1', null, { ...compares, size });
+  const { peer: again, disk: opened } = await site.session('m1', null, { size });
   expect(opened.opened.layers).toHaveLength(5);
   const wanted = model(size, leaves);
   expect(Buffer.from(await again.checksums(opened, { level: 'nodes', first: 0, count: 3 }))).toEqual(wanted.nodes);
-  expect(await allLeaves(again, opened)).toEqual(wanted.leaves);
+  expect(await again.allLeaves(opened)).toEqual(wanted.leaves);
 });
 
 test('a disk that is smaller than one block opens again after a restart', async () => {
   let site = await begin();
   const size = 1024;
-  const { peer, disk } = await site.session('m1', null, { ...compares, size });
+  const { peer, disk } = await site.session('m1', null, { size });
   const { leaf } = await write(peer, disk, 0);
   site = await restarted(site);
-  const { peer: again, disk: opened } = await site.session('m1', null, { ...compares, size });
+  const { peer: again, disk: opened } = await site.session('m1', null, { size });
   expect(Buffer.from(await again.checksums(opened, { level: 'leaves', first: 0, count: 1 }))).toEqual(
     Buffer.from(leaf),
   );
@@ -147,17 +151,17 @@ test('a disk that is smaller than one block opens again after a restart', async 
 
 test('a disk that grew is compared at its new size, and the next point has it', async () => {
   let site = await begin();
-  const { peer, disk } = await site.session('m1', null, compares);
+  const { peer, disk } = await site.session();
   const first = await write(peer, disk, 3);
   await commit(site, peer, [first.seq]);
   const size = 1500 * blockSize;
-  const { peer: grown, disk: larger } = await site.session('m1', null, { ...compares, size });
+  const { peer: grown, disk: larger } = await site.session('m1', null, { size });
   expect(larger.opened).toMatchObject({ leaves: 'compare', committed: { point: 1, size: diskSize } });
-  expect(await allLeaves(grown, larger)).toEqual(model(size, new Map([[3, first.leaf]])).leaves);
+  expect(await grown.allLeaves(larger)).toEqual(model(size, new Map([[3, first.leaf]])).leaves);
   const second = await write(grown, larger, 1499);
   // Before a point has the new size too.
   site = await restarted(site);
-  const { peer: last, disk: opened } = await site.session('m1', null, { ...compares, size });
+  const { peer: last, disk: opened } = await site.session('m1', null, { size });
   const wanted = model(
     size,
     new Map([
@@ -165,7 +169,7 @@ test('a disk that grew is compared at its new size, and the next point has it', 
       [1499, second.leaf],
     ]),
   );
-  expect(await allLeaves(last, opened)).toEqual(wanted.leaves);
+  expect(await last.allLeaves(opened)).toEqual(wanted.leaves);
   expect(Buffer.from(await last.checksums(opened, { level: 'nodes', first: 0, count: 2 }))).toEqual(wanted.nodes);
   expect(await commit(site, last, [second.seq], size)).toBe(2);
   expect(site.store().points.points.map((point) => point.disks[0]?.size)).toEqual([diskSize, size]);
@@ -173,14 +177,14 @@ test('a disk that grew is compared at its new size, and the next point has it', 
 
 test('a disk that shrank is refused, below its newest point or below what is durable on top; the points are kept', async () => {
   let site = await begin();
-  const { peer, disk } = await site.session('m1', null, compares);
+  const { peer, disk } = await site.session();
   const { seq } = await write(peer, disk, 3);
   await commit(site, peer, [seq]);
   const size = 100 * blockSize;
-  const { peer: grown, disk: larger } = await site.session('m1', 1, { ...compares, size });
+  const { peer: grown, disk: larger } = await site.session('m1', 1, { size });
   await write(grown, larger, 99);
   const refused = (tried: number): Promise<string> =>
-    site.session('m1', 1, { ...compares, size: tried }).then(
+    site.session('m1', 1, { size: tried }).then(
       () => 'opened',
       (error: unknown) => String(error),
     );
@@ -189,7 +193,7 @@ test('a disk that shrank is refused, below its newest point or below what is dur
   site = await restarted(site);
   for (const tried of sizes) expect(await refused(tried)).toContain('shrunk');
   expect(site.store().points.points).toHaveLength(1);
-  expect((await site.session('m1', 1, { ...compares, size })).disk.opened).toMatchObject({
+  expect((await site.session('m1', 1, { size })).disk.opened).toMatchObject({
     leaves: 'since',
     committed: { point: 1, size: diskSize },
   });
@@ -197,14 +201,14 @@ test('a disk that shrank is refused, below its newest point or below what is dur
 
 test('blocks to repair are named before the first answer; their leaves are what they ought to be', async () => {
   const site = await begin();
-  const { peer, disk } = await site.session('m1', null, compares);
+  const { peer, disk } = await site.session();
   const { seq, leaf } = await write(peer, disk, 3);
   await commit(site, peer, [seq]);
   const store = site.store();
   const [kept] = store.disks;
   invariant(kept, 'the disk is open');
   await store.markDamaged(1, kept, [3]);
-  const { peer: again, disk: opened } = await site.session('m1', null, compares);
+  const { peer: again, disk: opened } = await site.session();
   expect(Buffer.from(await again.checksums(opened, { level: 'leaves', first: 3, count: 1 }))).toEqual(
     Buffer.from(leaf),
   );
@@ -225,18 +229,18 @@ test.each([
   ['a disk that is not open', 1, { level: 'leaves', first: 0, count: 1 }, 'disk 1 is not open'],
 ] as const)('an ASK of %s ends the session', async (_, index, range, told) => {
   const site = await begin();
-  const { peer } = await site.session('m1', null, compares);
+  const { peer } = await site.session();
   peer.send(encodeAsk(index, range));
   const error = decodeErrorMessage((await peer.next(frameType.error)).body);
   expect(error.code).toBe('protocol-error');
   expect(error.message).toContain(told);
-  expect((await site.session('m1', null, compares)).disk.opened.leaves).toBe('compare');
+  expect((await site.session()).disk.opened.leaves).toBe('compare');
 });
 
 test('a flood of ASK whose answers are not read is neither answered nor kept without bound', async () => {
   const site = await begin();
   const count = limits.wire.checksumsPerFrameMax;
-  const { peer } = await site.session('m1', null, { ...compares, size: count * blockSize });
+  const { peer } = await site.session('m1', null, { size: count * blockSize });
   const before = peer.far.bytesOut;
   peer.far.hold();
   const asked = 5000;

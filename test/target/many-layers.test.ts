@@ -77,7 +77,7 @@ test('incident 8: POINT and OPENED that list all they may fit into a control fra
     nextCounter: 2 ** 32 - 1,
     committed: { point: most, cutTimeMs: most, size: most, root: 'ff'.repeat(32) },
     layers: listed(limits.wire.layersListedMax).map((seq) => ({ seq, batches: 1_000_000 })),
-    leaves: 'full',
+    leaves: 'compare',
     leafKey: 'ff'.repeat(32),
     diskKey: 'ff'.repeat(32),
     keyVersion: 65_535,

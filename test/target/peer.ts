@@ -205,6 +205,15 @@ export class Peer {
     return hashes;
   }
 
+  /** The leaves of the whole disk, asked for in ranges of `step`. */
+  async allLeaves(disk: OpenedDisk, step = 1000): Promise<Buffer> {
+    const parts: Uint8Array[] = [];
+    const blocks = disk.size / blockSize;
+    for (let first = 0; first < blocks; first += step)
+      parts.push(await this.checksums(disk, { level: 'leaves', first, count: Math.min(step, blocks - first) }));
+    return Buffer.concat(parts);
+  }
+
   gap(gap: Gap): void {
     this.send(encodeGap(gap));
   }

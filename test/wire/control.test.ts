@@ -95,6 +95,11 @@ describe('control bodies', () => {
     expect(refused(() => decodeHello(Buffer.from(JSON.stringify(hello))))).toBe(true);
   });
 
+  it('leaves that are neither "since" nor "compare" are refused', () => {
+    const opened = { ...messages.OPENED[2], leaves: 'full' };
+    expect(refused(() => decodeOpened(Buffer.from(JSON.stringify(opened))))).toBe(true);
+  });
+
   it('a body above the bound is refused before it is parsed', () => {
     expect(refused(() => decodeHello(Buffer.alloc(256 * 1024 + 1, 0x20)))).toBe(true);
   });
