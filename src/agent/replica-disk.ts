@@ -105,7 +105,8 @@ export class ReplicaDisk {
     const hadLeaves = state === null || state.leaves !== null || state.next !== null;
     const leavesLost = !memory.found && hadLeaves ? 'leaves-lost' : null;
     const logLost = capture.logLoss === null ? null : reasonOf[capture.logLoss];
-    memory.note({ resync: logLost ?? memory.state.resync ?? leavesLost });
+    const { resync } = memory.state;
+    memory.note({ resync: logLost ?? (partial.has(resync) ? leavesLost : null) ?? resync });
     return new ReplicaDisk(capture, memory, unmarked);
   }
 

@@ -211,6 +211,16 @@ test('a leaf file that is neither the one before nor the one after is worth noth
   expect(disk.leaves.get(1)).toEqual(new Uint8Array(32));
 });
 
+test('a leaf file that is lost while too much waits for the window is the greater loss: the disk is surveyed', async () => {
+  disk.opened(openedAt(5, 'since'));
+  disk.exceedLimit();
+  await disk.settle();
+  await writeFile(path.join(directory, 'vda.leaves'), Buffer.alloc(blocks * 32, 3));
+  await restarted();
+  disk.opened(openedAt(5, 'compare'));
+  expect([disk.resyncReason, disk.surveyDue, disk.comparisonDue]).toEqual(['leaves-lost', true, true]);
+});
+
 test('lag counts what is being sent and what waits for its commit', async () => {
   await capture.write(Buffer.alloc(4096, 1), 0, false);
   capture.swap();
