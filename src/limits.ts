@@ -196,6 +196,8 @@ export const limits = {
     hashThreadIdleMs: 10_000,
     /** A resync that waits for its window looks at least so often whether that was changed. */
     resyncWindowPollMs: 30_000,
+    /** Between two looks whether a disk has its change log; below `capture.logRetryBaseMs` / 2, so that no failure passes unseen. */
+    logWatchMs: 250,
     /** Gaps kept until they are told; more are merged. */
     gapsKeptMax: 64,
     /** After a try at an app-consistent point that did not become one. */

@@ -61,6 +61,8 @@ export interface DiskReport {
   readonly newestPoint: number | null;
   /** Null: none is due. From the moment it is due until its point is committed. */
   readonly resync: ResyncReport | null;
+  /** Why there is no change log now, or null: a crash costs a comparison by checksum. */
+  readonly logFailure: string | null;
 }
 
 export interface AgentReport {
@@ -176,6 +178,7 @@ export class Agent {
         lagBytes: disk.capture.tracking === 'scan' ? null : disk.capture.uncommittedBytes,
         newestPoint: disk.committedPoint,
         resync: disk.resync,
+        logFailure: disk.capture.logFailure,
       })),
       inFlightBytes: this.#flight.payloadBytes,
       counters: this.#counters,

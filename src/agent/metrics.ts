@@ -47,6 +47,12 @@ const lagBytes = {
   type: 'gauge',
   labels: ['machine', 'disk'],
 } as const;
+const logFailed = {
+  name: 'tidemark_agent_change_log_failed',
+  help: '1 while the change log of a disk can not be written: a crash then costs a comparison by checksum.',
+  type: 'gauge',
+  labels: ['machine', 'disk'],
+} as const;
 const newestCut = {
   name: 'tidemark_agent_newest_point_cut_timestamp_seconds',
   help: 'Cut time of the newest point this agent had committed since it started.',
@@ -138,6 +144,10 @@ export function registerAgentSeries(registry: MetricRegistry, agent: Agent): voi
   registry.sampled(lagBytes, () => {
     const { machine, disks } = agent.report();
     return disks.map(({ disk, lagBytes: value }) => ({ labels: { machine, disk }, value: value ?? undefined }));
+  });
+  registry.sampled(logFailed, () => {
+    const { machine, disks } = agent.report();
+    return disks.map(({ disk, logFailure }) => ({ labels: { machine, disk }, value: logFailure === null ? 0 : 1 }));
   });
   registerResyncSeries(registry, agent);
   registry.sampled(newestCut, () => {

@@ -1,5 +1,6 @@
 /** What an agent says about itself: to control (`control/schemas.ts`), and to whoever asks whether it is ready. */
 import type { AgentReport } from '../agent/agent.ts';
+import { logRemedy } from '../agent/log-watch.ts';
 import type { Report } from '../control/schemas.ts';
 import type { Readiness } from '../observe/server.ts';
 
@@ -39,6 +40,11 @@ function problemsOf({ report, owed }: AgentFacts): ReportedProblem[] {
     ...(owed === null
       ? []
       : [problem('frozen', `the machine may still be frozen: ${owed}`, 'thaw it: virsh domfsthaw', true)]),
+    ...report.disks.flatMap(({ disk, logFailure }) =>
+      logFailure === null
+        ? []
+        : [{ ...problem('log-failed', `the change log failed: ${logFailure}`, logRemedy, true), disk }],
+    ),
   ];
 }
 

@@ -7,6 +7,7 @@ import { inlineHasher } from '../agent/hash-blocks.ts';
 import { HashPool } from '../agent/hash-pool.ts';
 import { Governor } from '../agent/governor.ts';
 import { memoryPlan } from '../agent/memory-plan.ts';
+import { watchLogs } from '../agent/log-watch.ts';
 import { registerAgentSeries } from '../agent/metrics.ts';
 import type { ReplicaDisk } from '../agent/replica-disk.ts';
 import { makeCutAll } from '../capture/cut.ts';
@@ -144,6 +145,10 @@ export function startAgent(parts: Parts, config: AgentConfig): Promise<Running> 
     await builder.observe(parts, config, logger, () => readiness(agent.report()));
     reportTo(link, { agent, app, disks, policy }, parts);
     pointOnSignal(builder, agent, config);
+    const watch = watchLogs(disks, clock, logger);
+    builder.closers.add(() => {
+      watch.cancel();
+    });
     run(builder, agent);
   }, config.data);
 }

@@ -42,7 +42,7 @@ describe('what control asks an agent to compare', () => {
   const running = { reason: 'requested', phase: 'hashing', doneBytes: 0, totalBytes: 1, opensAtMs: null } as const;
   const reported = (...disks: { resync?: typeof running | null; newestPoint?: number | null }[]) => ({
     disks: disks.map(({ resync = null, newestPoint = 1 }, index) => ({
-      ...{ disk: `d${index}`, size: 1, lagBytes: 0, newestPoint, resync },
+      ...{ disk: `d${index}`, size: 1, lagBytes: 0, newestPoint, resync, logFailure: null },
     })),
   });
   const both = [
