@@ -53,7 +53,7 @@ type State =
 
 export interface SessionEvents {
   durable(disk: number, message: Durable): void;
-  /** The target is not where this agent was told it is; every block is compared. */
+  /** The target is not where this agent was told it is; the disk is compared with it. */
   surprise(disk: string, reason: string): void;
 }
 

@@ -66,7 +66,7 @@ test('a target where this agent left it changes nothing', () => {
   expect([capture.currentBlocks, disk.kind]).toEqual([0, 'delta']);
 });
 
-test('a host rolled back under its agent compares every block', () => {
+test('a host rolled back under its agent reads every block again', () => {
   expect(disk.opened(openedAt(7, 'since'))).toContain('rolled back');
   expect([capture.currentBlocks, disk.kind]).toEqual([blocks, 'resync']);
 });
