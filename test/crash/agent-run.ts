@@ -195,20 +195,20 @@ export class AgentRun {
 
   // ---- what writers do ------------------------------------------------------------------------------------------------------
 
-  /** Over a page's edge. */
+  /** Over a page's edge, in the small region. */
   async writeA(): Promise<void> {
     const fill = (this.#fill += 1);
-    await this.capture.write(Buffer.alloc(700, fill), 3 * pageBytes - 300 + (fill % 3) * 100_000, false);
+    await this.capture.write(Buffer.alloc(700, fill), regionBytes + 3 * pageBytes - 300 + (fill % 3) * 100_000, false);
   }
 
-  /** Over a block's edge. */
+  /** All of a block, and some of its neighbours. */
   async writeB(): Promise<void> {
     const fill = (this.#fill += 1);
-    await this.capture.write(Buffer.alloc(9000, fill), regionBytes + 2 * blockSize - 4500, fill % 2 === 0);
+    await this.capture.write(Buffer.alloc(blockSize + 9000, fill), 20 * blockSize - 4500, fill % 2 === 0);
   }
 
   async zero(): Promise<void> {
-    await this.capture.zero(3 * pageBytes, 2 * blockSize, false, true);
+    await this.capture.zero(19 * blockSize + 3 * pageBytes, 2 * blockSize, false, true);
   }
 
   // ---- what must hold ---------------------------------------------------------------------------------------------------------
