@@ -24,7 +24,7 @@ export const limits = {
   wire: {
     frameBytesMax: 4 * MiB,
     fragmentsMax: 64,
-    controlBytesMax: 256 * KiB,
+    controlBytesMax: 1 * MiB,
     batchPayloadBytesMax: 1 * MiB,
     batchRecordsMax: 4096,
     leavesPerFrameMax: 16_384,
@@ -34,7 +34,7 @@ export const limits = {
     /** CHECKSUMS of one session sent by the agent and not answered by DIFFERENT. */
     comparisonsMax: 4,
     /** Layers of one disk that hold something and that no point lists; more are not begun. */
-    layersPendingMax: 1024,
+    layersPendingMax: 4096,
     /** Layers of one disk a message or a point may list; above the other one, so that what was stored under an older bound still counts. */
     layersListedMax: 4096,
     firstFrameMs: 5_000,

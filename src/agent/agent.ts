@@ -109,6 +109,7 @@ export class Agent {
       clock: options.clock,
       pause: async (ms) => {
         this.#state = 'idle';
+        this.#gaps.waitedForWindow();
         if (this.#session) await this.#pause(this.#session, ms);
         this.#state = 'cycling';
       },
@@ -194,6 +195,7 @@ export class Agent {
   async #runSession(): Promise<Problem> {
     const { clock, connect, disks, machine, version, compression, logger } = this.#options;
     try {
+      for (const disk of disks) await disk.mend();
       const connection = await connect(this.#stop.signal);
       if (this.#state !== 'critical') this.#state = 'opening';
       const session = await Session.open({

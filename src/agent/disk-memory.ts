@@ -14,6 +14,7 @@ import * as path from 'node:path';
 import { geometryOf, type Geometry } from '../disk/geometry.ts';
 import { MerkleNodes } from '../disk/merkle.ts';
 import { merkleHashes } from '../kernels/hash.ts';
+import { isProblem } from '../kit/problem.ts';
 import type { Files } from '../posix/files.ts';
 import { LeafFile } from '../store/leaf-file.ts';
 import { newDiskState, writeDiskState, type DiskState, type LeavesRecord } from './disk-state.ts';
@@ -60,12 +61,14 @@ async function findLeaves(
 }
 
 export class DiskMemory {
-  readonly leaves: LeafFile;
+  #leaves: LeafFile;
+  /** A sync of the leaf file failed, and nothing can be written to it any more. */
+  #givenUp = false;
   readonly #options: DiskMemoryOptions;
   #state: DiskState;
 
   private constructor(options: DiskMemoryOptions, leaves: LeafFile, record: LeavesRecord | null) {
-    this.leaves = leaves;
+    this.#leaves = leaves;
     this.#options = options;
     this.#state = { ...(options.state ?? newDiskState(options.geometry.blockSize)), leaves: record, next: null };
   }
@@ -84,6 +87,10 @@ export class DiskMemory {
       await leaves.close();
       throw error;
     }
+  }
+
+  get leaves(): LeafFile {
+    return this.#leaves;
   }
 
   get state(): DiskState {
@@ -134,8 +141,26 @@ export class DiskMemory {
     const root = Buffer.from(this.leaves.workingRoot()).toString('hex');
     this.#state = { ...this.#state, next: { root, size, asOf } };
     await this.write();
-    await this.leaves.commit();
+    try {
+      await this.leaves.commit();
+    } catch (error) {
+      this.#givenUp ||= isProblem(error) && error.code === 'sync-failed';
+      throw error;
+    }
     this.#state = { ...this.#state, leaves: this.#state.next, next: null };
+  }
+
+  /** Another leaf file, of zeros, instead of one that is given up (C4); true: the caller marks every block. When it fails it is called again. */
+  async mend(): Promise<boolean> {
+    if (!this.#givenUp) return false;
+    const { files, directory, name } = this.#options;
+    const { geometry } = this.leaves;
+    this.#state = { ...this.#state, leaves: null, next: null };
+    await this.leaves.close();
+    await files.remove(path.join(directory, `${name}.leaves`));
+    this.#leaves = await openLeaves({ ...this.#options, geometry }, geometry.size);
+    this.#givenUp = false;
+    return true;
   }
 
   close(): Promise<void> {

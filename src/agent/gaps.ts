@@ -30,6 +30,8 @@ export class Gaps {
   #awaySinceMs: number | null = 0;
   /** Time without a session since the last accounted cut, milliseconds. */
   #awayMs = 0;
+  /** Since the accounted cut. */
+  #waited = false;
 
   /** Points missed since the start, by reason. */
   get totals(): ReadonlyMap<GapReason, number> {
@@ -71,6 +73,11 @@ export class Gaps {
     this.#sent = [];
   }
 
+  /** A resync waits for its window, and with it the points of all disks of the machine. */
+  waitedForWindow(): void {
+    this.#waited = true;
+  }
+
   /** What is to be sent now; it is kept until it is confirmed. */
   take(): readonly Gap[] {
     const gaps = this.#waiting;
@@ -84,6 +91,8 @@ export class Gaps {
     const [sinceMs, awayMs] = [this.#accountedMs, this.#awayMs];
     this.#accountedMs = atMs;
     this.#awayMs = 0;
+    const waited = this.#waited;
+    this.#waited = false;
     if (sinceMs === null) return;
     const missed = Math.floor((atMs - sinceMs) / intervalMs) - 1;
     if (missed < 1) return;
@@ -94,7 +103,8 @@ export class Gaps {
       this.#note({ atMs: firstMs, points: away, reason: 'disconnected', detail });
     }
     if (missed > away) {
-      const detail = `sending one point took ${Math.round((atMs - sinceMs - awayMs) / 1000)} s`;
+      const what = waited ? 'a resync waited for its window and was sent, in' : 'sending one point took';
+      const detail = `${what} ${Math.round((atMs - sinceMs - awayMs) / 1000)} s`;
       this.#note({ atMs: firstMs, points: missed - away, reason: 'other', detail });
     }
   }

@@ -186,6 +186,11 @@ export class ReplicaDisk {
     this.#doubt('root-mismatch', { worthless: true, all: true });
   }
 
+  /** Before each session: a leaf file that could not be synced is replaced, and the disk compared. It was a cache. */
+  async mend(): Promise<void> {
+    if (await this.#memory.mend()) this.#doubt('leaves-lost', { worthless: true, all: true });
+  }
+
   // ---- opening --------------------------------------------------------------------------------------------------------------
 
   /** Takes over what OPENED says (see the table); LEAVES follow. Returns what is wrong with it, or null. */

@@ -138,6 +138,18 @@ test('however many come while nobody listens, they are few, and their points all
   fc.assert(fc.property(fc.array(step, { maxLength: 400, size: 'max' }), run), { seed: 20_261_121, numRuns: 100 });
 });
 
+test('a wait for the resync window is named as such, once', () => {
+  const gaps = new Gaps();
+  gaps.sessionOpened(t0, null);
+  gaps.committed(t0, interval);
+  gaps.waitedForWindow();
+  gaps.committed(t0 + 3 * interval, interval);
+  gaps.committed(t0 + 6 * interval, interval);
+  const [waited, slow] = gaps.take().map(({ detail }) => detail);
+  expect(waited).toBe('a resync waited for its window and was sent, in 15 s');
+  expect(slow).toBe('sending one point took 15 s');
+});
+
 test('an app-consistent point is due at the start, after its hours, when asked for, and a minute after it failed', () => {
   let nowMs = 0;
   let everyMs: number | null = 3_600_000;

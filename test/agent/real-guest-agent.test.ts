@@ -59,8 +59,7 @@ describe.skipIf(!requireTool('qemu-ga'))('a real guest agent', () => {
       expect(await attempt.cutAll([], 1)).toBe(report);
       expect(attempt.evidence).toBeNull();
       expect(attempt.failure).toMatch(/^guest agent: guest-fsfreeze-freeze: .*guest-fsfreeze-freeze.* disabled/);
-      await until(() => app.owed === null);
-      expect(existsSync(around.marker)).toBe(false);
+      await until(() => app.owed === null && !existsSync(around.marker));
     }
     expect(await ask(around.socket, 'guest-fsfreeze-status')).toEqual({ return: 'thawed' });
   });
@@ -72,7 +71,6 @@ describe.skipIf(!requireTool('qemu-ga'))('a real guest agent', () => {
     await once(rude, 'close');
     writeFileSync(around.marker, '{}');
     const app = await around.open({ socket: around.socket, timeoutMs: 5000 });
-    await until(() => app.owed === null);
-    expect(existsSync(around.marker)).toBe(false);
+    await until(() => app.owed === null && !existsSync(around.marker));
   });
 });
