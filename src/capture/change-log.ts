@@ -164,7 +164,7 @@ export class ChangeLog {
       return false;
     }
     try {
-      if (!image) return false;
+      if (!image) throw new Problem('EIO', 'the disk image could not be synced');
       await this.#rewriteStale();
       await this.#writer.writeChunks(this.#hot.list().sort());
       await this.#writer.sync();

@@ -37,7 +37,11 @@ export async function openDisk(of: AgentDisks, disk: DiskConfig): Promise<Replic
     await capture.close();
     throw error;
   }
-  of.builder.closers.add(() => replica.close());
+  of.builder.closers.add(async () => {
+    await replica.close();
+    const reason = capture.logFailure;
+    if (reason !== null) of.logger.warn({ disk: disk.name, reason }, 'the change log was not closed in order');
+  });
   if (splitter) await serve(of, disk, splitter);
   if (capture.logLoss !== null)
     of.logger.warn(

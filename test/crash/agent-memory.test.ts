@@ -55,8 +55,9 @@ const more: Record<string, Deed> = {
     run.reopen((image) => {
       image.write(Buffer.alloc(300, 77), 500_000);
     }),
-  'the target loses a point': (run) => {
+  'the target loses two points': (run) => {
     run.endSession();
+    run.replica.losePoint();
     run.replica.losePoint();
   },
   'another replica': (run) => {
@@ -122,7 +123,8 @@ test('all sequences of up to three operations, crashed at every sync point of th
     recording.watch(() => run.files);
     // A disk that takes its time lets whoever does not wait for it be overtaken.
     run.files.turnsMax = index % 3;
-    run.files.slow = (filePath) => (sequence.length < 3 && filePath.includes('.hrl') ? 60 : 0);
+    const slow = sequence.length < 3 ? '.hrl' : '.leaves';
+    run.files.slow = (filePath) => (filePath.includes(slow) ? 60 : 0);
     await alphabet[sequence.at(-1) ?? '']?.(run);
     recording.add('the end', run.files);
     expect(recording.points).toHaveLength(recording.seen + 1);

@@ -6,6 +6,8 @@
  */
 import { expect, test } from 'vitest';
 import { isProblem } from '../../src/kit/problem.ts';
+import { systemClock } from '../../src/kit/clock.ts';
+import { systemError } from '../simulated-file.ts';
 import { Dice } from '../simulated-bytes.ts';
 import { soak } from './crash-points.ts';
 import { failAt } from './faults.ts';
@@ -13,10 +15,18 @@ import { expectCovered, imagePath, openCapture, Source } from './log-source.ts';
 
 type Deed = (source: Source) => Promise<void>;
 
-/** Who can not start is started again. */
+/** Who can not start says so, and is started again. */
 async function reopen(source: Source): Promise<void> {
-  await source.capture.close();
-  await source.open().catch(() => source.open());
+  const { capture } = source;
+  await capture.close();
+  const closing = capture.logFailure === null ? null : systemError('EIO', capture.logFailure);
+  const opening = await source.open().then(
+    () => null,
+    (error: unknown) => (error instanceof Error ? error : new Error(String(error))),
+  );
+  if (opening !== null) await source.open();
+  const failure = opening ?? closing;
+  if (failure) throw failure;
 }
 
 /** The life of a disk; what its writers are refused does not end it. */
@@ -41,6 +51,8 @@ interface Tale {
   /** What a writer, or the start of a capture, was told. */
   readonly told: string[];
   readonly disowned: boolean;
+  /** From the fault until somebody heard of it, milliseconds; Infinity: nobody did. */
+  readonly silentMs: number;
 }
 
 async function live(n: number, where: (filePath: string) => boolean): Promise<Tale & { fired: string | null }> {
@@ -50,6 +62,14 @@ async function live(n: number, where: (filePath: string) => boolean): Promise<Ta
   const failed = failAt(source.files, n, where);
   const told: string[] = [];
   let disowned = false;
+  const { fault } = source.files;
+  const now = (): number => systemClock.monotonicMs();
+  let [firedMs, heardMs] = [0, Infinity];
+  source.files.fault = (operation, filePath) => {
+    const found = fault(operation, filePath);
+    if (found) firedMs = now();
+    return found;
+  };
   for (const deed of deeds) {
     try {
       await deed(source);
@@ -58,8 +78,9 @@ async function live(n: number, where: (filePath: string) => boolean): Promise<Ta
       told.push(String(error));
     }
     disowned ||= source.capture.logFailure !== null;
+    if (disowned || told.length > 0) heardMs = Math.min(heardMs, now());
   }
-  return { source, told, disowned, fired: failed.fired };
+  return { source, told, disowned, silentMs: heardMs - firedMs, fired: failed.fired };
 }
 
 async function expectCoveredAfter({ source, told }: Tale, what: string): Promise<void> {
@@ -93,6 +114,7 @@ test('of the log: nothing is missed, and it is told', async () => {
     }
     const what = `operation ${n}, ${tale.fired}`;
     if (tale.disowned) disowned += 1;
+    expect(tale.silentMs, what).toBeLessThan(1000);
     expect(tale.source.files.violations, what).toEqual([]);
     await expectCoveredAfter(tale, what);
   }
@@ -108,6 +130,7 @@ test('of the image: writers hear of it, what is committed is on the disk', async
       break;
     }
     if (tale.told.length > 0) told += 1;
+    expect(tale.silentMs, tale.fired).toBeLessThan(1000);
     const others = tale.source.files.violations.filter((each) => !each.endsWith(imagePath));
     expect(others).toEqual([]);
     await expectCoveredAfter(tale, `operation ${n}, ${tale.fired}`);
