@@ -1,10 +1,11 @@
 /**
- * Resynchronisation of a disk whose agent has lost its memory: leaf file and change log are deleted, so the source is read from end to end and compared
- * with the replica. Measured for a disk that is identical, and for one of which a share of the blocks was changed behind everybody's back; beside
- * rsync doing the same with a plain copy of the same content, in the same run.
+ * Resynchronisation of a disk whose agent has lost its leaf file, so that the source is read from end to end and compared with the replica.
+ * Measured for a disk that is identical, and for one of which a share of the blocks was changed behind everybody's back; beside rsync doing the same with a
+ * plain copy of the same content, in the same run.
  *
- * Ours counts from the start of the agent's process to the committed point, start-up, certificates, encryption and `fdatasync` included; CPU of agent,
- * process server and target together. Every measurement begins with its files in the page cache. The last point is exported and compared with the disk.
+ * Ours counts from the agent's session to the committed point, encryption and `fdatasync` included, and apart from that with the start of its process;
+ * CPU of agent (its start included), process server and target together. Every measurement begins with its files in the page cache. The last point is
+ * exported and compared with the disk.
  */
 import { readFile, rm } from 'node:fs/promises';
 import * as path from 'node:path';
@@ -40,6 +41,8 @@ export interface OurRun extends PeerRun {
   readonly payloadBytesSent: number;
   /** What happened when, by the agent's log: seconds since its process was started. */
   readonly phases: Readonly<Record<string, number>>;
+  /** From the start of the agent's process, which runs for months. */
+  readonly secondsWithStart: number;
 }
 
 export interface ResyncResult extends OurRun {
@@ -120,7 +123,7 @@ async function hopBytes(site: Site): Promise<OurRun['hops']> {
 
 /** Deletes what the agent knows, starts it, and waits for its first point. It is left running. */
 async function measureOurs(site: Site, image: string): Promise<OurRun> {
-  for (const ending of ['leaves', 'hrl']) await rm(path.join(site.dir('agent'), `${disk}.${ending}`));
+  await rm(path.join(site.dir('agent'), `${disk}.leaves`));
   await warm(image);
   const hopsBefore = await hopBytes(site);
   const cpuBefore = await Promise.all([site.cpuSeconds('process-server'), site.cpuSeconds('target')]);
@@ -129,7 +132,7 @@ async function measureOurs(site: Site, image: string): Promise<OurRun> {
   const startedMs = Date.now();
   const agent = await site.startAgent();
   await until('the point after the resync', async () => (await committedOf(site)) > 0, 20);
-  const seconds = (performance.now() - started) / 1000;
+  const secondsWithStart = (performance.now() - started) / 1000;
   const hopsAfter = await hopBytes(site);
   const cpu = {
     agent: rounded(await agent.cpuSeconds({ withStart: true })),
@@ -142,9 +145,11 @@ async function measureOurs(site: Site, image: string): Promise<OurRun> {
   };
   const ofAgent = async (series: string): Promise<number> =>
     (await site.metric('agent', `tidemark_agent_${series}`)) ?? 0;
+  const phases = await phasesOf(site.dir('agent.log'), startedMs);
   const compared = (await site.metric('process-server', 'tidemark_process_server_checksums_compared_total')) ?? 0;
   return {
-    seconds: rounded(seconds),
+    seconds: rounded(between(phases, 'session open', 'point committed')),
+    secondsWithStart: rounded(secondsWithStart),
     bytesOnWire: Math.max(hops.agentToProcessServer, hops.processServerToTarget),
     cpuSeconds: rounded(cpu.agent + cpu.processServer + cpu.target),
     hops,
@@ -152,7 +157,7 @@ async function measureOurs(site: Site, image: string): Promise<OurRun> {
     blocksHashed: await ofAgent('blocks_hashed_total'),
     checksumsCompared: compared - comparedBefore,
     payloadBytesSent: await ofAgent('payload_sent_bytes_total'),
-    phases: await phasesOf(site.dir('agent.log'), startedMs),
+    phases,
   };
 }
 
@@ -163,9 +168,16 @@ async function phasesOf(log: string, sinceMs: number): Promise<Record<string, nu
   const phases: Record<string, number> = {};
   for (const line of (await readFile(log, 'utf8')).split('\n').filter((text) => text.startsWith('{'))) {
     const { time, message } = logLine.parse(JSON.parse(line));
-    if (time >= sinceMs) phases[message] = rounded((time - sinceMs) / 1000);
+    if (time >= sinceMs) phases[message] = rounded((time - sinceMs) / 1000, 3);
   }
   return phases;
+}
+
+/** Seconds from one phase to another. */
+function between(phases: Readonly<Record<string, number>>, from: string, to: string): number {
+  const [began, ended] = [phases[from], phases[to]];
+  if (began === undefined || ended === undefined) throw new Error(`the agent logged no "${from}" or no "${to}"`);
+  return ended - began;
 }
 
 function roundedRun(run: PeerRun): PeerRun {

@@ -28,7 +28,12 @@ export interface LoadOptions {
 }
 
 export type LoadedLog =
-  | { readonly kind: 'loss'; readonly loss: LogLoss }
+  | {
+      readonly kind: 'loss';
+      readonly loss: LogLoss;
+      /** The last run ended in order, with the image synced. */
+      readonly clean: boolean;
+    }
   | {
       readonly kind: 'log';
       readonly file: File;
@@ -43,7 +48,7 @@ const windowBytes = 1024 * 1024;
 /** The file stays open only in the `log` case; the caller closes it. @throws Problem `wrong-version`, `shrunk`, `bad-geometry`. */
 export async function loadLog(options: LoadOptions): Promise<LoadedLog> {
   const file = await openIfThere(options);
-  if (!file) return { kind: 'loss', loss: options.hadLog ? 'lost' : 'new' };
+  if (!file) return { kind: 'loss', loss: options.hadLog ? 'lost' : 'new', clean: false };
   let keep = false;
   try {
     const loaded = await readLog(file, options);
@@ -70,14 +75,14 @@ async function readLog(file: File, options: LoadOptions): Promise<LoadedLog> {
     headerAt.map((at) => head.subarray(at, at + slotBytes)),
     options.path,
   );
-  if (!header) return { kind: 'loss', loss: 'damaged' };
+  if (!header) return { kind: 'loss', loss: 'damaged', clean: false };
   const loss = judgeHeader(header, options);
-  if (loss) return { kind: 'loss', loss };
+  if (loss) return { kind: 'loss', loss, clean: loss !== 'foreign' && header.state === 'clean' };
   const slots = activityAt.map((at) => head.subarray(at, at + activityBytes));
   const activity = newestActivity(slots, header.logId, options.layout);
-  if (!activity) return { kind: 'loss', loss: 'damaged' };
+  if (!activity) return { kind: 'loss', loss: 'damaged', clean: false };
   const rewrite = await readChunks(file, header, activity, options);
-  return rewrite ? { kind: 'log', file, header, activity, rewrite } : { kind: 'loss', loss: 'damaged' };
+  return rewrite ? { kind: 'log', file, header, activity, rewrite } : { kind: 'loss', loss: 'damaged', clean: false };
 }
 
 /** What the header alone tells. */

@@ -164,8 +164,8 @@ async function openWriter(
       imageFile.dropCacheSync(region * layout.regionBytes, layout.regionBytes);
     return { writer: await continueLog(loaded, layout, sets, image), loss: null };
   }
-  const { loss } = loaded;
-  if (loss !== 'new') imageFile.dropCacheSync(0, image.size);
+  const { loss, clean } = loaded;
+  if (loss !== 'new' && !clean) imageFile.dropCacheSync(0, image.size);
   if (loss === 'damaged' || loss === 'foreign') await files.rename(logPath, `${logPath}.${loss}`);
   sets.markAll();
   return { writer: await createLog(logOptions(options, logPath, layout, sets, image, 'open')), loss };
