@@ -2,15 +2,16 @@
  * A resync on request, through the whole product: asked for on the command line, kept by control, taken up by the agent, in its window or at
  * once, shown in the status until its point is committed, and never at the cost of the points there are.
  */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { commandOk } from '../../scripts/demo/process.ts';
+import { commandOk, RoleProcess } from '../../scripts/demo/process.ts';
 import { Site } from '../../scripts/demo/site.ts';
 import type { DiskStatus, ResyncReport, StatusReport } from '../../src/cli/roles.ts';
 import { exitCodes } from '../../src/fatal.ts';
 import { systemClock } from '../../src/kit/clock.ts';
+import { connectNbd, type NbdClient } from '../../src/nbd/client.ts';
 import { command } from './command.ts';
 import { MiB, writeImage } from './content.ts';
 import { listPoints } from './scene.ts';
@@ -21,6 +22,7 @@ const blocks = size / 65_536;
 
 let directory = '';
 let site: Site;
+let server: RoleProcess | null = null;
 
 beforeEach(async () => {
   directory = await mkdtemp(path.join(tmpdir(), 'tidemark-resync-'));
@@ -34,6 +36,8 @@ beforeEach(async () => {
   await site.startProcessServer();
 });
 afterEach(async () => {
+  await server?.stop();
+  server = null;
   await site.stop();
   await rm(directory, { recursive: true, force: true });
 });
@@ -54,6 +58,24 @@ async function until<T>(what: string, ask: () => Promise<T | undefined | false>)
     if (systemClock.monotonicMs() > deadlineMs) throw new Error(`${what} did not happen in time`);
     await systemClock.sleep(100);
   }
+}
+
+let exports = 0;
+async function exported(point: number): Promise<Buffer> {
+  exports += 1;
+  const to = path.join(directory, `export-${exports}.raw`);
+  const words = ['export', machine, 'vda', '--data', site.targetData, '--point', String(point), '--to', to];
+  await commandOk(command, words);
+  return readFile(to);
+}
+
+/** A client of `tidemark nbd`, which ends with the test. */
+async function servePoint(point: number): Promise<NbdClient> {
+  const socket = path.join(directory, 'point.sock');
+  const words = ['nbd', machine, 'vda', '--data', site.targetData, '--point', String(point), '--socket', socket];
+  server = new RoleProcess('nbd', words, path.join(directory, 'nbd.log'));
+  await server.running;
+  return connectNbd({ unixPath: socket }, { exportName: 'vda', clock: systemClock });
 }
 
 /** A window that opens in two hours, in UTC. */
@@ -86,8 +108,16 @@ test('a resync waits for its window, begins at once with --now, and costs no poi
   expect((await operate('status')).stdout).toContain(`${new Date(opensAtMs).toISOString().slice(11, 16)} UTC`);
   expect(await hashed()).toBeLessThan(before + blocks);
 
+  // Points are exported and served while every block is in doubt, while they are compared, and afterwards.
+  const content = await readFile(path.join(directory, 'disk.raw'));
+  const serving = await servePoint(1);
+  expect((await exported(1)).equals(content)).toBe(true);
+  const during = exported(1);
   expect((await asked('--now')).disks).toEqual([{ name: 'vda', now: true }]);
   await until('the resync', async () => (await diskNow())?.resync === null);
+  expect((await during).equals(content)).toBe(true);
+  expect((await serving.read(0, size)).equals(content)).toBe(true);
+  await serving.close();
   expect((await diskNow())?.health).toBe('ok');
   expect(await hashed()).toBeGreaterThanOrEqual(before + blocks);
 
