@@ -1,4 +1,4 @@
-/** What a crash finds when a checkpoint takes leaves of the target into the leaf file while the change log is slow. */
+/** The agent's leaf file when something goes wrong beside it: a crash while the change log is slow, and a sync that fails. */
 import { expect, test } from 'vitest';
 import { readDiskState } from '../../src/agent/disk-state.ts';
 import { ReplicaDisk } from '../../src/agent/replica-disk.ts';
@@ -63,4 +63,37 @@ test('a block the comparison named is in the change log before the leaf of the t
     found.push(taken);
   }
   expect([found[0], found.at(-1)]).toEqual([false, true]);
+});
+
+test('a leaf file whose sync failed once is replaced before the next session, and points go on', async () => {
+  const files = new SimulatedFiles(['/images', stateDirectory]);
+  files.plant(image, new SparseBytes(undefined, blocks * blockSize));
+  const { capture, disk } = await started(files);
+  const commit = (point: number): Promise<void> => {
+    capture.swap();
+    capture.endSending();
+    disk.leaves.set(7, new Uint8Array(32).fill(point));
+    return disk.committed(point);
+  };
+  disk.opened(openedAt(disk, null));
+  await commit(1);
+  let faults = 1;
+  files.fault = (operation, filePath) => {
+    if (operation !== 'datasync' || !filePath.endsWith('.leaves') || faults === 0) return null;
+    faults -= 1;
+    return { code: 'EIO' };
+  };
+  await expect(commit(2)).rejects.toMatchObject({ code: 'sync-failed' });
+  disk.sessionEnded();
+
+  await disk.mend();
+  expect([disk.knownPoint, disk.resync?.reason, capture.currentBlocks]).toEqual([null, 'leaves-lost', blocks]);
+  disk.opened(openedAt(disk, 2));
+  expect([disk.comparisonDue, disk.surveyDue]).toEqual([true, true]);
+  await disk.settle();
+  await commit(3);
+  expect([disk.knownPoint, disk.resync, files.violations]).toEqual([3, null, []]);
+  await disk.close();
+  const again = await started(files);
+  expect([again.disk.knownPoint, again.capture.currentBlocks]).toEqual([3, 0]);
 });
