@@ -212,7 +212,7 @@ export class Agent {
             this.#flight.durable(disk, message);
           },
           surprise: (disk, reason) => {
-            logger.error({ disk }, `${reason}; every block is compared with the replica`);
+            logger.error({ disk }, `${reason}; the disk is compared with its replica`);
           },
         },
       });
