@@ -39,6 +39,8 @@ export interface OurRun extends PeerRun {
   readonly blocksHashed: number;
   readonly checksumsCompared: number;
   readonly payloadBytesSent: number;
+  /** Seconds the agent's sender spent waiting for the disk, hashing, handing batches over, and for the answer to POINT; they overlap. */
+  readonly stageSeconds: Readonly<Record<string, number>>;
   /** What happened when, by the agent's log: seconds since its process was started. */
   readonly phases: Readonly<Record<string, number>>;
   /** From the start of the agent's process, which runs for months. */
@@ -145,6 +147,9 @@ async function measureOurs(site: Site, image: string): Promise<OurRun> {
   };
   const ofAgent = async (series: string): Promise<number> =>
     (await site.metric('agent', `tidemark_agent_${series}`)) ?? 0;
+  const stageSeconds: Record<string, number> = {};
+  for (const stage of ['read', 'hash', 'send', 'commit'])
+    stageSeconds[stage] = rounded(await ofAgent(`stage_seconds_total{stage="${stage}"}`), 3);
   const phases = await phasesOf(site.dir('agent.log'), startedMs);
   const compared = (await site.metric('process-server', 'tidemark_process_server_checksums_compared_total')) ?? 0;
   return {
@@ -157,6 +162,7 @@ async function measureOurs(site: Site, image: string): Promise<OurRun> {
     blocksHashed: await ofAgent('blocks_hashed_total'),
     checksumsCompared: compared - comparedBefore,
     payloadBytesSent: await ofAgent('payload_sent_bytes_total'),
+    stageSeconds,
     phases,
   };
 }
