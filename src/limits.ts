@@ -259,6 +259,8 @@ export const limits = {
     portsTried: 17,
     requestMs: 10_000,
     connectionsMax: 64,
+    /** Between two log lines about file operations of one kind that failed in the same way. */
+    storageFaultEveryMs: 10_000,
     logLine: { depthMax: 6, itemsMax: 64, textMax: 8 * KiB },
   },
   cli: {

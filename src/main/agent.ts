@@ -22,7 +22,7 @@ import { openDisk } from './agent-disks.ts';
 import { AgentPolicy } from './agent-policy.ts';
 import { readiness, reportOf } from './agent-report.ts';
 import { controlLink, type ControlLink } from './control-link.ts';
-import { credentialsFor, RoleBuilder, type Parts } from './parts.ts';
+import { credentialsFor, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 import { ResyncRequests } from './resync-requests.ts';
 import { sourceFaults } from './source-watch.ts';
 
@@ -96,9 +96,10 @@ function run(builder: RoleBuilder, agent: Agent): void {
   });
 }
 
-export function startAgent(parts: Parts, config: AgentConfig): Promise<Running> {
+export function startAgent(common: Parts, config: AgentConfig): Promise<Running> {
+  const logger = common.loggerOf(config, 'agent').child({ machine: config.machine });
+  const parts = partsOfRole(common, logger);
   const { files, clock, random, version } = parts;
-  const logger = parts.loggerOf(config, 'agent').child({ machine: config.machine });
   return RoleBuilder.build(async (builder) => {
     const served = config.disks.filter((disk) => disk.capture === 'nbd').length;
     const memory = memoryPlan(config.memoryMiB ?? null, {

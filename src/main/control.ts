@@ -2,13 +2,17 @@
 import type { Running } from '../cli/roles.ts';
 import type { ControlConfig } from '../config.ts';
 import { startControl as startControlApi, type Control } from '../control/server.ts';
+import type { Logger } from '../observe/logger.ts';
 import { acquireLock } from '../posix/lock.ts';
-import { lockIdentity, RoleBuilder, type Parts } from './parts.ts';
+import { lockIdentity, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 
 /** Starts the API and hands it to `started`, for who runs other roles beside it. */
-export async function openControl(parts: Parts, config: ControlConfig, builder: RoleBuilder): Promise<Control> {
-  const { files, clock, random } = parts;
-  const logger = parts.loggerOf(config, 'control');
+export async function openControl(
+  { files, clock, random }: Parts,
+  config: ControlConfig,
+  builder: RoleBuilder,
+  logger: Logger,
+): Promise<Control> {
   await files.makeDirectory(config.data);
   const lock = await acquireLock(files, clock, config.data, lockIdentity(clock, 'control'));
   builder.closers.add(() => lock.release());
@@ -19,9 +23,11 @@ export async function openControl(parts: Parts, config: ControlConfig, builder: 
   return control;
 }
 
-export function startControl(parts: Parts, config: ControlConfig): Promise<Running> {
+export function startControl(common: Parts, config: ControlConfig): Promise<Running> {
+  const logger = common.loggerOf(config, 'control');
+  const parts = partsOfRole(common, logger);
   return RoleBuilder.build(async (builder) => {
-    await openControl(parts, config, builder);
-    await builder.observe(parts, config, parts.loggerOf(config, 'control'), () => ({ ready: true, reasons: [] }));
+    await openControl(parts, config, builder, logger);
+    await builder.observe(parts, config, logger, () => ({ ready: true, reasons: [] }));
   }, config.data);
 }

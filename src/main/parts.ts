@@ -8,7 +8,9 @@ import { registerProcessSeries } from '../observe/metrics.ts';
 import type { Logger } from '../observe/logger.ts';
 import { createRegistry, type MetricRegistry } from '../observe/registry.ts';
 import { startObserveServer, type Readiness } from '../observe/server.ts';
+import { StorageFaults } from '../observe/storage-faults.ts';
 import type { Files } from '../posix/files.ts';
+import { heardFiles } from '../posix/heard-files.ts';
 import type { LockIdentity } from '../posix/lock.ts';
 import type { Role } from '../transport/connection.ts';
 import { loadCredentials, type Credentials } from '../transport/credentials.ts';
@@ -20,6 +22,19 @@ export interface Parts {
   readonly version: string;
   /** A logger of the level a role was configured with. */
   readonly loggerOf: (common: Pick<RoleCommon, 'logLevel'>, role: string) => Logger;
+}
+
+/** What one role is made of: no fault of its files passes unseen. */
+export interface RoleParts extends Parts {
+  readonly storageFaults: StorageFaults;
+}
+
+export function partsOfRole(parts: Parts, logger: Logger): RoleParts {
+  const storageFaults = new StorageFaults(parts.clock, logger);
+  const files = heardFiles(parts.files, (fault) => {
+    storageFaults.hear(fault);
+  });
+  return { ...parts, files, storageFaults };
 }
 
 /** Certificate and key from a directory, when they are of the role (and, for an agent, the machine) that is to run. */
@@ -114,11 +129,12 @@ export class RoleBuilder {
 
   /** Serves /metrics, /healthz and /readyz. */
   async observe(
-    parts: Parts,
+    parts: RoleParts,
     common: RoleCommon,
     logger: Logger,
     ready: () => Readiness | Promise<Readiness>,
   ): Promise<void> {
+    parts.storageFaults.register(this.registry);
     const series = registerProcessSeries(this.registry, parts.clock.wallMs());
     this.closers.add(() => {
       series.close();

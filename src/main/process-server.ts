@@ -12,11 +12,12 @@ import { formatAddress } from '../transport/address.ts';
 import { connect } from '../transport/client.ts';
 import { listen } from '../transport/server.ts';
 import { controlLink } from './control-link.ts';
-import { credentialsFor, RoleBuilder, type Parts } from './parts.ts';
+import { credentialsFor, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 
-export function startProcessServer(parts: Parts, config: ProcessServerConfig): Promise<Running> {
+export function startProcessServer(common: Parts, config: ProcessServerConfig): Promise<Running> {
+  const logger = common.loggerOf(config, 'process-server');
+  const parts = partsOfRole(common, logger);
   const { clock, random, version } = parts;
-  const logger = parts.loggerOf(config, 'process-server');
   return RoleBuilder.build(async (builder) => {
     const credentials = await credentialsFor(parts, config.credentials, 'process-server');
     for (const { kernel, provider, fallback, reason } of providers()) {

@@ -13,7 +13,7 @@ import { Target } from '../target/target.ts';
 import { formatAddress } from '../transport/address.ts';
 import { listen } from '../transport/server.ts';
 import { controlLink } from './control-link.ts';
-import { credentialsFor, lockIdentity, RoleBuilder, type Parts } from './parts.ts';
+import { credentialsFor, lockIdentity, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 import { readBootId } from './boot-id.ts';
 import { TargetReporter } from './target-report.ts';
 
@@ -89,9 +89,10 @@ async function openTarget(
   return target;
 }
 
-export function startTarget(parts: Parts, config: TargetConfig): Promise<Running> {
+export function startTarget(common: Parts, config: TargetConfig): Promise<Running> {
+  const logger = common.loggerOf(config, 'target');
+  const parts = partsOfRole(common, logger);
   const { files, clock } = parts;
-  const logger = parts.loggerOf(config, 'target');
   return RoleBuilder.build(async (builder) => {
     const credentials = await credentialsFor(parts, config.credentials, 'target');
     const data = await openDataDirectory({ files, clock, path: config.data, identity: lockIdentity(clock, 'target') });

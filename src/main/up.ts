@@ -4,7 +4,7 @@ import type { Running } from '../cli/roles.ts';
 import type { UpConfig } from '../config.ts';
 import { openControl } from './control.ts';
 import { createToken, enroll } from './operator.ts';
-import { RoleBuilder, type Parts } from './parts.ts';
+import { partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 import { startProcessServer } from './process-server.ts';
 import { startTarget } from './target.ts';
 
@@ -23,7 +23,8 @@ async function enrollOnce(
 
 export function startUp(parts: Parts, config: UpConfig): Promise<Running> {
   return RoleBuilder.build(async (builder) => {
-    const control = await openControl(parts, config.control, builder);
+    const logger = parts.loggerOf(config.control, 'control');
+    const control = await openControl(partsOfRole(parts, logger), config.control, builder, logger);
     const where = { controlUrl: control.url, credentials: config.control.data };
     await enrollOnce(parts, where, 'target', config.target.credentials);
     await enrollOnce(parts, where, 'process-server', config.processServer.credentials);
