@@ -1,6 +1,6 @@
 /**
  * Every durable operation under a capture fails once: of the change log (writers go on, the failure is told at once, a crash then costs a
- * comparison), and of the image (its writers hear of it, nothing they were told is durable is not). Then the power goes, or the process,
+ * comparison), of the image (its writers hear of it, nothing they were told is durable is not), and of the scratch file. Then the power goes, or the process,
  * or the disk is well again and the agent is started anew: C3 holds each time. No handle is used after a failed sync, but for the
  * image's: its door refuses, and writers must hear that (C4).
  */
@@ -10,7 +10,7 @@ import { systemClock } from '../../src/kit/clock.ts';
 import { systemError } from '../simulated-file.ts';
 import { Dice } from '../simulated-bytes.ts';
 import { soak } from './crash-points.ts';
-import { failAt } from './faults.ts';
+import { failAt, Listener } from './faults.ts';
 import { expectCovered, imagePath, openCapture, Source } from './log-source.ts';
 
 type Deed = (source: Source) => Promise<void>;
@@ -57,9 +57,11 @@ interface Tale {
 
 async function live(n: number, where: (filePath: string) => boolean): Promise<Tale & { fired: string | null }> {
   const source = new Source();
+  const listener = new Listener();
+  source.door = listener.at;
   await source.open();
   await source.commit();
-  const failed = failAt(source.files, n, where);
+  const failed = failAt(source.files, n, where, listener);
   const told: string[] = [];
   let disowned = false;
   const { fault } = source.files;
@@ -80,6 +82,7 @@ async function live(n: number, where: (filePath: string) => boolean): Promise<Ta
     disowned ||= source.capture.logFailure !== null;
     if (disowned || told.length > 0) heardMs = Math.min(heardMs, now());
   }
+  if (failed.fired !== null) failed.expectHeard();
   return { source, told, disowned, silentMs: heardMs - firedMs, fired: failed.fired };
 }
 
@@ -136,4 +139,21 @@ test('of the image: writers hear of it, what is committed is on the disk', async
     await expectCoveredAfter(tale, `operation ${n}, ${tale.fired}`);
   }
   expect(told).toBeGreaterThan(5);
+}, 300_000);
+
+test('of the scratch file: the cut is void and says why, no writer notices', async () => {
+  let told = 0;
+  for (let n = 1; ; n += 1) {
+    const tale = await live(n, (filePath) => filePath === '/state/vda.scratch');
+    if (tale.fired === null) {
+      expect(n).toBeGreaterThan(3);
+      break;
+    }
+    const what = `operation ${n}, ${tale.fired}`;
+    if (tale.told.length > 0) told += 1;
+    for (const each of tale.told) expect(each, what).toMatch(/the cut is void: an old page could not be kept/);
+    expect(tale.source.files.violations, what).toEqual([]);
+    await expectCoveredAfter(tale, what);
+  }
+  expect(told).toBeGreaterThan(1);
 }, 300_000);

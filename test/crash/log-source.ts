@@ -8,6 +8,7 @@ import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import type { Random } from '../../src/kit/random.ts';
 import { MiB } from '../../src/limits.ts';
+import type { Files } from '../../src/posix/files.ts';
 import { SparseBytes, type Dice } from '../simulated-bytes.ts';
 import { SimulatedFiles } from '../simulated-files.ts';
 
@@ -60,6 +61,8 @@ export interface SourceModel {
 
 export class Source {
   files = new SimulatedFiles(['/images', state]);
+  /** Between the capture and its disk. */
+  door: (files: Files) => Files = (files) => files;
   readonly #hotRegionsMax: number;
   #capture: NbdCapture | null = null;
   #hadLog = false;
@@ -106,7 +109,8 @@ export class Source {
   }
 
   async open(): Promise<void> {
-    this.#capture = await openCapture(this.files, { hadLog: this.#hadLog, hotRegionsMax: this.#hotRegionsMax });
+    const files = this.door(this.files);
+    this.#capture = await openCapture(this.files, { files, hadLog: this.#hadLog, hotRegionsMax: this.#hotRegionsMax });
     this.#hadLog = true;
     // Opening syncs the image.
     this.#flushed = this.files.content(imagePath).copy();

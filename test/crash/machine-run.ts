@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
+import type { Files } from '../../src/posix/files.ts';
 import { type Dice } from '../simulated-bytes.ts';
 import { SimulatedFiles } from '../simulated-files.ts';
 import { MachineLife, type BlockChange } from '../store/machine-fixture.ts';
@@ -27,6 +28,8 @@ export interface MachineModel {
 
 export class MachineRun {
   files = new SimulatedFiles([scratch]);
+  /** Between the machine and its disk. */
+  door: (files: Files) => Files = (files) => files;
   readonly #image = new Map<number, Buffer>();
   readonly #points: Map<number, Buffer>[] = [];
   #committed = 0;
@@ -44,7 +47,7 @@ export class MachineRun {
   }
 
   async open(): Promise<void> {
-    this.#life = await MachineLife.open(scratch, withRealIndex(this.files), this.#image);
+    this.#life = await MachineLife.open(scratch, this.door(withRealIndex(this.files)), this.#image);
   }
 
   async close(): Promise<void> {

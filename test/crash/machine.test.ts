@@ -58,12 +58,30 @@ test('a machine at the target', async () => {
   expect(states.get('proven')).toBeGreaterThan(0);
 }, 300_000);
 
-test('a machine at the target whose n-th operation fails: nothing acknowledged is lost, it goes on', async () => {
+/** Counted, so that no file of the machine is forgotten. */
+const durableFiles = [
+  'vault.key',
+  'tidemark.json',
+  'machine.json',
+  'points.log',
+  'seg',
+  'seg.spare',
+  'leaves',
+  'overlay',
+  'boot.json',
+];
+
+test('a machine at the target whose n-th operation fails: it is heard, nothing acknowledged is lost, it goes on', async () => {
   const told = new Map<string, number>();
+  const failedOn = new Map<string, number>();
+  /** Whoever asked for it can do without and says nothing. */
+  const onlyHeard = new Map<string, number>();
   let n = 1;
-  for (; ; n += soak ? 1 : 2) {
+  for (; ; n += 1) {
     const run = new MachineRun();
     const failed = failAt(run.files, n);
+    run.door = failed.listener.at;
+    let refused = false;
     for (const deed of deeds) {
       try {
         await deed(run);
@@ -73,6 +91,7 @@ test('a machine at the target whose n-th operation fails: nothing acknowledged i
           : error instanceof Error && 'code' in error
             ? String(error.code)
             : 'none';
+        refused = true;
         told.set(code, (told.get(code) ?? 0) + 1);
         // A target opens the machine anew, the source sends again what was not acknowledged.
         await run.reopen();
@@ -81,6 +100,10 @@ test('a machine at the target whose n-th operation fails: nothing acknowledged i
     }
     if (failed.fired === null) break;
     const what = `operation ${n}, ${failed.fired}`;
+    failed.expectHeard();
+    const { kind } = failed;
+    failedOn.set(kind, (failedOn.get(kind) ?? 0) + 1);
+    if (!refused) onlyHeard.set(kind, (onlyHeard.get(kind) ?? 0) + 1);
     expect(run.files.violations, what).toEqual([]);
     const model = run.model();
     run.files.fault = () => null;
@@ -88,6 +111,8 @@ test('a machine at the target whose n-th operation fails: nothing acknowledged i
       throw new Error(`${what}: ${error instanceof Error ? error.stack : String(error)}`, { cause: error });
     });
   }
-  console.info(`a machine whose operation fails, up to ${n}: ${JSON.stringify([...told])}`);
+  const counts = { told: [...told], failedOn: [...failedOn], onlyHeard: [...onlyHeard] };
+  console.info(`a machine whose operation fails, up to ${n}: ${JSON.stringify(counts)}`);
+  expect([...failedOn.keys()]).toEqual(expect.arrayContaining(durableFiles));
   expect(n).toBeGreaterThan(100);
 }, 300_000);

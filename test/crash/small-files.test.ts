@@ -14,13 +14,12 @@ import { merkleHashes } from '../../src/kernels/hash.ts';
 import { geometryOf } from '../../src/disk/geometry.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { systemRandom } from '../../src/kit/random.ts';
-import { posixFiles } from '../../src/posix/files.ts';
+import { posixFiles, type Files } from '../../src/posix/files.ts';
 import { LeafFile } from '../../src/store/leaf-file.ts';
 import { openDataDirectory, readMachineFacts, type MachineFacts } from '../../src/store/machine-directory.ts';
 import { Vault } from '../../src/store/vault.ts';
 import { openAuthority, type Authority } from '../../src/transport/authority.ts';
 import { loadCredentials, makeRequest, storeCertificate } from '../../src/transport/credentials.ts';
-import type { SimulatedFiles } from '../simulated-files.ts';
 import { tell } from './story.ts';
 
 const scratch = mkdtempSync(path.join(tmpdir(), 'tidemark-crash-'));
@@ -44,7 +43,7 @@ afterAll(() => {
   });
   const identity = { pid: process.pid, role: 'test', since: '' };
   const keyFile = path.join(data, 'vault.key');
-  const start = async (files: SimulatedFiles) => {
+  const start = async (files: Files) => {
     const opened = await openDataDirectory({ files, clock: systemClock, path: data, identity });
     try {
       const vault = await Vault.openOrCreate({ files, random: systemRandom, keyFile, expected: opened.facts?.vault });
@@ -54,7 +53,7 @@ afterAll(() => {
       await opened.close();
     }
   };
-  const machine = (disks: number) => async (files: SimulatedFiles) => {
+  const machine = (disks: number) => async (files: Files) => {
     await (await start(files)).opened.writeMachine('m1', facts(disks));
     return String(disks);
   };
@@ -94,13 +93,13 @@ afterAll(() => {
   const authorityOf = (): Promise<Authority> =>
     (opening ??= openAuthority(posixFiles, path.join(scratch, 'authority'), systemClock));
   const home = '/var/lib/tidemark/agent';
-  const enrol = async (files: SimulatedFiles) => {
+  const enrol = async (files: Files) => {
     const csrPem = await makeRequest(files, home, 'web1');
     const issued = await (await authorityOf()).issue({ csrPem, role: 'agent', name: 'web1', days: 30 });
     await storeCertificate(files, home, issued, systemClock.wallMs());
     return issued.certPem;
   };
-  const key = async (files: SimulatedFiles) => {
+  const key = async (files: Files) => {
     await makeRequest(files, home, 'web1');
     return (await files.readWhole(`${home}/key.pem`)).toString();
   };
@@ -127,7 +126,7 @@ afterAll(() => {
 
 {
   const home = '/var/lib/tidemark/authority';
-  const open = (files: SimulatedFiles): Promise<Authority> => openAuthority(files, home, systemClock);
+  const open = (files: Files): Promise<Authority> => openAuthority(files, home, systemClock);
   tell('the authority of a site: one that was shown stays', {
     name: 'authority',
     directories: ['/var'],
@@ -140,7 +139,7 @@ afterAll(() => {
 }
 
 {
-  const write = (point: number) => async (files: SimulatedFiles) => {
+  const write = (point: number) => async (files: Files) => {
     await writeDiskState(files, '/state', 'vda', { ...newDiskState(65_536), point });
     return String(point);
   };
@@ -158,7 +157,7 @@ afterAll(() => {
 
 {
   const geometry = geometryOf(3000 * 4096, 4096);
-  const open = (files: SimulatedFiles): Promise<LeafFile> =>
+  const open = (files: Files): Promise<LeafFile> =>
     LeafFile.open({ files, path: '/state/vda.leaves', geometry, hashes: merkleHashes });
   const rootOf = (leaves: LeafFile): string => Buffer.from(leaves.committedRoot()).toString('hex');
   const found = { last: 0, other: 0 };
@@ -167,7 +166,7 @@ afterAll(() => {
     directories: ['/state'],
     deeds: () => {
       let leaves: LeafFile | null = null;
-      const commit = (round: number) => async (files: SimulatedFiles) => {
+      const commit = (round: number) => async (files: Files) => {
         leaves ??= await open(files);
         for (let block = 0; block < 2500; block += 700 - round * 90) leaves.set(block, new Uint8Array(32).fill(round));
         await leaves.commit();

@@ -1,5 +1,6 @@
 /** A story of files that are replaced whole: deeds one after another, each acknowledged; crashed at every sync point, and with every operation failing once. */
 import { afterAll, expect, test } from 'vitest';
+import type { Files } from '../../src/posix/files.ts';
 import { Dice } from '../simulated-bytes.ts';
 import { SimulatedFiles } from '../simulated-files.ts';
 import { crashAll, noTotals, Recording, soak, type Judge } from './crash-points.ts';
@@ -14,7 +15,7 @@ afterAll(() => {
 /** What was acknowledged so far, by name; the last thing begun and not acknowledged under `begun`. */
 export type Notes = Readonly<Record<string, string>>;
 
-export type Deed = readonly [note: string, deed: (files: SimulatedFiles) => Promise<string>];
+export type Deed = readonly [note: string, deed: (files: Files) => Promise<string>];
 
 export interface Story {
   readonly name: string;
@@ -44,11 +45,12 @@ async function failed({ name, directories, deeds, judge }: Story): Promise<void>
   for (let n = 1; ; n += 1) {
     const files = new SimulatedFiles(directories);
     const fault = failAt(files, n);
+    const door = fault.listener.at(files);
     let notes: Notes = {};
     let told: unknown = null;
     for (const [note, deed] of deeds()) {
       try {
-        const said = await deed(files);
+        const said = await deed(door);
         notes = { ...notes, [note]: said };
       } catch (error) {
         told = error;
@@ -61,8 +63,9 @@ async function failed({ name, directories, deeds, judge }: Story): Promise<void>
     }
     faults += 1;
     const what = `${name}, operation ${n} (${fault.fired})`;
-    // Somebody heard of it, unless nothing depended on it.
-    if (told === null && !/^(close|remove) /.test(fault.fired)) throw new Error(`${what}: nobody heard of it`);
+    fault.expectHeard();
+    // Whoever asked for it was told, unless nothing depended on it.
+    if (told === null && !/^(close|remove) /.test(fault.fired)) throw new Error(`${what}: nobody was told`);
     expect(files.violations, what).toEqual([]);
     files.fault = () => null;
     const fresh = files.kill();
