@@ -24,7 +24,7 @@ export const limits = {
   wire: {
     frameBytesMax: 4 * MiB,
     fragmentsMax: 64,
-    controlBytesMax: 1 * MiB,
+    controlBytesMax: 256 * KiB,
     batchPayloadBytesMax: 1 * MiB,
     batchRecordsMax: 4096,
     leavesPerFrameMax: 16_384,
@@ -33,10 +33,8 @@ export const limits = {
     checksumsPerFrameMax: 32_768,
     /** CHECKSUMS of one session sent by the agent and not answered by DIFFERENT. */
     comparisonsMax: 4,
-    /** Layers of one disk that hold something and that no point lists; more are not begun. */
-    layersPendingMax: 4096,
-    /** Layers of one disk a message or a point may list; above the other one, so that what was stored under an older bound still counts. */
-    layersListedMax: 4096,
+    /** Layers of one disk sent in one session and not durable yet. How many wait for a point has no bound: they are one value of fixed size. */
+    layersInFlightMax: 64,
     firstFrameMs: 5_000,
     authenticationMs: 10_000,
     pingEveryMs: 5_000,
@@ -281,18 +279,13 @@ invariant(
   target.sessionWindowBytes >= processServer.sessionWindowBytes,
   'the target takes what one agent may have in flight',
 );
-/** POINT as JSON: at most this much per disk, 16 digits and a comma per layer. */
-const pointBytes = (disks: number, layersPerDisk: number): number => 128 + disks * (256 + layersPerDisk * 17);
+/** POINT as JSON at most: its evidence, in which every character may be escaped, and its disks with all figures at their largest. */
+const pointBytesMax = 6 * 1024 + 256 + disk.perMachineMax * 512;
+invariant(pointBytesMax <= wire.controlBytesMax, 'a POINT of the most disks fits into a control frame');
 invariant(
-  pointBytes(8, wire.layersPendingMax) <= wire.controlBytesMax,
-  'a POINT of 8 disks may list all they may have',
+  limits.agent.roundsMax + 1 < wire.layersInFlightMax,
+  'all layers of a cycle may be on their way before the first is durable',
 );
-invariant(
-  pointBytes(disk.perMachineMax, 200) <= wire.controlBytesMax,
-  'a POINT of the most disks may list 200 layers each',
-);
-const layersPendingMax: number = wire.layersPendingMax;
-invariant(layersPendingMax <= wire.layersListedMax, 'what may be pending may be listed');
 invariant(wire.pingEveryMs * 3 < wire.idleMs, 'three pings fit into the idle deadline');
 invariant(
   processServer.comparisonBytesMax >= 2 * wire.checksumsPerFrameMax * disk.leafBytes * wire.comparisonsMax,

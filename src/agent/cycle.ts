@@ -6,6 +6,7 @@
  * (void cut, writes that did not drain, rejection), and everything returns to *current* (DESIGN §3).
  */
 import type { CutAll, CutReport } from '../capture/contract.ts';
+import { withLayer } from '../kernels/layer-run.ts';
 import type { Clock } from '../kit/clock.ts';
 import { limits } from '../limits.ts';
 import type { Gap } from '../wire/gap.ts';
@@ -84,8 +85,7 @@ async function preCopy(context: CycleContext, sums: Sums[]): Promise<void> {
   let previousBytes: number | null = null;
   for (let round = 0; ; round += 1) {
     const bytes = context.disks.reduce((sum, disk) => sum + disk.capture.currentBytes, 0);
-    const layers = Math.max(...context.disks.map((disk) => disk.layers.length));
-    if (nextStep({ round, bytes, previousBytes, layers }) === 'cut') return;
+    if (nextStep({ round, bytes, previousBytes }) === 'cut') return;
     previousBytes = bytes;
     for (const [index, disk] of context.disks.entries()) {
       if (disk.capture.swap() > 0) add(sums[index], await sendLayer(context, index, disk, false));
@@ -103,7 +103,7 @@ async function sendLayer(
   const { session, counters, flight, clock, builders, pace } = context;
   const begin = async (): Promise<number> => {
     const seq = await session.beginLayer(index, { kind: disk.kind, base: disk.committedPoint });
-    disk.layers.push(seq);
+    disk.layers = withLayer(disk.layers, seq);
     return seq;
   };
   return new LayerSender({ session, disk, index, begin, underCut, pace, counters, flight, clock, builders }).send();

@@ -12,15 +12,11 @@ export interface RoundFacts {
   readonly bytes: number;
   /** The same when the round before began; null before the first. */
   readonly previousBytes: number | null;
-  /** Layers without a point, of the disk that has most. */
-  readonly layers: number;
 }
 
 export function nextStep(facts: RoundFacts): 'round' | 'cut' {
   if (facts.bytes <= limits.agent.lastRoundBytes) return 'cut';
   if (facts.round >= limits.agent.roundsMax) return 'cut';
-  // The target takes a bounded number of layers without a point; interrupted cycles and rounds all add to them.
-  if (facts.layers >= limits.wire.layersPendingMax / 2) return 'cut';
   // Less than a tenth smaller: the writer is as fast as the link, more rounds would not converge.
   if (facts.previousBytes !== null && facts.bytes > facts.previousBytes * 0.9) return 'cut';
   return 'round';

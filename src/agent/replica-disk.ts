@@ -25,6 +25,7 @@
  */
 import type { CaptureDisk, LogLoss } from '../capture/contract.ts';
 import { fullMask } from '../disk/page-mask.ts';
+import type { LayerRun } from '../kernels/layer-run.ts';
 import type { Files } from '../posix/files.ts';
 import type { LeafFile } from '../store/leaf-file.ts';
 import type { Leaves } from '../wire/leaves.ts';
@@ -68,8 +69,8 @@ export class ReplicaDisk {
   readonly capture: CaptureDisk;
   /** Blocks the target asked for whole. */
   readonly repair = new Set<number>();
-  /** Layers no point lists yet, ascending. */
-  layers: number[] = [];
+  /** Layers no point lists yet. */
+  layers: LayerRun | null = null;
   leafKey: Uint8Array = new Uint8Array(32);
   /** Newest committed point at the target, as far as known. */
   committedPoint: number | null = null;
@@ -135,7 +136,7 @@ export class ReplicaDisk {
   }
 
   get #targetHasSome(): boolean {
-    return this.committedPoint !== null || this.layers.length > 0;
+    return this.committedPoint !== null || this.layers !== null;
   }
 
   // ---- why and how far ------------------------------------------------------------------------------------------------------
@@ -199,7 +200,7 @@ export class ReplicaDisk {
     this.leaves.discard();
     const asked = this.knownPoint;
     this.leafKey = Buffer.from(message.leafKey, 'hex');
-    this.layers = message.layers.map((layer) => layer.seq);
+    this.layers = message.layers;
     this.committedPoint = message.committed?.point ?? null;
     const finding = this.#findingIn(message);
     if (finding) this.#doubt('base-mismatch', finding);
@@ -300,7 +301,7 @@ export class ReplicaDisk {
     this.#memory.note({ point, resync: null });
     await this.#memory.fold(point);
     await this.capture.forget();
-    this.layers = [];
+    this.layers = null;
     this.committedPoint = point;
   }
 

@@ -22,7 +22,7 @@ import { decodeDurable, type Durable } from '../wire/durable.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
 import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
 import { encodeGap, type Gap } from '../wire/gap.ts';
-import { encodeHello } from '../wire/hello.ts';
+import { encodeHello, protocolVersion } from '../wire/hello.ts';
 import { decodeLeaves } from '../wire/leaves.ts';
 import { encodeOpenDisk, type OpenDisk } from '../wire/open-disk.ts';
 import { decodeOpened, type Opened } from '../wire/opened.ts';
@@ -226,7 +226,9 @@ export class Session {
       welcomed.reject(new Problem('timeout', 'the process server sent no WELCOME', { retryable: true }));
     });
     try {
-      await this.#send(encodeHello({ protocol: [1], role: 'agent', machine, version, features: [], instance }));
+      await this.#send(
+        encodeHello({ protocol: [protocolVersion], role: 'agent', machine, version, features: [], instance }),
+      );
       await welcomed.promise;
     } finally {
       late.cancel();

@@ -109,8 +109,8 @@ export class Lane {
     if (epochOf(cycle.seq) !== epoch || counterOf(cycle.seq) < nextCounter) {
       throw protocolError(`CYCLE ${cycle.seq} does not belong to epoch ${epoch} from ${nextCounter}`);
     }
-    if (this.#unacknowledged.size >= limits.wire.layersPendingMax)
-      throw protocolError('too many layers without a point');
+    if (this.#unacknowledged.size >= limits.wire.layersInFlightMax)
+      throw protocolError('too many layers that are not durable yet');
     this.#leaveLayer(state.layer);
     const key = deriveLayerKeyBytes(diskKey, salt, diskId, cycle.seq);
     state.layer = { seq: cycle.seq, key, nextNonce: 0, nextBatch: 0, lastBlock: -1 };

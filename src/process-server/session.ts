@@ -21,7 +21,7 @@ import { Heartbeat } from '../transport/heartbeat.ts';
 import { isWireCode, protocolError, wireCodeOf, wireCodes } from '../wire/codes.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
 import { decodeFrame, frameType, type Frame } from '../wire/frame.ts';
-import { decodeHello, encodeHello, type Hello } from '../wire/hello.ts';
+import { decodeHello, encodeHello, protocolVersion, type Hello } from '../wire/hello.ts';
 import { decodeWelcome, encodeWelcome, type Welcome } from '../wire/welcome.ts';
 import type { Budget, Window } from './budget.ts';
 import { newCounters, type SessionCounters } from './counters.ts';
@@ -75,7 +75,6 @@ type State =
 
 export type SessionPhase = State['kind'];
 
-const protocolVersion = 1;
 const sessionIdBytes = 8;
 /** What this version can do beyond the protocol's first page: nothing yet. */
 const features: readonly string[] = [];

@@ -5,11 +5,12 @@
 import * as path from 'node:path';
 import { geometryOf, type Geometry } from '../disk/geometry.ts';
 import { merkleHashes } from '../kernels/hash.ts';
+import { withLayer, type LayerRun } from '../kernels/layer-run.ts';
 import type { Random } from '../kit/random.ts';
 import { limits } from '../limits.ts';
 import type { Files } from '../posix/files.ts';
 import { unrepairedBlocks } from './damaged-blocks.ts';
-import { DiskStore, type CommittedDisk, type PendingLayer } from './disk-store.ts';
+import { DiskStore, type CommittedDisk } from './disk-store.ts';
 import type { IndexReader } from './index-reader.ts';
 import { LeafFile } from './leaf-file.ts';
 import type { DiskFacts } from './machine-directory.ts';
@@ -67,12 +68,12 @@ async function rebuildLeaves(
   return Buffer.from(leaves.committedRoot()).toString('hex') === committed.root;
 }
 
-/** Layers above everything points list: durable work the next point will list. */
-function pendingLayers(index: IndexReader, diskNo: number, maxSeq: number): PendingLayer[] {
-  return [...index.layersOf(diskNo, maxSeq + 1)].map((seq) => {
-    const applied = index.batchCountOf(diskNo, seq);
-    return { seq, applied, next: applied, lastBlock: -1, state: 'ended' };
-  });
+/** Layers above everything points list that hold something: durable work the next point will list. */
+function pendingLayers(index: IndexReader, diskNo: number, maxSeq: number): LayerRun | null {
+  let run: LayerRun | null = null;
+  for (const seq of index.layersOf(diskNo, maxSeq + 1))
+    if (index.batchCountOf(diskNo, seq) > 0) run = withLayer(run, seq);
+  return run;
 }
 
 interface LeavesOf {

@@ -4,18 +4,20 @@
  *
  * Invariants:
  *  1. A batch is indexed, and its leaves are laid, only after its bytes are durable, and in the order of the log. So index, leaves and
- *     `pendingLayers` never speak of bytes that could be lost.
+ *     `pending` never speak of bytes that could be lost.
  *  2. Batches of a layer are contiguous from 0 and its blocks ascend strictly. After a failed append the layer takes nothing more.
  *  3. Working leaves = committed leaves + all pending layers, in order.
- *  4. A layer without a batch holds nothing: it does not count as pending, and is forgotten when the next one begins. Its entry in log
- *     and index does no harm.
+ *  4. A layer without a durable batch holds nothing: it does not count as pending, and is forgotten when the next one begins. Its entry
+ *     in log and index does no harm.
+ *  5. However many layers are pending, they cost one value of fixed size (C5), and the one that was begun last: when a layer's entry is
+ *     durable and indexed, so is all of the layer before it. So nothing here ever has to refuse another one.
  */
 import { geometryOf, type Geometry } from '../disk/geometry.ts';
 import { fullMask } from '../disk/page-mask.ts';
 import { digest } from '../kernels/hash.ts';
+import { withLayer, type LayerRun } from '../kernels/layer-run.ts';
 import { invariant } from '../kit/invariant.ts';
 import { isProblem, Problem } from '../kit/problem.ts';
-import { limits } from '../limits.ts';
 import { protocolError } from '../wire/codes.ts';
 import type { LeafPair } from '../wire/leaves.ts';
 import { decodeSealedHeader, decodeSealedRows, sealedHeaderBytes, type SealedRow } from '../wire/sealed.ts';
@@ -41,13 +43,10 @@ export interface AcceptedBatch {
   readonly durable: Promise<void>;
 }
 
-/**
- * A layer that no point lists. `applied` batches are durable and indexed; `next` is the number the next one must have, less those that
- * failed.
- */
-export interface PendingLayer {
+/** The layer begun last, until a point ends it. */
+interface CurrentLayer {
   readonly seq: number;
-  applied: number;
+  /** The number its next batch must have. */
   next: number;
   lastBlock: number;
   state: 'open' | 'ended';
@@ -62,16 +61,11 @@ export interface DiskStoreParts {
   readonly leaves: LeafFile;
   readonly geometry: Geometry;
   readonly committed: CommittedDisk | null;
-  readonly pending: readonly PendingLayer[];
+  readonly pending: LayerRun | null;
   /** Blocks of the newest points whose stored bytes failed a check and have not been sent again. */
   readonly toRepair: Iterable<number>;
   /** False when the index lacks records of committed points: the source is then told to compare. */
   readonly leavesComplete: boolean;
-}
-
-/** A batch that is durable, or on its way. */
-function holdsSomething(layer: PendingLayer): boolean {
-  return layer.applied > 0 || layer.next > 0;
 }
 
 export class DiskStore {
@@ -87,7 +81,8 @@ export class DiskStore {
   /** The leaf file is not what it should be and will not be: it is made anew from the index when the disk is opened next. */
   leavesLost = false;
   #geometry: Geometry;
-  #pending: PendingLayer[];
+  #pending: LayerRun | null;
+  #current: CurrentLayer | null = null;
   readonly #log: MachineLog;
   readonly #toRepair: Set<number>;
   /** The highest block pending layers hold beyond the size known here; -1: none. */
@@ -102,7 +97,7 @@ export class DiskStore {
     this.committed = parts.committed;
     this.leavesComplete = parts.leavesComplete;
     this.#geometry = parts.geometry;
-    this.#pending = parts.pending.filter(holdsSomething);
+    this.#pending = parts.pending;
     this.#log = parts.log;
     this.#toRepair = new Set(parts.toRepair);
   }
@@ -133,11 +128,9 @@ export class DiskStore {
     }
   }
 
-  /** Durable layers that no point lists, ascending; those without a batch hold nothing and are left out. */
-  pendingLayers(): { seq: number; batches: number }[] {
-    return this.#pending
-      .filter((layer) => layer.applied > 0)
-      .map((layer) => ({ seq: layer.seq, batches: layer.applied }));
+  /** Durable layers that no point lists; null: none. Those without a batch hold nothing and are left out. */
+  get pending(): LayerRun | null {
+    return this.#pending;
   }
 
   /** Begins a layer: durable when this resolves. */
@@ -148,20 +141,12 @@ export class DiskStore {
       throw protocolError(`layer ${layer.seq} after layer ${this.#log.highestSeq}`);
     if (layer.keyVersion !== this.keys.version)
       throw protocolError(`key version ${layer.keyVersion}, the disk has ${this.keys.version}`);
-    this.#pending = this.#pending.filter(holdsSomething);
-    if (this.#pending.length >= limits.wire.layersPendingMax) {
-      throw new Problem('overloaded', `disk ${this.name} has ${this.#pending.length} layers that no point lists yet`, {
-        remedy: 'the source makes a point before it sends more; look there for what keeps it from that',
-        retryable: true,
-      });
-    }
-    for (const earlier of this.#pending) earlier.state = 'ended';
-    const pending: PendingLayer = { seq: layer.seq, applied: 0, next: 0, lastBlock: -1, state: 'open' };
-    this.#pending.push(pending);
+    const current: CurrentLayer = { seq: layer.seq, next: 0, lastBlock: -1, state: 'open' };
+    this.#current = current;
     try {
       await this.#log.appendLayer(this.no, layer);
     } catch (error) {
-      pending.state = 'ended';
+      current.state = 'ended';
       throw error;
     }
   }
@@ -170,7 +155,7 @@ export class DiskStore {
   appendBatch(body: Uint8Array): AcceptedBatch {
     const header = decodeSealedHeader(body);
     const rows = decodeSealedRows(body, this.#geometry);
-    const layer = this.#pending.at(-1);
+    const layer = this.#current;
     if (layer?.seq !== header.seq || layer.state !== 'open')
       throw protocolError(`a batch of layer ${header.seq}, which is not open`);
     if (header.batch !== layer.next)
@@ -189,13 +174,11 @@ export class DiskStore {
     layer.lastBlock = last.block;
     const applied = this.#log.appendBatch(this.no, { seq: header.seq, batch: header.batch, rows }, body).then(
       () => {
-        layer.applied = header.batch + 1;
+        if (header.batch === 0) this.#pending = withLayer(this.#pending, layer.seq);
         this.#lay(rows);
       },
       (error: unknown) => {
         layer.state = 'ended';
-        // Nothing more comes; without a batch that got through it is a layer that holds nothing.
-        layer.next -= 1;
         throw error;
       },
     );
@@ -258,9 +241,8 @@ export class DiskStore {
   }
 
   async #layPending(fromBlock: number): Promise<void> {
-    const [first] = this.#pending;
-    if (!first) return;
-    for await (const [block, leaf] of this.leavesSince(first.seq - 1)) {
+    if (this.#pending === null) return;
+    for await (const [block, leaf] of this.leavesSince(this.#pending.first - 1)) {
       if (block >= this.#geometry.blockCount) this.#beyond = Math.max(this.#beyond, block);
       else if (block >= fromBlock) this.leaves.set(block, leaf);
     }
@@ -273,7 +255,8 @@ export class DiskStore {
    */
   async pointCommitted(committed: CommittedDisk): Promise<void> {
     this.committed = committed;
-    this.#pending = [];
+    this.#pending = null;
+    this.#current = null;
     try {
       await this.leaves.commit();
       this.leavesComplete = true;

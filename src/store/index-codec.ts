@@ -45,6 +45,7 @@ export interface IndexEntry extends IndexRow {
 
 /** Where a batch lies and which blocks it holds. */
 export interface IndexBatch {
+  readonly seq: number;
   readonly batch: number;
   readonly segment: number;
   readonly entryOffset: number;
@@ -208,7 +209,7 @@ export function derivePages(
   return pages;
 }
 
-export function writeBatch(batch: Omit<IndexBatch, 'batch' | 'blocks'>, rows: readonly IndexRow[]): Buffer {
+export function writeBatch(batch: Omit<IndexBatch, 'seq' | 'batch' | 'blocks'>, rows: readonly IndexRow[]): Buffer {
   const value = Buffer.allocUnsafeSlow(12 + rows.length * 4);
   value.writeUInt32LE(batch.segment, 0);
   value.writeUInt32LE(batch.entryOffset, 4);
@@ -217,9 +218,9 @@ export function writeBatch(batch: Omit<IndexBatch, 'batch' | 'blocks'>, rows: re
   return value;
 }
 
-export function readBatch(batch: number, value: Buffer): IndexBatch {
+export function readBatch(seq: number, batch: number, value: Buffer): IndexBatch {
   const count = value.readUInt32LE(8);
   const blocks = new Uint32Array(count);
   for (let index = 0; index < count; index += 1) blocks[index] = value.readUInt32LE(12 + index * 4);
-  return { batch, segment: value.readUInt32LE(0), entryOffset: value.readUInt32LE(4), blocks };
+  return { seq, batch, segment: value.readUInt32LE(0), entryOffset: value.readUInt32LE(4), blocks };
 }

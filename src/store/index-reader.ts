@@ -228,11 +228,11 @@ export class IndexReader implements RecordLookup {
     }
   }
 
-  /** The batches of a layer, ascending. */
-  *batchesOf(diskNo: number, seq: number): Generator<IndexBatch> {
-    const start = codec.batchKey(diskNo, seq, 0);
-    for (const { key, value } of steps(this.#stores.batches, start, codec.layerKey(diskNo, seq + 1))) {
-      yield codec.readBatch(codec.readBatchKeyNumber(key), value);
+  /** The batches of the layers from `first` to `last`, ascending; also of one whose own entry is lost. */
+  *batchesOf(diskNo: number, first: number, last = first): Generator<IndexBatch> {
+    const start = codec.batchKey(diskNo, first, 0);
+    for (const { key, value } of steps(this.#stores.batches, start, codec.layerKey(diskNo, last + 1))) {
+      yield codec.readBatch(codec.readLayerKeySeq(key), codec.readBatchKeyNumber(key), value);
     }
   }
 

@@ -24,11 +24,9 @@ export function lostBlocks(index: IndexReader, view: PointsView, ranges: readonl
     for (const { no, layers } of disks) {
       const known = view.damaged.get(point)?.get(no);
       const blocks = new Set<number>();
-      for (const seq of layers) {
-        for (const batch of index.batchesOf(no, seq)) {
-          for (const block of lostOf(index, no, seq, batch, bySegment.get(batch.segment) ?? []))
-            if (known?.has(block) !== true) blocks.add(block);
-        }
+      for (const batch of layers === null ? [] : index.batchesOf(no, layers.first, layers.last)) {
+        for (const block of lostOf(index, no, batch, bySegment.get(batch.segment) ?? []))
+          if (known?.has(block) !== true) blocks.add(block);
       }
       if (blocks.size > 0) found.push({ point, diskNo: no, blocks: [...blocks].sort((a, b) => a - b) });
     }
@@ -37,15 +35,9 @@ export function lostBlocks(index: IndexReader, view: PointsView, ranges: readonl
 }
 
 /** Without its rows nothing of a batch can be told again; otherwise the records whose payload is hit. */
-function lostOf(
-  index: IndexReader,
-  diskNo: number,
-  seq: number,
-  batch: IndexBatch,
-  ranges: readonly LostRange[],
-): number[] {
+function lostOf(index: IndexReader, diskNo: number, batch: IndexBatch, ranges: readonly LostRange[]): number[] {
   if (ranges.length === 0) return [];
-  const entries = [...batch.blocks].flatMap((block) => index.get(diskNo, block, seq) ?? []);
+  const entries = [...batch.blocks].flatMap((block) => index.get(diskNo, block, batch.seq) ?? []);
   const payloads = entries.reduce((first, entry) => Math.min(first, entry.payloadOffset), Infinity);
   if (hits(ranges, batch.entryOffset, payloads)) return [...batch.blocks];
   const isLost = ({ payloadOffset, storedLength }: IndexEntry): boolean =>

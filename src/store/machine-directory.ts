@@ -16,7 +16,7 @@ import type { Files } from '../posix/files.ts';
 import { acquireLock, type LockIdentity } from '../posix/lock.ts';
 import { diskName, hex, machineName, safeInteger } from '../wire/control-body.ts';
 
-export const storeFormat = 1;
+export const storeFormat = 2;
 const storeFileName = 'tidemark.json';
 const machineFileName = 'machine.json';
 const machinesName = 'machines';

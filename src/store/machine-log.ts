@@ -105,12 +105,10 @@ export function appliedBatch(
 }
 
 function* leavesOfLayers(reader: IndexReader, diskNo: number, maxSeq: number): Generator<LeafPair> {
-  for (const seq of reader.layersOf(diskNo, maxSeq + 1)) {
-    for (const batch of reader.batchesOf(diskNo, seq)) {
-      for (const block of batch.blocks) {
-        const entry = reader.get(diskNo, block, seq);
-        if (entry) yield [block, entry.leaf];
-      }
+  for (const { seq, blocks } of reader.batchesOf(diskNo, maxSeq + 1, Number.MAX_SAFE_INTEGER)) {
+    for (const block of blocks) {
+      const entry = reader.get(diskNo, block, seq);
+      if (entry) yield [block, entry.leaf];
     }
   }
 }

@@ -10,6 +10,7 @@
  *  4. The epoch of a session is durable before anything is acknowledged under it (C9, first form: a new process-server instance
  *     gets a higher one).
  */
+import { describeLayers, sameLayers, type LayerRun } from '../kernels/layer-run.ts';
 import { Problem } from '../kit/problem.ts';
 import type { Clock } from '../kit/clock.ts';
 import type { Random } from '../kit/random.ts';
@@ -43,7 +44,8 @@ export interface NewPoint {
     readonly size: number;
     /** Hex. */
     readonly root: string;
-    readonly layers: readonly number[];
+    /** All that the source sent and no point lists yet. */
+    readonly layers: LayerRun | null;
     readonly kind: 'initial' | 'delta' | 'resync';
     readonly records: number;
     readonly payloadBytes: number;
@@ -210,11 +212,10 @@ export class MachineStore {
       consistency: wanted.consistency,
       ...(wanted.evidence === undefined ? {} : { evidence: wanted.evidence }),
       epoch: wanted.epoch,
-      disks: wanted.disks.map(({ store, layers, writes, ...rest }) => ({
+      disks: wanted.disks.map(({ store, writes, ...rest }) => ({
         ...rest,
         no: store.no,
         blockSize: store.geometry.blockSize,
-        layers: [...layers],
         ...(writes === undefined ? {} : { writes }),
       })),
       extents: log.segments.extentsSince(this.points.mark),
@@ -249,18 +250,17 @@ export class MachineStore {
 
   /** Blocks the point's own layers hold, each once, in no promised order. */
   async *blocksOf(disk: DiskStore, point: number): AsyncGenerator<number> {
-    const layers = this.points.point(point)?.disks.find((each) => each.no === disk.no)?.layers ?? [];
+    const layers = this.points.point(point)?.disks.find((each) => each.no === disk.no)?.layers ?? null;
+    if (layers === null) return;
     const seen = new Uint8Array(Math.ceil(disk.geometry.blockCount / 8));
     const index = await this.#parts.log.index.reader();
-    for (const seq of layers) {
-      for (const batch of index.batchesOf(disk.no, seq)) {
-        for (const block of batch.blocks) {
-          const bit = 1 << (block & 7);
-          const before = seen[block >>> 3] ?? 0;
-          if ((before & bit) !== 0) continue;
-          seen[block >>> 3] = before | bit;
-          yield block;
-        }
+    for (const batch of index.batchesOf(disk.no, layers.first, layers.last)) {
+      for (const block of batch.blocks) {
+        const bit = 1 << (block & 7);
+        const before = seen[block >>> 3] ?? 0;
+        if ((before & bit) !== 0) continue;
+        seen[block >>> 3] = before | bit;
+        yield block;
       }
     }
   }
@@ -348,13 +348,11 @@ function objectionTo(
   disk: NewPoint['disks'][number],
 ): Pick<CommitOutcome & { kind: 'rejected' }, 'reason' | 'detail' | 'retryable'> | null {
   const { store, size, root, layers } = disk;
-  const pending = store.pendingLayers().map((layer) => layer.seq);
-  const unknown = layers.find((seq) => !pending.includes(seq));
-  if (unknown !== undefined)
-    return { reason: 'layer-unknown', detail: `layer ${unknown} is not durable here`, retryable: true };
-  const left = pending.find((seq) => !layers.includes(seq));
-  if (left !== undefined)
-    return { reason: 'layer-incomplete', detail: `layer ${left} is durable and not listed`, retryable: true };
+  if (!sameLayers(layers, store.pending)) {
+    const fewer = (layers?.count ?? 0) < (store.pending?.count ?? 0);
+    const detail = `the source lists ${describeLayers(layers)}, durable here are ${describeLayers(store.pending)}`;
+    return { reason: fewer ? 'layer-incomplete' : 'layer-unknown', detail, retryable: true };
+  }
   if (size !== store.geometry.size) {
     return {
       reason: 'shrunk',

@@ -8,8 +8,8 @@ import type { PointsView } from './points-view.ts';
  */
 export function maxSeqAt(view: PointsView, diskNo: number, point: number): number {
   for (let number = point; number >= 1; number -= 1) {
-    const layers = view.point(number)?.disks.find((disk) => disk.no === diskNo)?.layers ?? [];
-    if (layers.length > 0) return Math.max(...layers);
+    const layers = view.point(number)?.disks.find((disk) => disk.no === diskNo)?.layers ?? null;
+    if (layers !== null) return layers.last;
   }
   return 0;
 }

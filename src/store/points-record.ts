@@ -1,22 +1,23 @@
 /**
  * The records of `points.log` (FORMAT.md): bytes and bodies. Pure.
  *
- * `"TMPL", u16 type, u16 version = 1, u32 body length, u32 record number, 32 bytes previous hash, body (JSON), 32 bytes hash`
+ * `"TMPL", u16 type, u16 version = 2, u32 body length, u32 record number, 32 bytes previous hash, body (JSON), 32 bytes hash`
  */
 import { z } from 'zod';
 import { digest } from '../kernels/hash.ts';
 import { invariant } from '../kit/invariant.ts';
 import { limits } from '../limits.ts';
-import { hex, safeInteger, seqField } from '../wire/control-body.ts';
+import { hex, safeInteger } from '../wire/control-body.ts';
 import { viewOf } from '../wire/frame.ts';
 import { gapReasons } from '../wire/gap.ts';
+import { layerRunField } from '../wire/layer-run.ts';
 import { consistencies } from '../wire/point.ts';
 import { sameBytes } from './segment-format.ts';
 
 const recordHeaderBytes = 48;
 const hashBytes = 32;
 const magic = 0x4c504d54;
-const version = 1;
+const version = 2;
 
 const time = z.number().min(0);
 const point = safeInteger.min(1);
@@ -39,7 +40,7 @@ const pointBody = z.object({
         size: safeInteger.min(limits.disk.sectorBytes),
         blockSize: safeInteger.min(limits.disk.blockBytesMin).max(limits.disk.blockBytesMax),
         root: hex(32),
-        layers: z.array(seqField).max(limits.wire.layersListedMax),
+        layers: layerRunField,
         kind: z.enum(['initial', 'delta', 'resync']),
         records: safeInteger,
         payloadBytes: safeInteger,

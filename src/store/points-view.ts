@@ -2,6 +2,7 @@
  * What `points.log` says, in memory: the points, who may write, what was proven, what was found damaged, why there are gaps.
  * Changed by its log alone, one durable record at a time.
  */
+import { epochOf } from '../wire/seq.ts';
 import { endOfExtents, latest, type Extent, type Position } from './segment-format.ts';
 import type { EpochBody, GapBody, PointBody, PointsEntry, ProvenBody } from './points-record.ts';
 
@@ -19,6 +20,8 @@ export class PointsView {
   readonly #gaps: GapBody[] = [];
   readonly #extents: Extent[] = [];
   #mark: Position | null = null;
+  /** Disk number → the highest seq points list of it. */
+  readonly #listed = new Map<number, number>();
   #epoch: EpochBody | null = null;
 
   /** Ascending; point n is the n-th. */
@@ -84,7 +87,8 @@ export class PointsView {
         // The second fence (C9): whoever writes under an epoch that was taken over commits nothing.
         const now = this.#epoch?.epoch ?? 0;
         if (entry.body.epoch < now) return `point of epoch ${entry.body.epoch} under epoch ${now}`;
-        return entry.body.point === expected ? null : `point ${entry.body.point} where ${expected} is due`;
+        if (entry.body.point !== expected) return `point ${entry.body.point} where ${expected} is due`;
+        return this.#objectionToLayers(entry.body);
       }
       case 'proven':
       case 'damaged':
@@ -102,6 +106,7 @@ export class PointsView {
         return;
       case 'point':
         this.#points.push(entry.body);
+        for (const { no, layers } of entry.body.disks) if (layers !== null) this.#listed.set(no, layers.last);
         this.#extents.push(...entry.body.extents);
         this.#mark = latest(this.#mark, endOfExtents(entry.body.extents));
         return;
@@ -122,6 +127,18 @@ export class PointsView {
         this.#gaps.push(entry.body);
         return;
     }
+  }
+
+  /** Seqs of a disk rise, and no layer is of an epoch after its point's. */
+  #objectionToLayers({ point, epoch, disks }: PointBody): string | null {
+    for (const { no, layers } of disks) {
+      if (layers === null) continue;
+      const listed = this.#listed.get(no) ?? 0;
+      if (layers.first <= listed) return `point ${point} lists layer ${layers.first} of disk ${no} after ${listed}`;
+      if (epochOf(layers.last) > epoch)
+        return `point ${point} of epoch ${epoch} lists layer ${layers.last} of disk ${no}`;
+    }
+    return null;
   }
 
   #takeBackProofs(damaged: number): void {

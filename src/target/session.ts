@@ -29,7 +29,7 @@ import { encodeDurable } from '../wire/durable.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
 import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
 import { decodeGap, type Gap } from '../wire/gap.ts';
-import { decodeHello, type Hello } from '../wire/hello.ts';
+import { decodeHello, protocolVersion, type Hello } from '../wire/hello.ts';
 import { encodeLeaves, type LeafPair } from '../wire/leaves.ts';
 import { decodeOpenDisk, type OpenDisk } from '../wire/open-disk.ts';
 import { encodeOpened } from '../wire/opened.ts';
@@ -240,7 +240,7 @@ export class TargetSession {
   }
 
   async #hello(hello: Hello): Promise<void> {
-    if (!hello.protocol.includes(1))
+    if (!hello.protocol.includes(protocolVersion))
       throw new Problem('version', 'no common protocol version', { remedy: 'upgrade the older side' });
     if (hello.role !== 'process-server') throw new Problem('not-authorised', `${hello.role} may not speak to a target`);
     const store = await this.#host.admit(hello.machine, this);
@@ -249,7 +249,12 @@ export class TargetSession {
     if (this.isOver()) return;
     this.#state = { kind: 'open', store, hello, epoch, disks: [] };
     this.#answer(
-      encodeWelcome({ protocol: 1, version: this.#host.version, features: [], session: `${hello.machine}/${epoch}` }),
+      encodeWelcome({
+        protocol: protocolVersion,
+        version: this.#host.version,
+        features: [],
+        session: `${hello.machine}/${epoch}`,
+      }),
     );
   }
 
@@ -266,7 +271,7 @@ export class TargetSession {
         epoch: state.epoch,
         nextCounter: state.store.nextCounter(state.epoch),
         committed: disk.committed,
-        layers: disk.pendingLayers(),
+        layers: disk.pending,
         // Also where nothing is held of the disk: the agent sees that, and has nothing to compare unless its leaf file says otherwise.
         leaves: since === null ? 'compare' : 'since',
         leafKey: Buffer.from(disk.keys.leafKey).toString('hex'),

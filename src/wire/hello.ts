@@ -3,6 +3,9 @@ import { z } from 'zod';
 import { decodeControl, encodeControl, hex, machineName } from './control-body.ts';
 import { frameType, noDisk } from './frame.ts';
 
+/** The one this program speaks. */
+export const protocolVersion = 2;
+
 const schema = z.object({
   protocol: z.array(z.number().int()).min(1).max(16),
   role: z.enum(['agent', 'process-server']),

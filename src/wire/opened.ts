@@ -1,8 +1,8 @@
 /** OPENED (PROTOCOL.md). */
 import { z } from 'zod';
-import { limits } from '../limits.ts';
-import { decodeControl, diskIndex, encodeControl, hex, safeInteger, seqField } from './control-body.ts';
+import { decodeControl, diskIndex, encodeControl, hex, safeInteger } from './control-body.ts';
 import { frameType } from './frame.ts';
+import { layerRunField } from './layer-run.ts';
 
 const schema = z.object({
   disk: diskIndex,
@@ -12,7 +12,7 @@ const schema = z.object({
   committed: z
     .object({ point: safeInteger.min(1), cutTimeMs: z.number(), size: safeInteger, root: hex(32) })
     .nullable(),
-  layers: z.array(z.object({ seq: seqField, batches: safeInteger })).max(limits.wire.layersListedMax),
+  layers: layerRunField,
   leaves: z.enum(['since', 'compare']),
   leafKey: hex(32),
   diskKey: hex(32).optional(),

@@ -1,8 +1,9 @@
 /** POINT (PROTOCOL.md). */
 import { z } from 'zod';
 import { limits } from '../limits.ts';
-import { decodeControl, diskIndex, encodeControl, hex, safeInteger, seqField } from './control-body.ts';
+import { decodeControl, diskIndex, encodeControl, hex, safeInteger } from './control-body.ts';
 import { frameType, noDisk } from './frame.ts';
+import { layerRunField } from './layer-run.ts';
 
 export const consistencies = ['crash', 'app', 'none'] as const;
 export type Consistency = (typeof consistencies)[number];
@@ -19,7 +20,7 @@ const schema = z.object({
         disk: diskIndex,
         size: safeInteger.min(512),
         root: hex(32),
-        layers: z.array(seqField).max(limits.wire.layersListedMax),
+        layers: layerRunField,
         kind: z.enum(['initial', 'delta', 'resync']),
         records: safeInteger,
         payloadBytes: safeInteger,

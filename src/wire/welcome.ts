@@ -2,9 +2,10 @@
 import { z } from 'zod';
 import { decodeControl, encodeControl } from './control-body.ts';
 import { frameType, noDisk } from './frame.ts';
+import { protocolVersion } from './hello.ts';
 
 const schema = z.object({
-  protocol: z.literal(1),
+  protocol: z.literal(protocolVersion),
   version: z.string().max(64),
   features: z.array(z.string().max(64)).max(64),
   session: z.string().max(64),

@@ -28,7 +28,7 @@ function openedAt(disk: ReplicaDisk, point: number | null): Opened {
   const root = Buffer.from(disk.leaves.committedRoot()).toString('hex');
   const committed = point === null ? null : { point, cutTimeMs: 1, size: blocks * blockSize, root };
   const [diskId, leafKey] = ['11'.repeat(16), '22'.repeat(32)];
-  return { disk: 0, diskId, epoch: 1, nextCounter: 1, committed, layers: [], leaves: 'compare', leafKey };
+  return { disk: 0, diskId, epoch: 1, nextCounter: 1, committed, layers: null, leaves: 'compare', leafKey };
 }
 
 test('a block the comparison named is in the change log before the leaf of the target is in the leaf file', async () => {

@@ -54,7 +54,7 @@ function openedAt(point: number | null, leaves: Opened['leaves'], more: Partial<
     epoch: 1,
     nextCounter: 1,
     committed,
-    layers: [],
+    layers: null,
     leaves,
     leafKey: '22'.repeat(32),
     ...more,
@@ -230,15 +230,14 @@ test('lag counts what is being sent and what waits for its commit', async () => 
   expect(capture.uncommittedBytes).toBe(8192);
 });
 
-test('rounds end in a cut when they are small, stop shrinking, are too many, or have left many layers', () => {
+test('rounds end in a cut when they are small, stop shrinking or are too many', () => {
   const { lastRoundBytes, roundsMax } = limits.agent;
   const big = lastRoundBytes * 10;
-  const first = { round: 0, bytes: big, previousBytes: null, layers: 0 };
-  const second = { round: 1, bytes: big * 0.5, previousBytes: big, layers: 1 };
+  const first = { round: 0, bytes: big, previousBytes: null };
+  const second = { round: 1, bytes: big * 0.5, previousBytes: big };
   expect(nextStep(first)).toBe('round');
   expect(nextStep({ ...first, bytes: lastRoundBytes })).toBe('cut');
   expect(nextStep(second)).toBe('round');
   expect(nextStep({ ...second, bytes: big * 0.95 })).toBe('cut');
   expect(nextStep({ ...second, round: roundsMax })).toBe('cut');
-  expect(nextStep({ ...second, layers: limits.wire.layersPendingMax / 2 })).toBe('cut');
 });

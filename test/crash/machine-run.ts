@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
+import { describeLayers, sameLayers, withLayer, type LayerRun } from '../../src/kernels/layer-run.ts';
 import type { Files } from '../../src/posix/files.ts';
 import { type Dice } from '../simulated-bytes.ts';
 import { SimulatedFiles } from '../simulated-files.ts';
@@ -20,7 +21,7 @@ export interface MachineModel {
   readonly points: readonly ReadonlyMap<number, Buffer>[];
   readonly committed: number;
   /** Layers whose one batch was acknowledged and that no acknowledged point lists. */
-  readonly pending: readonly number[];
+  readonly pending: LayerRun | null;
   /** Of the disk, what its newest layers wrote. */
   readonly image: ReadonlyMap<number, Buffer>;
   readonly mapped: Buffer | null;
@@ -33,14 +34,14 @@ export class MachineRun {
   readonly #image = new Map<number, Buffer>();
   readonly #points: Map<number, Buffer>[] = [];
   #committed = 0;
-  #pending: number[] = [];
+  #pending: LayerRun | null = null;
   #life: MachineLife | null = null;
 
   model(): MachineModel {
     return {
       points: [...this.#points],
       committed: this.#committed,
-      pending: [...this.#pending],
+      pending: this.#pending,
       image: new Map(this.#image),
       mapped: mappedBytes(index),
     };
@@ -57,16 +58,16 @@ export class MachineRun {
 
   async layer(changes: readonly BlockChange[]): Promise<void> {
     const seq = await this.#opened.layer(changes);
-    this.#pending.push(seq);
+    this.#pending = withLayer(this.#pending, seq);
   }
 
   /** Of all that is durable and not listed. */
   async commit(): Promise<void> {
-    const layers = (await this.#opened.disk()).pendingLayers().map(({ seq }) => seq);
+    const layers = (await this.#opened.disk()).pending;
     this.#points.push(new Map(this.#image));
     await this.#opened.commit(layers, 1);
     this.#committed = this.#points.length;
-    this.#pending = [];
+    this.#pending = null;
   }
 
   /** As a target does it whose store has failed: what was not acknowledged is there, or is not, from now on for good. */
@@ -75,7 +76,7 @@ export class MachineRun {
     await this.open();
     this.#points.length = this.#opened.store.points.points.length;
     this.#committed = this.#points.length;
-    this.#pending = (await this.#opened.disk()).pendingLayers().map(({ seq }) => seq);
+    this.#pending = (await this.#opened.disk()).pending;
   }
 
   async prove(): Promise<void> {
@@ -112,18 +113,25 @@ export async function judgeMachine(files: SimulatedFiles, model: MachineModel): 
     for (const state of life.states()) states.set(state, (states.get(state) ?? 0) + 1);
     await expectContent(life, model, found);
     const disk = await life.disk();
-    const pending = disk.pendingLayers().map(({ seq }) => seq);
-    const listed = life.store.points.points.flatMap(({ disks }) => disks.flatMap(({ layers }) => layers));
-    for (const seq of model.pending)
-      if (!pending.includes(seq) && !listed.includes(seq)) throw new Error(`layer ${seq} is lost`);
+    const { pending } = disk;
+    const listed = life.store.points.points.flatMap(({ disks }) => disks.map(({ layers }) => layers));
+    if (![pending, ...listed].some((run) => covers(run, model.pending)))
+      throw new Error(`${describeLayers(model.pending)} were pending, now ${describeLayers(pending)}`);
     // And the next point commits, with what is pending.
     const seq = await life.layer([{ block: 3 }]);
-    await life.commit([...pending, seq], judgesRecords);
+    await life.commit(withLayer(pending, seq), judgesRecords);
     const { asked } = await life.prove();
     if (asked.length > 0 || life.states().includes('damaged')) throw new Error(`blocks ${asked.join()} are damaged`);
   } finally {
     await life.close();
   }
+}
+
+/** Whether all these layers are in, and perhaps others that were not acknowledged. */
+function covers(run: LayerRun | null, wanted: LayerRun | null): boolean {
+  if (run === null || wanted === null) return wanted === null;
+  if (run.count === wanted.count) return sameLayers(run, wanted);
+  return run.first <= wanted.first && run.last >= wanted.last && run.count > wanted.count;
 }
 
 function rubbish(dice: Dice): Buffer {

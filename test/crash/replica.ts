@@ -6,6 +6,7 @@ import { geometryOf } from '../../src/disk/geometry.ts';
 import { leavesInNode, MerkleNodes, nodeCountOf, zeroLeaf } from '../../src/disk/merkle.ts';
 import { fullMask, scatterPages } from '../../src/disk/page-mask.ts';
 import { leafOf, merkleHashes } from '../../src/kernels/hash.ts';
+import { describeLayers, sameLayers, withLayer, type LayerRun } from '../../src/kernels/layer-run.ts';
 import { limits } from '../../src/limits.ts';
 import type { BatchRecord } from '../../src/wire/batch.ts';
 import type { Checksums, Difference } from '../../src/wire/checksums.ts';
@@ -34,7 +35,7 @@ export class Replica {
   #recorded: Point[] = [];
   /** The newest point and what is durable on top of it. */
   #working = new Map<number, Stored>();
-  #layers: number[] = [];
+  #layers: LayerRun | null = null;
   #size = 0;
   nextCounter = 1;
 
@@ -49,7 +50,7 @@ export class Replica {
     made.#points = [...this.#points];
     made.#recorded = [...this.#recorded];
     made.#working = new Map(this.#working);
-    made.#layers = [...this.#layers];
+    made.#layers = this.#layers;
     made.#size = this.#size;
     made.nextCounter = this.nextCounter;
     return made;
@@ -90,7 +91,7 @@ export class Replica {
   /** What no point lists was not durable, or its layers were dropped. */
   loseLayers(): void {
     this.#working = new Map(this.#points.at(-1)?.blocks);
-    this.#layers = [];
+    this.#layers = null;
   }
 
   // ---- as an agent sees it --------------------------------------------------------------------------------------------------
@@ -106,7 +107,7 @@ export class Replica {
       epoch: 1,
       nextCounter: this.nextCounter,
       committed: newest ? { point: this.points, cutTimeMs: 1, size: newest.size, root: newest.root } : null,
-      layers: this.#layers.map((seq) => ({ seq, batches: 1 })),
+      layers: this.#layers,
       leaves: known ? 'since' : 'compare',
       leafKey: this.leafKey.toString('hex'),
     };
@@ -119,7 +120,7 @@ export class Replica {
 
   layer(seq: number): void {
     this.nextCounter += 1;
-    this.#layers.push(seq);
+    this.#layers = withLayer(this.#layers, seq);
   }
 
   take({ block, pageMask, leaf, payload }: BatchRecord): void {
@@ -145,13 +146,14 @@ export class Replica {
   }
 
   /** @throws when the root is another one: nothing here is ever lost on its way. */
-  commit(root: string, layers: readonly number[]): number {
-    if (layers.join() !== this.#layers.join()) throw new Error(`layers ${layers.join()}, not ${this.#layers.join()}`);
+  commit(root: string, layers: LayerRun | null): number {
+    if (!sameLayers(layers, this.#layers))
+      throw new Error(`${describeLayers(layers)}, not ${describeLayers(this.#layers)}`);
     if (root !== this.#root()) throw new Error(`point ${this.points + 1}: the roots differ`);
     const point = { blocks: new Map(this.#working), size: this.#size, root };
     this.#points.push(point);
     this.#recorded[this.points - 1] = point;
-    this.#layers = [];
+    this.#layers = null;
     return this.points;
   }
 

@@ -7,6 +7,7 @@ import { segmentLimits, type SegmentLimits, type SegmentLog } from '../../src/st
 import { openSegmentLog } from '../../src/store/segment-recovery.ts';
 import { SimulatedFiles } from '../simulated-files.ts';
 import { directory, layerOf, machineId, nameOf, nameOfBatch, readAll, sealedBody } from '../store/segment-fixture.ts';
+import { runOf } from '../layers.ts';
 
 const machineDirectory = '/data/machines/m';
 const pointsPath = `${machineDirectory}/points.log`;
@@ -111,7 +112,7 @@ export class StoreRun {
     if (this.#epoch === 0) await this.epoch();
     const { log, points } = this.#opened;
     const disk = { no: 0, size: 1 << 20, blockSize: 65_536, root: 'ab'.repeat(32), kind: 'delta' } as const;
-    const layers = this.#pendingLayers.map((seq) => 2 ** 32 * this.#epoch + seq);
+    const layers = runOf(this.#pendingLayers.map((seq) => 2 ** 32 * this.#epoch + seq));
     const body: PointBody = {
       point: this.#point + 1,
       cutTimeMs: 1,

@@ -87,7 +87,7 @@ test('a cut whose old pages find no room is given up: durable batches stay, the 
   const point = await site.point();
   const [disk] = site.target?.store?.points.point(point)?.disks ?? [];
   // The layer of the cut that was given up, and the one that completes it.
-  expect([point, disk?.layers.length]).toEqual([2, 2]);
+  expect([point, disk?.layers?.count]).toEqual([2, 2]);
   expect(disk?.records).toBeLessThan(60 - 2);
   expect(agent.agent.report().gaps.get('copy-before-write')).toBe(1);
   const gaps = await over(site);

@@ -7,7 +7,7 @@ import { wireCodes } from '../../src/wire/codes.ts';
 import { encodeCycle } from '../../src/wire/cycle.ts';
 import { decodeDurable } from '../../src/wire/durable.ts';
 import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../../src/wire/frame.ts';
-import { encodeHello } from '../../src/wire/hello.ts';
+import { encodeHello, protocolVersion } from '../../src/wire/hello.ts';
 import { encodeOpenDisk } from '../../src/wire/open-disk.ts';
 import { seqOf } from '../../src/wire/seq.ts';
 import type { MemoryConnection } from '../transport/memory-connection.ts';
@@ -148,7 +148,14 @@ async function byHand(site: Site, instance: string): Promise<{ wire: MemoryConne
   wire.onFrame((frame) => void answers.push(decodeFrame(frame)));
   site.target?.target.accept(theirs);
   await wire.send(
-    encodeHello({ protocol: [1], role: 'process-server', machine, version: 'test', features: [], instance }),
+    encodeHello({
+      protocol: [protocolVersion],
+      role: 'process-server',
+      machine,
+      version: 'test',
+      features: [],
+      instance,
+    }),
   );
   await site.until(() => answers.some(({ type }) => type === frameType.welcome), 'welcome');
   return { wire, answers };

@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { blockBytesOnDisk } from '../../src/disk/geometry.ts';
+import { describeLayers, sameLayers } from '../../src/kernels/layer-run.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import { posixFiles } from '../../src/posix/files.ts';
 import { exportRaw } from '../../src/recovery/export.ts';
@@ -12,6 +13,7 @@ import type { PointBody } from '../../src/store/points-record.ts';
 import { replayAll } from '../../src/store/replay.ts';
 import { Vault } from '../../src/store/vault.ts';
 import { decodeSealedRows } from '../../src/wire/sealed.ts';
+import { runOf } from '../layers.ts';
 import type { Site } from './site.ts';
 import { clock, machine } from './surroundings.ts';
 import { bootId } from './target-life.ts';
@@ -37,8 +39,7 @@ export async function readBack(site: Site, options: ReadBackOptions = {}): Promi
       if (damaged && options.mayBeDamaged !== true) throw new Error(`point ${body.point} is damaged`);
       if (!damaged) await checkPoint(site, view, body);
     }
-    checkLayers(points);
-    await checkNothingTwice(site, view, options.repaired ?? new Set());
+    checkLayers(points, await readSegments(site, view, options.repaired ?? new Set()));
     return points.length;
   } finally {
     await view.close();
@@ -46,15 +47,15 @@ export async function readBack(site: Site, options: ReadBackOptions = {}): Promi
   }
 }
 
-/** Every layer is listed by one point, in order. */
-function checkLayers(points: readonly PointBody[]): void {
-  const newest = new Map<number, number>();
+/** Every layer that the segments hold is listed by one point, in order, up to the newest one: points and segments tell, no index is asked. */
+function checkLayers(points: readonly PointBody[], stored: StoredLayers): void {
+  const left = new Map([...stored].map(([no, seqs]) => [no, [...seqs].sort((a, b) => a - b)]));
   for (const { point, disks } of points) {
     for (const { no, layers } of disks) {
-      for (const seq of layers) {
-        if (seq <= (newest.get(no) ?? 0)) throw new Error(`point ${point} lists layer ${seq} again`);
-        newest.set(no, seq);
-      }
+      const seqs = left.get(no) ?? [];
+      const listed = seqs.splice(0, layers === null ? 0 : seqs.filter((seq) => seq <= layers.last).length);
+      if (!sameLayers(runOf(listed), layers))
+        throw new Error(`point ${point}, disk ${no}: ${describeLayers(layers)}, stored ${listed.join(', ')}`);
     }
   }
 }
@@ -101,9 +102,13 @@ function difference(found: Buffer, expected: Buffer, { geometry }: PointImage): 
   return `differs at ${at} (block ${Math.floor(at / geometry.blockSize)}, page ${Math.floor((at % geometry.blockSize) / geometry.pageSize)})`;
 }
 
+/** Disk number → seqs of the layers that have a batch and were not dropped. */
+type StoredLayers = ReadonlyMap<number, ReadonlySet<number>>;
+
 /** A record whose leaf is that of the record before it says nothing new: what was durable was sent again. */
-async function checkNothingTwice(site: Site, view: MachineView, repaired: ReadonlySet<string>): Promise<void> {
+async function readSegments(site: Site, view: MachineView, repaired: ReadonlySet<string>): Promise<StoredLayers> {
   const newest = new Map<string, string>();
+  const stored = new Map(view.facts.disks.map(({ no }) => [no, new Set<number>()]));
   const outcome = await replayAll(
     {
       files: posixFiles,
@@ -113,7 +118,9 @@ async function checkNothingTwice(site: Site, view: MachineView, repaired: Readon
       check: 'digests',
     },
     (entry) => {
+      if (entry.type === 'drop') stored.get(entry.diskNo)?.delete(entry.seq);
       if (entry.type !== 'batch') return;
+      stored.get(entry.diskNo)?.add(entry.header.seq);
       const bounds = { blockCount: 2 ** 32 - 1, pageSize: site.blockSize / 16 };
       for (const row of decodeSealedRows(entry.rows, bounds, entry.bodyLength)) {
         const key = `${entry.diskNo}/${row.block}`;
@@ -124,4 +131,5 @@ async function checkNothingTwice(site: Site, view: MachineView, repaired: Readon
     },
   );
   if (outcome.damage.length > 0) throw new Error(`damage in the segments: ${JSON.stringify(outcome.damage)}`);
+  return stored;
 }

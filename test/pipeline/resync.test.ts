@@ -277,7 +277,7 @@ describe('what goes on meanwhile', () => {
     agent.agent.requestCycle();
     const given = (): boolean => agent.agent.report().counters.cutsGivenUp > 0;
     await site.until(() => given() && agent.agent.report().inFlightBytes === 0, 'all is durable');
-    expect(site.target?.store?.disks[0]?.pendingLayers().length).toBeGreaterThan(0);
+    expect(site.target?.store?.disks[0]?.pending?.count).toBeGreaterThan(0);
     await site.endAgent('crash');
     lose(site, 'leaves');
     const traffic = new Traffic(site);

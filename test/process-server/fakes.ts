@@ -19,7 +19,7 @@ import { decodeCycle, encodeCycle } from '../../src/wire/cycle.ts';
 import { decodeDurable, encodeDurable } from '../../src/wire/durable.ts';
 import { decodeErrorMessage, encodeErrorMessage, type ErrorMessage } from '../../src/wire/error.ts';
 import { decodeFrame, frameType, type Frame } from '../../src/wire/frame.ts';
-import { decodeHello, encodeHello, type Hello } from '../../src/wire/hello.ts';
+import { decodeHello, encodeHello, protocolVersion, type Hello } from '../../src/wire/hello.ts';
 import { encodeLeaves } from '../../src/wire/leaves.ts';
 import { decodeOpenDisk, encodeOpenDisk } from '../../src/wire/open-disk.ts';
 import { decodeOpened, encodeOpened, type Opened } from '../../src/wire/opened.ts';
@@ -171,7 +171,7 @@ export class FakeTarget {
         const hello = decodeHello(frame.body);
         this.events.push(`HELLO ${hello.role} ${hello.machine}`);
         this.#hooks.onHello?.(hello);
-        this.send(encodeWelcome({ protocol: 1, version: 't', features: [], session: 's' }));
+        this.send(encodeWelcome({ protocol: protocolVersion, version: 't', features: [], session: 's' }));
         return;
       }
       case frameType.openDisk: {
@@ -219,7 +219,7 @@ export class FakeTarget {
       epoch: 1,
       nextCounter: 1,
       committed: null,
-      layers: [],
+      layers: null,
       leaves: 'compare',
       leafKey: leafKey.toString('hex'),
       diskKey: key.toString('hex'),
@@ -327,7 +327,7 @@ export class FakeAgent {
 
   hello(machine: string, change: Partial<Hello> = {}): void {
     const base: Hello = {
-      protocol: [1],
+      protocol: [protocolVersion],
       role: 'agent',
       machine,
       version: 't',
@@ -349,7 +349,7 @@ export class FakeAgent {
     const entry = {
       size: 65_536,
       root: '00'.repeat(32),
-      layers: [],
+      layers: null,
       kind: 'initial' as const,
       records: 0,
       payloadBytes: 0,

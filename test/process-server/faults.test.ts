@@ -98,10 +98,15 @@ describe('violations by the agent', () => {
   });
 
   it('no common version → version', async () => {
-    const agent = world().agent('m1');
-    agent.hello('m1', { protocol: [2, 3] });
-    await agent.connection.closed;
-    expect(agent.error?.code).toBe('version');
+    for (const protocol of [[1], [3, 4]]) {
+      const agent = world().agent('m1');
+      agent.hello('m1', { protocol });
+      await agent.connection.closed;
+      expect(agent.error).toMatchObject({
+        code: 'version',
+        message: expect.stringContaining(protocol.join(', ')) as string,
+      });
+    }
   });
 });
 

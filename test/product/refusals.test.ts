@@ -15,7 +15,7 @@ import type { Connection, Role } from '../../src/transport/connection.ts';
 import { loadCredentials } from '../../src/transport/credentials.ts';
 import { decodeErrorMessage, type ErrorMessage } from '../../src/wire/error.ts';
 import { decodeFrame, frameType } from '../../src/wire/frame.ts';
-import { encodeHello } from '../../src/wire/hello.ts';
+import { encodeHello, protocolVersion } from '../../src/wire/hello.ts';
 import { command } from './command.ts';
 import { MiB, writeImage } from './content.ts';
 import { identityOf, machine, Scene } from './scene.ts';
@@ -179,7 +179,9 @@ describe('a stranger at the doors', () => {
       });
     });
     const instance = '00'.repeat(16);
-    await connection.send(encodeHello({ protocol: [1], role: 'agent', machine, version: '0', features: [], instance }));
+    await connection.send(
+      encodeHello({ protocol: [protocolVersion], role: 'agent', machine, version: '0', features: [], instance }),
+    );
     expect(await told).toMatchObject({ code: 'not-authorised', retryable: false });
     expect(await connection.closed).toMatchObject({ by: 'peer' });
   });

@@ -15,6 +15,7 @@ import { MachineView } from '../../src/store/machine-view.ts';
 import { Vault } from '../../src/store/vault.ts';
 import { codec, sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../../src/wire/sealed.ts';
 import { seqOf } from '../../src/wire/seq.ts';
+import { runOf } from '../layers.ts';
 
 const machine = 'm1';
 
@@ -57,7 +58,15 @@ describe('a machine view', () => {
     await disk.beginLayer({ seq, kind: 'initial', base: null, salt: random.bytes(32), keyVersion: version, epoch });
     await disk.appendBatch(zeroBlock(seq)).durable;
     const root = Buffer.from(disk.leaves.workingRoot()).toString('hex');
-    const part = { store: disk, size, root, layers: [seq], kind: 'initial', records: 1, payloadBytes: 0 } as const;
+    const part = {
+      store: disk,
+      size,
+      root,
+      layers: runOf([seq]),
+      kind: 'initial',
+      records: 1,
+      payloadBytes: 0,
+    } as const;
     const outcome = await store.commit({ cutTimeMs: 1, consistency: 'crash', epoch, disks: [part] });
     expect(outcome).toEqual({ kind: 'committed', point: 1 });
     await store.close();

@@ -195,7 +195,7 @@ describe('record index', () => {
     }
     const reader = await index.reader();
     expect([...reader.batchesOf(3, seq)]).toEqual([
-      { batch: 0, segment: 7, entryOffset: 1000, blocks: Uint32Array.of(4, 5, 9) },
+      { seq, batch: 0, segment: 7, entryOffset: 1000, blocks: Uint32Array.of(4, 5, 9) },
     ]);
     await index.close(true);
   });

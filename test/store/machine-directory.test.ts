@@ -54,7 +54,7 @@ it('is made on first start and read back on every later one', async () => {
   await first.close();
   const second = await opened();
   expect(second.facts).toEqual(facts);
-  expect(await readStoreFacts(posixFiles, data)).toEqual({ format: 1, vault, created: facts.created });
+  expect(await readStoreFacts(posixFiles, data)).toEqual({ format: 2, vault, created: facts.created });
   expect(await listMachines(posixFiles, data)).toEqual(['app.2', 'db-1']);
   expect(await readMachineFacts(posixFiles, data, 'db-1')).toEqual(machine);
   expect(await readMachineFacts(posixFiles, data, 'other')).toBeNull();
@@ -74,7 +74,7 @@ it('of another version is refused with a remedy, left as it is and not kept lock
   const first = await opened();
   await first.create(vault);
   await first.close();
-  const text = JSON.stringify({ format: 2, shape: 'unknown' });
+  const text = JSON.stringify({ format: 1, shape: 'unknown' });
   await writeFile(`${data}/tidemark.json`, text);
   for (let again = 0; again < 2; again += 1) {
     await expect(opened()).rejects.toMatchObject({
@@ -91,7 +91,7 @@ it('that is not what it says it is, is damage', async () => {
   await first.writeMachine('db', machine);
   await writeFile(machinePaths(data, 'db').directory + '/machine.json', '{"id": 1}');
   await expect(readMachineFacts(posixFiles, data, 'db')).rejects.toMatchObject({ code: 'damaged' });
-  for (const text of ['', '{', '{"format": 1}', `{"format": 1, "vault": "x", "created": 1}`, '[]']) {
+  for (const text of ['', '{', '{"format": 2}', `{"format": 2, "vault": "x", "created": 1}`, '[]']) {
     await writeFile(`${data}/tidemark.json`, text);
     await expect(readStoreFacts(posixFiles, data), text).rejects.toMatchObject({ code: 'damaged' });
   }

@@ -19,6 +19,8 @@ import { newTargetCounters } from '../../src/target/counters.ts';
 import { Prover } from '../../src/target/prover.ts';
 import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../../src/wire/sealed.ts';
 import { seqOf } from '../../src/wire/seq.ts';
+import type { LayerRun } from '../../src/kernels/layer-run.ts';
+import { runOf } from '../layers.ts';
 
 const blockSize = 4096;
 const pageSize = blockSize / 16;
@@ -96,7 +98,7 @@ export class MachineLife {
   /** Writes the blocks anew, as one layer of one batch, and commits them. Not proven. */
   async point(changes: readonly BlockChange[]): Promise<number> {
     const seq = await this.layer(changes);
-    return this.commit([seq], changes.length);
+    return this.commit(runOf([seq]), changes.length);
   }
 
   /** Writes the blocks anew, as one layer of one batch; durable when it resolves. */
@@ -110,7 +112,7 @@ export class MachineLife {
     return seq;
   }
 
-  async commit(layers: readonly number[], records: number): Promise<number> {
+  async commit(layers: LayerRun | null, records: number): Promise<number> {
     const epoch = await this.store.acquireEpoch('aa');
     const disk = await this.disk();
     const root = Buffer.from(disk.leaves.workingRoot()).toString('hex');

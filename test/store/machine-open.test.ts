@@ -16,10 +16,17 @@ import type { MachineStore } from '../../src/store/machine-store.ts';
 import { Vault } from '../../src/store/vault.ts';
 import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../../src/wire/sealed.ts';
 import { seqOf } from '../../src/wire/seq.ts';
+import { runOf } from '../layers.ts';
 
 const blockSize = 4096;
 const size = 64 * blockSize;
 const machine = 'm1';
+
+async function blocksWithLeaves(disk: DiskStore): Promise<number[]> {
+  const blocks: number[] = [];
+  for await (const [block] of disk.leavesSince(0)) blocks.push(block);
+  return blocks;
+}
 
 /** One record, sealed for real, as the body of a SEALED frame. */
 function sealedBody(disk: DiskStore, salt: Uint8Array, seq: number, batch: number, block: number): Uint8Array {
@@ -101,13 +108,14 @@ describe('a machine store', () => {
     await killedCopy(store);
     const again = await openStore('b');
     const found = await again.store.openDisk({ name: 'vda', size, blockSize });
-    expect(found.pendingLayers()).toEqual([{ seq, batches: 3 }]);
+    expect(found.pending).toEqual(runOf([seq]));
+    expect(await blocksWithLeaves(found)).toEqual([0, 1, 2]);
     expect(await rootOf(found)).toBe(await rootOf(disk));
     const wanted = {
       store: found,
       size,
       root: await rootOf(found),
-      layers: [seq],
+      layers: runOf([seq]),
       kind: 'initial',
       records: 3,
       payloadBytes: 0,
@@ -127,7 +135,8 @@ describe('a machine store', () => {
     const { store: again, report } = await openStore('b');
     expect(report.torn).toHaveLength(1);
     const disk = await again.openDisk({ name: 'vda', size, blockSize });
-    expect(disk.pendingLayers()).toEqual([{ seq, batches: 2 }]);
+    expect(disk.pending).toEqual(runOf([seq]));
+    expect(await blocksWithLeaves(disk)).toEqual([0, 1]);
     expect(disk.leaves.get(2)).toEqual(new Uint8Array(32));
     expect(Buffer.compare(disk.leaves.get(1), new Uint8Array(32))).not.toBe(0);
   });
@@ -137,13 +146,13 @@ describe('a machine store', () => {
     const { disk, seq } = await writeLayer(store, 1);
     const point = { cutTimeMs: 1, consistency: 'crash', epoch: 1 } as const;
     const part = { store: disk, size, kind: 'initial', records: 1, payloadBytes: 0 } as const;
-    const wrong = await store.commit({ ...point, disks: [{ ...part, root: '00'.repeat(32), layers: [seq] }] });
+    const wrong = await store.commit({ ...point, disks: [{ ...part, root: '00'.repeat(32), layers: runOf([seq]) }] });
     expect(wrong).toMatchObject({ kind: 'rejected', reason: 'root-mismatch' });
     const root = await rootOf(disk);
-    expect(await store.commit({ ...point, disks: [{ ...part, root, layers: [] }] })).toMatchObject({
+    expect(await store.commit({ ...point, disks: [{ ...part, root, layers: null }] })).toMatchObject({
       reason: 'layer-incomplete',
     });
-    expect(await store.commit({ ...point, disks: [{ ...part, root, layers: [seq, seq + 1] }] })).toMatchObject({
+    expect(await store.commit({ ...point, disks: [{ ...part, root, layers: runOf([seq, seq + 1]) }] })).toMatchObject({
       reason: 'layer-unknown',
     });
     expect(store.points.points).toEqual([]);

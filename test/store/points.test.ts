@@ -4,6 +4,7 @@ import { PointsLog, readPoints } from '../../src/store/points-log.ts';
 import { encodeRecord, firstPreviousHash, type PointBody, type PointsEntry } from '../../src/store/points-record.ts';
 import { machineId } from './segment-fixture.ts';
 import { SimulatedDisk } from './simulated-disk.ts';
+import { runOf } from '../layers.ts';
 
 const path = '/data/machines/m/points.log';
 
@@ -20,7 +21,7 @@ function point(number: number): PointBody {
         size: 1 << 20,
         blockSize: 65536,
         root: 'ab'.repeat(32),
-        layers: [2 ** 32 + number],
+        layers: runOf([2 ** 32 + number]),
         kind: 'delta',
         records: 1,
         payloadBytes: 10,
@@ -65,7 +66,7 @@ it('has these bytes', () => {
   const body = Buffer.from('{"point":1,"atMs":6,"blocks":3}');
   const head = Buffer.concat([
     Buffer.from('TMPL', 'latin1'),
-    Buffer.from('03000100' + '1f000000' + '03000000', 'hex'),
+    Buffer.from('03000200' + '1f000000' + '03000000', 'hex'),
     digest(machineId),
     body,
   ]);

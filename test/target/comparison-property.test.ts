@@ -7,6 +7,7 @@ import { merkleHashes } from '../../src/kernels/hash.ts';
 import { limits } from '../../src/limits.ts';
 import { frameType } from '../../src/wire/frame.ts';
 import { blockSize, TargetSite, type OpenedDisk, type Peer } from './peer.ts';
+import { runOf } from '../layers.ts';
 
 const soak = process.env['TIDEMARK_TEST_SOAK'] === '1';
 const { leavesPerNode } = limits.disk;
@@ -73,7 +74,7 @@ class Life {
     if (!this.#peer || !this.#disk) {
       const { peer, disk } = await this.#site.session('m1', null, { size: this.#size });
       expect(disk.opened.leaves).toBe('compare');
-      expect(disk.opened.layers.map(({ seq }) => seq)).toEqual(this.#pending);
+      expect(disk.opened.layers).toEqual(runOf(this.#pending));
       this.#peer = peer;
       this.#disk = disk;
     }

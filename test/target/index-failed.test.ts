@@ -4,6 +4,7 @@ import type * as reader from '../../src/store/index-reader.ts';
 import { decodeErrorMessage } from '../../src/wire/error.ts';
 import { frameType } from '../../src/wire/frame.ts';
 import { TargetSite } from './peer.ts';
+import { withLayer } from '../../src/kernels/layer-run.ts';
 
 const space = vi.hoisted(() => ({ none: false }));
 
@@ -66,12 +67,14 @@ test('incident 10: a full file system under one index ends neither the process n
   // The next session opens the store again; what was durable is known again, indexed or not.
   const { peer: again, disk: known } = await site.session();
   expect(site.store()).not.toBe(first);
-  expect(known.opened.layers.map((layer) => layer.batches)).toContain(1);
-  const layers = known.opened.layers.map((layer) => layer.seq);
+  expect(known.opened.layers?.first).toBe(seq);
   const last = again.cycle(known);
   again.sealed(known, last, 3);
   await again.next(frameType.durable);
-  again.point(Buffer.from(site.store().disks[0]?.leaves.workingRoot() ?? []).toString('hex'), [...layers, last]);
+  again.point(
+    Buffer.from(site.store().disks[0]?.leaves.workingRoot() ?? []).toString('hex'),
+    withLayer(known.opened.layers, last),
+  );
   await again.next(frameType.committed);
   expect(site.target.counters.storesFailed).toBe(1);
   expect(unheard).toEqual([]);

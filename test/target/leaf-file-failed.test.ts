@@ -5,6 +5,7 @@ import { Problem } from '../../src/kit/problem.ts';
 import { decodeCommitted } from '../../src/wire/committed.ts';
 import { frameType } from '../../src/wire/frame.ts';
 import { blockSize, diskSize, TargetSite, type OpenedDisk, type Peer } from './peer.ts';
+import { runOf } from '../layers.ts';
 
 const sites: TargetSite[] = [];
 afterEach(async () => {
@@ -101,7 +102,7 @@ test('incident 20: a durable point is answered COMMITTED though the leaf file fa
   expect([first.point, second.point]).toEqual([1, 2]);
   expect(site.logged.filter((line) => line.includes('leaf file could not be written'))).toHaveLength(1);
   const { peer: again, disk: known } = await site.session('m1', 2);
-  expect(known.opened).toMatchObject({ leaves: 'compare', committed: { point: 2 }, layers: [] });
+  expect(known.opened).toMatchObject({ leaves: 'compare', committed: { point: 2 }, layers: null });
   // What it says is that of its newest point, though the file does not have it.
   const wanted = Buffer.alloc((diskSize / blockSize) * 32);
   wanted.set(first.leaf, 32);
@@ -152,7 +153,7 @@ test('a durable batch whose leaves could not be laid is compared by its leaves a
   space.none = true;
   await pointOver(site, peer, disk, 2);
   const { peer: comparing, disk: compared } = await site.session('m1', 2);
-  expect(compared.opened).toMatchObject({ leaves: 'compare', committed: { point: 2 }, layers: [] });
+  expect(compared.opened).toMatchObject({ leaves: 'compare', committed: { point: 2 }, layers: null });
   const before = await leafHex(comparing, compared, 2);
   expect(before).not.toBe('00'.repeat(32));
   // The chunk it goes to still waits to be written.
@@ -161,7 +162,7 @@ test('a durable batch whose leaves could not be laid is compared by its leaves a
   await comparing.next(frameType.error);
   space.none = false;
   const { peer: last, disk: known } = await site.session('m1', 2);
-  expect(known.opened.layers).toEqual([{ seq, batches: 1 }]);
+  expect(known.opened.layers).toEqual(runOf([seq]));
   expect(await leafHex(last, known, 2)).toBe(leaf);
   expect(await leafHex(last, known, 1)).not.toBe('00'.repeat(32));
 });

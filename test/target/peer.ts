@@ -21,13 +21,15 @@ import { decodeChecksums, encodeAsk, type ChecksumRange } from '../../src/wire/c
 import { encodeCycle } from '../../src/wire/cycle.ts';
 import { decodeFrame, encodeFrame, frameType, type Frame } from '../../src/wire/frame.ts';
 import { encodeGap, type Gap } from '../../src/wire/gap.ts';
-import { encodeHello } from '../../src/wire/hello.ts';
+import { encodeHello, protocolVersion } from '../../src/wire/hello.ts';
 import { encodeOpenDisk, type OpenDisk } from '../../src/wire/open-disk.ts';
 import { decodeOpened, type Opened } from '../../src/wire/opened.ts';
 import { encodePointMessage, type PointMessage } from '../../src/wire/point.ts';
 import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../../src/wire/sealed.ts';
 import { seqOf } from '../../src/wire/seq.ts';
 import { memoryPair, testPeer, type MemoryConnection } from '../transport/memory-connection.ts';
+import type { LayerRun } from '../../src/kernels/layer-run.ts';
+import { runOf } from '../layers.ts';
 
 export const blockSize = 4096;
 export const diskSize = 64 * blockSize;
@@ -163,7 +165,16 @@ export class Peer {
 
   hello(machine: string): void {
     const instance = 'aa'.repeat(16);
-    this.send(encodeHello({ protocol: [1], version: 'test', features: [], instance, machine, role: 'process-server' }));
+    this.send(
+      encodeHello({
+        protocol: [protocolVersion],
+        version: 'test',
+        features: [],
+        instance,
+        machine,
+        role: 'process-server',
+      }),
+    );
   }
 
   /** Takes the oldest frame of one of the types. */
@@ -242,9 +253,15 @@ export class Peer {
     return leaf;
   }
 
-  point(root: string, layers: number[], more: { size?: number } & Partial<PointMessage> = {}): void {
+  /** Of these layers, ascending. */
+  point(
+    root: string,
+    layers: Iterable<number> | LayerRun | null,
+    more: { size?: number } & Partial<PointMessage> = {},
+  ): void {
     const { size = diskSize, ...rest } = more;
-    const disk = { disk: 0, size, root, layers, kind: 'delta', records: 1, payloadBytes: 1 } as const;
+    const run = layers !== null && Symbol.iterator in layers ? runOf(layers) : layers;
+    const disk = { disk: 0, size, root, layers: run, kind: 'delta', records: 1, payloadBytes: 1 } as const;
     this.send(encodePointMessage({ cutTimeMs: 1, consistency: 'crash', disks: [disk], ...rest }));
   }
 }

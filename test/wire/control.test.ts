@@ -21,9 +21,9 @@ const messages = {
   HELLO: [
     encodeHello,
     decodeHello,
-    { protocol: [1], role: 'agent', machine: 'db-1', version: '0.1.0', features: [], instance: '00'.repeat(16) },
+    { protocol: [2], role: 'agent', machine: 'db-1', version: '0.1.0', features: [], instance: '00'.repeat(16) },
   ],
-  WELCOME: [encodeWelcome, decodeWelcome, { protocol: 1, version: '0.1.0', features: [], session: 's' }],
+  WELCOME: [encodeWelcome, decodeWelcome, { protocol: 2, version: '0.1.0', features: [], session: 's' }],
   OPEN_DISK: [
     encodeOpenDisk,
     decodeOpenDisk,
@@ -38,7 +38,7 @@ const messages = {
       epoch: 1,
       nextCounter: 1,
       committed: { point: 3, cutTimeMs: 5, size: 4096, root },
-      layers: [{ seq: 9, batches: 2 }],
+      layers: { first: 9, last: 12, count: 3, chain: root },
       leaves: 'since',
       leafKey: root,
     },
@@ -50,7 +50,7 @@ const messages = {
     {
       cutTimeMs: 1,
       consistency: 'crash',
-      disks: [{ disk: 0, size: 4096, root, layers: [1], kind: 'initial', records: 1, payloadBytes: 2, writes: 3 }],
+      disks: [{ disk: 0, size: 4096, root, layers: null, kind: 'initial', records: 1, payloadBytes: 2, writes: 3 }],
     },
   ],
   COMMITTED: [encodeCommitted, decodeCommitted, { point: 1, cutTimeMs: 1, disks: [{ disk: 0, root }] }],
