@@ -20,6 +20,7 @@ import { fullMask } from '../../src/disk/page-mask.ts';
 import { isZero, leafOf } from '../../src/kernels/hash.ts';
 import { MiB } from '../../src/limits.ts';
 import type { Logger } from '../../src/observe/logger.ts';
+import type { Files } from '../../src/posix/files.ts';
 import { batchRecords } from '../../src/wire/batch.ts';
 import { frameHeaderBytes } from '../../src/wire/frame.ts';
 import { SparseBytes } from '../simulated-bytes.ts';
@@ -65,11 +66,15 @@ function endless(): Ending {
 
 export class AgentRun {
   files = new SimulatedFiles(['/images', directory]);
+  /** Between the agent and its disk. */
+  door: (files: Files) => Files = (files) => files;
   replica = new Replica(blockSize);
   #contents = new Map<string, Buffer>();
   #capture: NbdCapture | null = null;
   #disk: ReplicaDisk | null = null;
   #inSession = false;
+  /** The process is about to end, or has. */
+  #ended = false;
   #fill = 0;
 
   constructor() {
@@ -109,27 +114,47 @@ export class AgentRun {
 
   /** As `main` does it. */
   async start(): Promise<void> {
-    const { files } = this;
+    const files = this.door(this.files);
+    this.#disk = null;
     const state = await readDiskState(files, directory, 'vda');
-    const capture = await openCapture(files, { hadLog: state !== null });
+    const capture = await openCapture(this.files, { files, hadLog: state !== null });
     this.#capture = capture;
     const read = capture.readBlock.bind(capture);
     capture.readBlock = async (block, into) => {
       await read(block, into);
       if (!isZero(into)) this.#contents.set(hexOf(leafOf(this.disk.leafKey, into)), Buffer.from(into));
     };
-    this.#disk = await ReplicaDisk.open({ capture, files, directory, state });
     this.#inSession = false;
+    try {
+      this.#disk = await ReplicaDisk.open({ capture, files, directory, state });
+    } catch (error) {
+      await capture.close();
+      throw error;
+    }
+  }
+
+  /** After a fault that ended what the agent was about: the session is over and the next one comes, or the process is, and is started again. */
+  async recover(): Promise<void> {
+    if (!this.#disk || this.#ended) {
+      await this.start();
+      this.#ended = false;
+      return;
+    }
+    this.disk.sessionEnded();
+    this.#inSession = false;
+    await this.disk.mend();
   }
 
   async reopen(meanwhile: (image: SparseBytes) => void = () => undefined): Promise<void> {
     this.endSession();
+    this.#ended = true;
     await this.disk.close();
     const image = this.files.content(imagePath).copy();
     meanwhile(image);
     if (image.size !== this.capture.size || image.differences(this.files.content(imagePath)).length > 0)
       this.files.plant(imagePath, image);
     await this.start();
+    this.#ended = false;
   }
 
   async kill(): Promise<void> {
