@@ -26,6 +26,13 @@ export class Dice {
   }
 }
 
+/** By which a power failure lets nothing through that was not synced. */
+export const worstDice: Dice = new (class extends Dice {
+  override fraction(): number {
+    return 0;
+  }
+})(0);
+
 const pageBytes = 4096;
 const noPage = Buffer.alloc(pageBytes);
 
@@ -37,6 +44,12 @@ export class SparseBytes {
   constructor(pages?: ReadonlyMap<number, Buffer>, size = 0) {
     this.#pages = new Map(pages);
     this.size = size;
+  }
+
+  static of(bytes: Uint8Array): SparseBytes {
+    const made = new SparseBytes();
+    made.write(bytes, 0);
+    return made;
   }
 
   copy(): SparseBytes {

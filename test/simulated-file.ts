@@ -6,11 +6,13 @@ import { applyChange, SparseBytes, type Change } from './simulated-bytes.ts';
 /** What can be watched, and made to fail. */
 export type Operation =
   'create' | 'write' | 'datasync' | 'truncate' | 'rename' | 'remove' | 'makeDirectory' | 'syncDirectory' | 'close';
-/** `half`: of a write half is done before it fails. */
 export interface Fault {
   readonly code: 'EIO' | 'ENOSPC' | 'EINTR' | 'EROFS';
-  readonly half?: boolean;
+  /** How much of a write is done before it fails; default: nothing. */
+  readonly wrote?: 'half' | 'all';
 }
+
+const shares = { none: 0, half: 0.5, all: 1 };
 
 export function systemError(code: string, what: string): Error {
   return Object.assign(new Error(`${code}: ${what}`), { code });
@@ -82,7 +84,7 @@ export class SimulatedFile implements File {
     await this.#disk.turns();
     this.#disk.watch('write', this.path);
     const fault = this.#disk.fault('write', this.path);
-    this.#write(fault ? bytes.subarray(0, fault.half === true ? bytes.byteLength / 2 : 0) : bytes, position);
+    this.#write(bytes.subarray(0, bytes.byteLength * (fault ? shares[fault.wrote ?? 'none'] : 1)), position);
     if (fault) throw systemError(fault.code, `write ${this.path}`);
   }
 

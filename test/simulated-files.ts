@@ -160,6 +160,23 @@ export class SimulatedFiles implements Files {
     directory.durable.set(path.basename(filePath), inode);
   }
 
+  /** The n-th operation from now on that changes anything, counted from 1 over `where`, fails; `fired` hears that it did. */
+  failNth(
+    n: number,
+    fault: Fault,
+    fired: (operation: Operation, filePath: string) => void = () => undefined,
+    where: (filePath: string) => boolean = () => true,
+  ): void {
+    let count = 0;
+    this.fault = (operation, filePath) => {
+      if (!where(filePath)) return null;
+      count += 1;
+      if (count !== n) return null;
+      fired(operation, filePath);
+      return fault;
+    };
+  }
+
   /** Changes no sync has covered. Without one a power failure is a kill. */
   get unsynced(): number {
     let found = 0;

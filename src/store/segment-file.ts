@@ -45,8 +45,10 @@ export class SegmentFile {
     const [first] = group;
     const { segment } = first.position;
     if (this.#current?.segment !== segment) {
-      await this.#current?.file.close();
+      const full = this.#current;
       this.#current = null;
+      // Durable to its end: it needs no close to be whole, and is not what `abandon` gives up.
+      await full?.file.close().catch(() => undefined);
       const path = `${directory}/${segmentName(segment)}`;
       this.#current = { segment, path, file: await this.#take(segment, path), named: false };
     }

@@ -3,15 +3,15 @@ import { expect } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
 import type { Files } from '../../src/posix/files.ts';
 import { heardFiles, type FileFault } from '../../src/posix/heard-files.ts';
-import type { Fault } from '../simulated-file.ts';
+import type { Fault, Operation } from '../simulated-file.ts';
 import type { SimulatedFiles } from '../simulated-files.ts';
 
 const faults: readonly Fault[] = [
   { code: 'EIO' },
   { code: 'ENOSPC' },
   { code: 'EINTR' },
-  { code: 'ENOSPC', half: true },
-  { code: 'EIO', half: true },
+  { code: 'ENOSPC', wrote: 'half' },
+  { code: 'EIO', wrote: 'half' },
 ];
 
 /** A fault nobody hears of for longer is as good as hidden. */
@@ -59,16 +59,12 @@ export function failAt(
       expect(heardMs - firedMs, `${failed.fired}: ms until it was heard`).toBeLessThan(silentMsMax);
     },
   };
-  let count = 0;
-  files.fault = (operation, filePath) => {
-    if (!where(filePath)) return null;
-    count += 1;
-    if (count !== n) return null;
+  const fired = (operation: Operation, filePath: string): void => {
     failed.fired = `${operation} ${filePath}: ${fault.code}`;
     failed.kind = kindOf(filePath);
     firedMs = systemClock.monotonicMs();
-    return fault;
   };
+  files.failNth(n, fault, fired, where);
   return failed;
 }
 

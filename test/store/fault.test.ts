@@ -6,19 +6,24 @@ import { describe, expect, it } from 'vitest';
 import { isProblem } from '../../src/kit/problem.ts';
 import type { SegmentLog } from '../../src/store/segment-log.ts';
 import { PointsLog, readPoints } from '../../src/store/points-log.ts';
-import { appendLayer, layerOf, machineId, nameOfBatch, openLog, readAll, sealedBody } from './segment-fixture.ts';
-import { SimulatedDisk, type Fault } from './simulated-disk.ts';
+import {
+  appendLayer,
+  emptyDisk,
+  layerOf,
+  machineId,
+  nameOfBatch,
+  openLog,
+  readAll,
+  sealedBody,
+} from './segment-fixture.ts';
+import { Dice, worstDice } from '../simulated-bytes.ts';
+import type { Fault } from '../simulated-file.ts';
 
-/** Deterministic, uniform in [0, 1). */
-function chanceOf(seed: number): () => number {
-  let state = seed * 2654435761 + 1;
-  return () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32;
-  };
-}
-
-const faults: readonly Fault[] = ['EIO', 'ENOSPC', 'short'];
+const faults: Readonly<Record<string, Fault>> = {
+  'EIO though all of it was done': { code: 'EIO', wrote: 'all' },
+  ENOSPC: { code: 'ENOSPC', wrote: 'half' },
+  'a short write': { code: 'EIO', wrote: 'half' },
+};
 
 /** Writes layers until `layers` were acknowledged whole; one that failed is followed by the next, as a source does. */
 async function writeLayers(log: SegmentLog, layers: number, acknowledged: string[]): Promise<void> {
@@ -61,35 +66,34 @@ function expectPrefixes(seen: readonly string[]): void {
 }
 
 describe('a segment log whose n-th operation fails', () => {
-  for (const fault of faults) {
-    it(`with ${fault}: nothing acknowledged is lost, no file is used after its failure`, async () => {
+  for (const [name, fault] of Object.entries(faults)) {
+    it(`with ${name}: nothing acknowledged is lost, no file is used after its failure`, async () => {
       let n = 1;
       for (; ; n += 1) {
-        const disk = new SimulatedDisk();
-        disk.fault = fault;
+        const disk = emptyDisk();
         const { log } = await openLog(disk);
-        disk.operations = 0;
-        disk.failAt = n;
+        const failed: string[] = [];
+        disk.failNth(n, fault, (what) => failed.push(what));
         const acknowledged: string[] = [];
         await writeLayers(log, 4, acknowledged);
         expect(disk.violations).toEqual([]);
         const extents = log.extentsSince(null);
 
-        const lost = disk.afterPowerLoss(chanceOf(n));
+        const lost = disk.afterPowerLoss(new Dice(n));
         const after = await readAll(lost, extents);
         expect(after.outcome.damage).toEqual([]);
         expect(after.seen).toEqual(expect.arrayContaining(acknowledged));
         expectPrefixes(after.seen);
 
         // What a restarted target counts as durable must survive the next power loss too.
-        const killed = disk.afterKill();
+        const killed = disk.copy();
         const reopened = await openLog(killed, extents);
         expect(reopened.seen).toEqual(expect.arrayContaining(acknowledged));
         const more = await appendLayer(reopened.log, 0, 90, 2);
-        const end = await readAll(killed.afterPowerLoss(chanceOf(n + 1)), extents);
+        const end = await readAll(killed.afterPowerLoss(new Dice(n + 1)), extents);
         expect(end.seen).toEqual([...reopened.seen, ...more]);
         expect(end.outcome.damage).toEqual([]);
-        if (disk.failed === 0) break;
+        if (failed.length === 0) break;
       }
       // It did fail, at each of them.
       expect(n).toBeGreaterThan(40);
@@ -97,32 +101,34 @@ describe('a segment log whose n-th operation fails', () => {
   }
 
   it('with a failed sync as its last deed: what the page cache still shows is stored again before it counts', async () => {
-    const disk = new SimulatedDisk();
+    const disk = emptyDisk();
     const { log } = await openLog(disk);
     await appendLayer(log, 0, 1, 2);
-    disk.failAt = disk.operations + 2;
+    disk.failNth(2, { code: 'EIO', wrote: 'all' });
     await expect(log.append({ type: 'batch', diskNo: 0, body: sealedBody(1, 2) }).durable).rejects.toThrow();
-    const killed = disk.afterKill();
+    const killed = disk.copy();
     const { seen } = await openLog(killed);
     expect(seen).toHaveLength(4);
-    expect((await readAll(killed.afterPowerLoss(() => 1))).seen).toEqual(seen);
+    expect((await readAll(killed.afterPowerLoss(worstDice))).seen).toEqual(seen);
     // Without the opening in between it is not on the disk: that is what the opening has to mend.
-    expect((await readAll(disk.afterPowerLoss(() => 1))).seen).toHaveLength(3);
+    expect((await readAll(disk.afterPowerLoss(worstDice))).seen).toHaveLength(3);
   });
 
   it('while opening: refuses to open, and opens the next time', async () => {
     for (let n = 1; ; n += 1) {
-      const disk = new SimulatedDisk();
+      const disk = emptyDisk();
       const names = await appendLayer((await openLog(disk)).log, 0, 1, 5);
-      const killed = disk.afterKill();
-      killed.failAt = n;
+      const killed = disk.copy();
+      const failed: string[] = [];
+      killed.failNth(n, { code: 'EIO', wrote: 'all' }, (what) => failed.push(what));
       const opened = await openLog(killed).catch((error: unknown) => {
-        expect(error).toMatchObject({ code: 'store-failed', retryable: true });
+        // What fails before anything is repaired has the system's own code.
+        expect(error).toMatchObject({ code: expect.stringMatching(/^(store-failed|EIO)$/) as string });
         return null;
       });
       const { seen } = opened ?? (await openLog(killed));
       expect(seen).toEqual(names);
-      if (killed.failed === 0) break;
+      if (failed.length === 0) break;
     }
   });
 });
@@ -132,14 +138,13 @@ describe('a points log whose n-th operation fails', () => {
   const gap = (at: number) =>
     ({ type: 'gap', body: { atMs: at, points: 1, reason: 'other', detail: `number ${at}` } }) as const;
 
-  for (const fault of faults) {
-    it(`with ${fault}: stops, or says full and goes on; what was acknowledged is there`, async () => {
+  for (const [name, fault] of Object.entries(faults)) {
+    it(`with ${name}: stops, or says full and goes on; what was acknowledged is there`, async () => {
       for (let n = 1; ; n += 1) {
-        const disk = new SimulatedDisk();
-        disk.fault = fault;
+        const disk = emptyDisk();
         const log = await PointsLog.open({ files: disk, path, machineId });
-        disk.operations = 0;
-        disk.failAt = n;
+        const failed: string[] = [];
+        disk.failNth(n, fault, (what) => failed.push(what));
         const acknowledged: number[] = [];
         let stopped = false;
         for (let at = 1; at <= 6; at += 1) {
@@ -155,17 +160,17 @@ describe('a points log whose n-th operation fails', () => {
         }
         expect(disk.violations).toEqual([]);
         expect(log.view.gaps.map(({ atMs }) => atMs)).toEqual(acknowledged);
-        const killed = disk.afterKill();
-        for (const survivor of [disk.afterPowerLoss(chanceOf(n)), killed]) {
+        const killed = disk.copy();
+        for (const survivor of [disk.afterPowerLoss(new Dice(n)), killed]) {
           const again = await PointsLog.open({ files: survivor, path, machineId });
           const found = again.view.gaps.map(({ atMs }) => atMs);
           expect(found.slice(0, acknowledged.length)).toEqual(acknowledged);
           await again.append(gap(99));
-          const { view, tail } = await readPoints({ files: survivor.afterPowerLoss(() => 1), path, machineId });
+          const { view, tail } = await readPoints({ files: survivor.afterPowerLoss(worstDice), path, machineId });
           expect(view.gaps.map(({ atMs }) => atMs)).toEqual([...found, 99]);
           expect(tail).toBe('none');
         }
-        if (disk.failed === 0) break;
+        if (failed.length === 0) break;
         expect(n).toBeLessThan(100);
       }
     });

@@ -2,8 +2,9 @@ import { describe, expect, it } from 'vitest';
 import { digest } from '../../src/kernels/hash.ts';
 import { PointsLog, readPoints } from '../../src/store/points-log.ts';
 import { encodeRecord, firstPreviousHash, type PointBody, type PointsEntry } from '../../src/store/points-record.ts';
-import { machineId } from './segment-fixture.ts';
-import { SimulatedDisk } from './simulated-disk.ts';
+import { diskWith, emptyDisk, machineId } from './segment-fixture.ts';
+import { worstDice } from '../simulated-bytes.ts';
+import type { SimulatedFiles } from '../simulated-files.ts';
 import { runOf } from '../layers.ts';
 
 const path = '/data/machines/m/points.log';
@@ -40,25 +41,19 @@ const entries: readonly PointsEntry[] = [
   { type: 'damaged', body: { point: 2, atMs: 7, disk: 0, blocks: [4, 5] } },
 ];
 
-async function written(): Promise<{ disk: SimulatedDisk; bytes: Buffer; ends: number[] }> {
-  const disk = new SimulatedDisk();
+async function written(): Promise<{ disk: SimulatedFiles; bytes: Buffer; ends: number[] }> {
+  const disk = emptyDisk();
   const log = await PointsLog.open({ files: disk, path, machineId });
   const ends: number[] = [];
   for (const entry of entries) {
     await log.append(entry);
-    ends.push(disk.content(path).byteLength);
+    ends.push(disk.content(path).size);
   }
   await log.close();
-  return { disk, bytes: Buffer.from(disk.content(path)), ends };
+  return { disk, bytes: disk.content(path).bytes(), ends };
 }
 
-function diskWith(bytes: Uint8Array): SimulatedDisk {
-  const disk = new SimulatedDisk();
-  disk.put(path, bytes);
-  return disk;
-}
-
-const read = (disk: SimulatedDisk): ReturnType<typeof readPoints> => readPoints({ files: disk, path, machineId });
+const read = (disk: SimulatedFiles): ReturnType<typeof readPoints> => readPoints({ files: disk, path, machineId });
 
 it('has these bytes', () => {
   const entry: PointsEntry = { type: 'proven', body: { point: 1, atMs: 6, blocks: 3 } };
@@ -75,7 +70,7 @@ it('has these bytes', () => {
 
 it('says the same after each opening, for the writer and for readers', async () => {
   const { disk } = await written();
-  const log = await PointsLog.open({ files: disk.afterPowerLoss(() => 1), path, machineId });
+  const log = await PointsLog.open({ files: disk.afterPowerLoss(worstDice), path, machineId });
   const { view, tail } = await read(disk);
   expect(tail).toBe('none');
   for (const seen of [log.view, view]) {
@@ -90,7 +85,7 @@ it('says the same after each opening, for the writer and for readers', async () 
     expect(seen.mark).toEqual({ segment: 2, offset: 200 });
   }
   expect(log.repaired).toBeNull();
-  expect((await read(new SimulatedDisk())).view.points).toEqual([]);
+  expect((await read(emptyDisk())).view.points).toEqual([]);
 });
 
 it('takes only what can follow', async () => {
@@ -119,17 +114,17 @@ describe('an end that does not check', () => {
   it('is cut off with a copy kept, at every byte of the last two records, and the log goes on', async () => {
     const { bytes, ends } = await written();
     for (let length = ends.at(-3) ?? 0; length < bytes.byteLength; length += 1) {
-      const disk = diskWith(bytes.subarray(0, length));
+      const disk = diskWith(path, bytes.subarray(0, length));
       const whole = ends.filter((end) => end <= length);
       const cut = whole.at(-1) ?? 0;
       const before = await read(disk);
       expect(before.tail).toBe(cut === length ? 'none' : 'torn');
-      expect(disk.content(path).byteLength).toBe(length);
+      expect(disk.content(path).size).toBe(length);
       const log = await PointsLog.open({ files: disk, path, machineId });
       expect(log.repaired?.offset).toBe(cut === length ? undefined : cut);
-      if (log.repaired) expect(disk.content(log.repaired.copy)).toEqual(bytes.subarray(cut, length));
+      if (log.repaired) expect(disk.content(log.repaired.copy).bytes()).toEqual(bytes.subarray(cut, length));
       await log.append({ type: 'gap', body: { atMs: 1, points: 1, reason: 'other', detail: 'after' } });
-      const after = await read(disk.afterPowerLoss(() => 1));
+      const after = await read(disk.afterPowerLoss(worstDice));
       expect(after.tail).toBe('none');
       expect(after.view.points).toHaveLength(before.view.points.length);
       expect(after.view.gaps).toHaveLength(2);
@@ -142,30 +137,29 @@ describe('an end that does not check', () => {
     for (let at = 0; at < bytes.byteLength; at += 1) {
       const changed = Buffer.from(bytes);
       changed.writeUInt8(changed.readUInt8(at) ^ 0x10, at);
-      const disk = diskWith(changed);
+      const disk = diskWith(path, changed);
       const { tail, length } = await read(disk);
       expect(tail, `byte ${at}`).toBe(at < last ? 'damaged' : 'torn');
       expect(length).toBe(ends.filter((end) => end <= at).at(-1) ?? 0);
       if (at >= last || at % 7 > 0) continue;
       await expect(PointsLog.open({ files: disk, path, machineId })).rejects.toMatchObject({ code: 'damaged' });
-      expect(disk.content(path)).toEqual(changed);
+      expect(disk.content(path).bytes()).toEqual(changed);
     }
   });
 
   it('a log of another machine, and records exchanged or left out, are damage', async () => {
     const { bytes, ends } = await written();
-    const foreign = { files: diskWith(bytes), path, machineId: new Uint8Array(16).fill(7) };
+    const foreign = { files: diskWith(path, bytes), path, machineId: new Uint8Array(16).fill(7) };
     expect((await readPoints(foreign)).tail).toBe('damaged');
     const without = Buffer.concat([bytes.subarray(0, ends[1]), bytes.subarray(ends[2])]);
-    expect((await read(diskWith(without))).tail).toBe('damaged');
+    expect((await read(diskWith(path, without))).tail).toBe('damaged');
   });
 });
 
 it('out of space leaves nothing of the record behind', async () => {
-  const disk = new SimulatedDisk();
+  const disk = emptyDisk();
   const log = await PointsLog.open({ files: disk, path, machineId });
-  disk.fault = 'ENOSPC';
-  disk.failAt = disk.operations + 1;
+  disk.failNth(1, { code: 'ENOSPC', wrote: 'half' });
   const long: PointsEntry = { type: 'gap', body: { atMs: 1, points: 1, reason: 'other', detail: 'x'.repeat(1024) } };
   await expect(log.append(long)).rejects.toMatchObject({ code: 'full', retryable: true });
   await log.append({ type: 'gap', body: { atMs: 2, points: 1, reason: 'other', detail: 'short' } });
@@ -175,7 +169,7 @@ it('out of space leaves nothing of the record behind', async () => {
 
 it('can be read while it is written', async () => {
   const { bytes, ends } = await written();
-  const { view, tail } = await read(diskWith(bytes.subarray(0, (ends[4] ?? 0) - 3)));
+  const { view, tail } = await read(diskWith(path, bytes.subarray(0, (ends[4] ?? 0) - 3)));
   expect(tail).toBe('torn');
   expect(view.points).toHaveLength(1);
 });

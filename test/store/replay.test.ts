@@ -13,6 +13,8 @@ import type { Damage } from '../../src/store/segment-walk.ts';
 import {
   appendLayer,
   directory,
+  diskWith,
+  emptyDisk,
   layerOf,
   machineId,
   openLog,
@@ -20,7 +22,8 @@ import {
   sealedBody,
   smallLimits,
 } from './segment-fixture.ts';
-import { SimulatedDisk } from './simulated-disk.ts';
+import { SparseBytes, worstDice } from '../simulated-bytes.ts';
+import type { SimulatedFiles } from '../simulated-files.ts';
 
 const first = `${directory}/000001.seg`;
 const roomy = { ...smallLimits, segmentBytesMax: 1 << 16 };
@@ -28,8 +31,8 @@ const roomy = { ...smallLimits, segmentBytesMax: 1 << 16 };
 /** One segment with a layer and `count` batches, and the extent a point would name now. */
 async function written(
   count: number,
-): Promise<{ disk: SimulatedDisk; names: string[]; extents: Extent[]; ends: number[]; bytes: Buffer }> {
-  const disk = new SimulatedDisk();
+): Promise<{ disk: SimulatedFiles; names: string[]; extents: Extent[]; ends: number[]; bytes: Buffer }> {
+  const disk = emptyDisk();
   const { log } = await openLog(disk, [], roomy);
   const begun = log.append({ type: 'layer', diskNo: 0, layer: layerOf(1) });
   await begun.durable;
@@ -41,14 +44,8 @@ async function written(
     ends.push(appended.end.offset);
   }
   const { seen } = await readAll(disk);
-  const bytes = Buffer.from(disk.content(first)).subarray(0, ends.at(-1));
+  const bytes = disk.content(first).bytes().subarray(0, ends.at(-1));
   return { disk, names: seen, extents: log.extentsSince(null), ends, bytes };
-}
-
-function diskWith(bytes: Uint8Array): SimulatedDisk {
-  const disk = new SimulatedDisk();
-  disk.put(first, bytes);
-  return disk;
 }
 
 function covers(damage: readonly Damage[], offset: number): boolean {
@@ -88,7 +85,7 @@ describe('a segment cut at any byte', () => {
     const { bytes, names, ends } = await written(4);
     const from = ends.at(-3) ?? 0;
     for (let length = from; length <= bytes.byteLength; length += 1) {
-      const disk = diskWith(bytes.subarray(0, length));
+      const disk = diskWith(first, bytes.subarray(0, length));
       const whole = ends.filter((end) => end <= length);
       const { seen, outcome } = await readAll(disk);
       expect(seen).toEqual(names.slice(0, whole.length));
@@ -97,9 +94,9 @@ describe('a segment cut at any byte', () => {
       const { log, repaired } = await openLog(disk);
       expect(repaired?.at.offset).toBe(outcome.torn?.offset);
       expect(await disk.exists(`${first}.torn`)).toBe(outcome.torn !== null);
-      if (repaired) expect(disk.content(repaired.copy)).toEqual(bytes.subarray(repaired.at.offset, length));
+      if (repaired) expect(disk.content(repaired.copy).bytes()).toEqual(bytes.subarray(repaired.at.offset, length));
       const after = await appendLayer(log, 0, 2, 1);
-      const again = await readAll(disk.afterPowerLoss(() => 1));
+      const again = await readAll(disk.afterPowerLoss(worstDice));
       expect(again.seen).toEqual([...names.slice(0, whole.length), ...after]);
       expect(again.outcome.torn).toBeNull();
       expect(again.outcome.damage).toEqual([]);
@@ -109,20 +106,20 @@ describe('a segment cut at any byte', () => {
   it('below an extent: is damage from there to the extent, and nothing is cut', async () => {
     const { bytes, extents, ends } = await written(3);
     for (let length = 0; length < bytes.byteLength; length += 7) {
-      const disk = diskWith(bytes.subarray(0, length));
+      const disk = diskWith(first, bytes.subarray(0, length));
       const { outcome } = await openLog(disk, extents);
       const lastWhole = ends.filter((end) => end <= length).at(-1) ?? (length >= 64 ? 64 : 0);
       expect(outcome.torn).toBeNull();
       expect(covers(outcome.damage, Math.max(lastWhole, 64))).toBe(true);
       expect(covers(outcome.damage, bytes.byteLength - 1)).toBe(true);
-      expect(disk.content(first).subarray(0, length)).toEqual(bytes.subarray(0, length));
+      expect(disk.content(first).bytes().subarray(0, length)).toEqual(bytes.subarray(0, length));
       expect(await disk.exists(`${first}.torn`)).toBe(false);
     }
   });
 
   it('a missing segment that points rely on is damage as a whole, and its number is not used again', async () => {
     const { extents, bytes } = await written(2);
-    const disk = new SimulatedDisk();
+    const disk = emptyDisk();
     const { log, outcome } = await openLog(disk, extents);
     expect(outcome.damage).toEqual([{ segment: 1, offset: 0, length: bytes.byteLength, batch: null }]);
     expect((await appendLayer(log, 0, 2, 1))[0]).toMatch(/^2:64 /);
@@ -136,7 +133,7 @@ describe('a segment with any byte changed', () => {
     for (let at = 0; at < bytes.byteLength; at += 1) {
       const changed = Buffer.from(bytes);
       changed.writeUInt8(changed.readUInt8(at) ^ 0x10, at);
-      const { seen, outcome } = await readAll(diskWith(changed), extents);
+      const { seen, outcome } = await readAll(diskWith(first, changed), extents);
       expect(covers(outcome.damage, at), `byte ${at}`).toBe(true);
       expect(outcome.torn).toBeNull();
       const hit = at < 64 ? -1 : ends.findIndex((end) => at < end);
@@ -149,7 +146,7 @@ describe('a segment with any byte changed', () => {
     for (let at = 64; at < bytes.byteLength; at += 1) {
       const changed = Buffer.from(bytes);
       changed.writeUInt8(changed.readUInt8(at) ^ 0x10, at);
-      const { seen, outcome } = await readAll(diskWith(changed));
+      const { seen, outcome } = await readAll(diskWith(first, changed));
       const hit = ends.findIndex((end) => at < end);
       expect(seen).toEqual(names.slice(0, hit));
       expect(outcome.damage).toEqual([]);
@@ -162,22 +159,23 @@ describe('a segment with any byte changed', () => {
     for (let at = 0; at < 64; at += 5) {
       const changed = Buffer.from(bytes);
       changed.writeUInt8(changed.readUInt8(at) ^ 0x10, at);
-      const disk = diskWith(changed);
+      const disk = diskWith(first, changed);
       const { log, outcome, repaired } = await openLog(disk);
       expect(outcome.unborn).toEqual([1]);
       expect(repaired).toEqual({ at: { segment: 1, offset: 0 }, copy: `${first}.torn` });
-      expect(disk.content(`${first}.torn`)).toEqual(changed);
+      expect(disk.content(`${first}.torn`).bytes()).toEqual(changed);
       expect((await readAll(disk)).seen).toEqual([]);
       expect(await appendLayer(log, 0, 2, 1)).toHaveLength(2);
     }
   });
 
   it('in a closed segment that no point relies on yet: still damage, the next segment vouches for it', async () => {
-    const disk = new SimulatedDisk();
+    const disk = emptyDisk();
     const { log } = await openLog(disk);
     const names = await appendLayer(log, 0, 1, 12);
-    const bytes = disk.content(first);
+    const bytes = disk.content(first).bytes();
     bytes.writeUInt8(bytes.readUInt8(400) ^ 1, 400);
+    disk.plant(first, SparseBytes.of(bytes));
     const { seen, outcome } = await readAll(disk);
     expect(covers(outcome.damage, 400)).toBe(true);
     expect(outcome.damage[0]?.batch).toMatchObject({ seq: 1 });
@@ -193,8 +191,8 @@ describe('a segment with any byte changed', () => {
     body.writeUInt32LE(1, 16);
     forged.set(encodeEntryHeader({ position: { segment: 1, offset: at }, machineId }, entryType.batch, 0, body), at);
     forged.set(body, at + 64);
-    expect((await readAll(diskWith(forged))).outcome.damage).toEqual([]);
-    expect((await readAll(diskWith(forged), extents)).outcome.damage).not.toEqual([]);
+    expect((await readAll(diskWith(first, forged))).outcome.damage).toEqual([]);
+    expect((await readAll(diskWith(first, forged), extents)).outcome.damage).not.toEqual([]);
   });
 });
 
@@ -207,16 +205,16 @@ describe('stale content', () => {
       encodeSegmentHeader({ segment: 2, previousEnd: bytes.byteLength }, machineId),
       bytes.subarray(64),
     ]);
-    const disk = diskWith(bytes);
-    disk.put(`${directory}/000002.seg`, recycled);
+    const disk = diskWith(first, bytes);
+    disk.plant(`${directory}/000002.seg`, SparseBytes.of(recycled));
     expect((await readAll(disk)).seen).toEqual(names);
     // An entry at another offset of its own segment.
     const moved = Buffer.concat([bytes.subarray(0, layerEnd), bytes.subarray(ends[2] ?? 0)]);
-    expect((await readAll(diskWith(moved))).seen).toEqual(names.slice(0, 1));
+    expect((await readAll(diskWith(first, moved))).seen).toEqual(names.slice(0, 1));
     // Another machine's segment.
     const other = Uint8Array.from(machineId).fill(9);
     const foreign = Buffer.concat([encodeSegmentHeader({ segment: 1, previousEnd: 0 }, other), bytes.subarray(64)]);
-    expect((await readAll(diskWith(foreign))).seen).toEqual([]);
+    expect((await readAll(diskWith(first, foreign))).seen).toEqual([]);
     const mixed = Buffer.from(bytes);
     mixed.set(
       encodeEntryHeader(
@@ -227,14 +225,14 @@ describe('stale content', () => {
       ),
       layerEnd,
     );
-    expect((await readAll(diskWith(mixed))).seen).toEqual(names.slice(0, 1));
+    expect((await readAll(diskWith(first, mixed))).seen).toEqual(names.slice(0, 1));
   });
 
   it('above the end of a given-up segment never comes, whole as it may look', async () => {
     const { bytes, ends, names } = await written(4);
-    const disk = diskWith(bytes);
+    const disk = diskWith(first, bytes);
     const previousEnd = ends[1] ?? 0;
-    disk.put(`${directory}/000002.seg`, encodeSegmentHeader({ segment: 2, previousEnd }, machineId));
+    disk.plant(`${directory}/000002.seg`, SparseBytes.of(encodeSegmentHeader({ segment: 2, previousEnd }, machineId)));
     const { seen, outcome } = await readAll(disk);
     expect(seen).toEqual(names.slice(0, 2));
     expect(outcome.damage).toEqual([]);

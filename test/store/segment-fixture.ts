@@ -9,10 +9,24 @@ import { segmentLimits, type SegmentLimits, type SegmentLog } from '../../src/st
 import { openSegmentLog, type OpenedSegmentLog } from '../../src/store/segment-recovery.ts';
 import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../../src/wire/sealed.ts';
 import type { Files } from '../../src/posix/files.ts';
+import { SparseBytes } from '../simulated-bytes.ts';
+import { SimulatedFiles } from '../simulated-files.ts';
 
 export const directory = '/data/machines/m/segments';
 export const machineId = Uint8Array.from({ length: 16 }, (_, index) => index + 1);
 export const smallLimits: SegmentLimits = { ...segmentLimits, segmentBytesMax: 2048, groupBytesMax: 1024 };
+
+/** A disk on which a machine may have segments. */
+export function emptyDisk(): SimulatedFiles {
+  return new SimulatedFiles([directory]);
+}
+
+/** One with this file on it. */
+export function diskWith(filePath: string, bytes: Uint8Array): SimulatedFiles {
+  const disk = emptyDisk();
+  disk.plant(filePath, SparseBytes.of(bytes));
+  return disk;
+}
 
 /** A valid SEALED body of one record whose payload is `payloadBytes` bytes that depend on (seq, batch). */
 export function sealedBody(seq: number, batch: number, payloadBytes = 100): Uint8Array {
