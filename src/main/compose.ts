@@ -25,9 +25,8 @@ export function composeRoles(version: string): Roles {
     startAgent: async (config) => (await import('./agent.ts')).startAgent(parts, config),
     serveNbd: async (request) => (await import('./recovery.ts')).servePoint(parts, request),
     exportPoint: async (request, progress, signal) =>
-      (await import('./recovery.ts')).exportPoint(parts, request, progress, signal),
-    verify: async (request, progress, signal) =>
-      (await import('./recovery.ts')).verify(parts, request, progress, signal),
+      (await import('./export.ts')).exportPoint(parts, request, progress, signal),
+    verify: async (request, progress, signal) => (await import('./verify.ts')).verify(parts, request, progress, signal),
     listPoints: async (request) => (await import('./recovery.ts')).listPoints(parts, request),
     keyExport: async (request) => (await import('./recovery.ts')).keyExport(parts, request),
     createToken: async (request) => (await import('./operator.ts')).createToken(parts, request),
