@@ -11,6 +11,7 @@ import { hex, safeInteger } from '../wire/control-body.ts';
 import { viewOf } from '../wire/frame.ts';
 import { gapReasons } from '../wire/gap.ts';
 import { layerRunField } from '../wire/layer-run.ts';
+import { definitionSchema } from '../wire/definition.ts';
 import { consistencies } from '../wire/point.ts';
 import { sameBytes } from './segment-format.ts';
 
@@ -64,21 +65,45 @@ const gapBody = z.object({
   reason: z.enum(gapReasons),
   detail: z.string().max(1024),
 });
+const machineBody = z.object({ atMs: time, definition: definitionSchema });
+const failoverBody = z.object({
+  id: z.string().regex(/^[a-z]+-[1-9][0-9]{0,8}$/),
+  step: z.enum(['begun', 'cancelled', 'committed']),
+  generation: safeInteger.min(1),
+  point,
+  atMs: time,
+});
+const bootedBody = z.object({
+  point,
+  atMs: time,
+  /** Which failover it was started by. */
+  failover: z.string().max(64),
+  seconds: z.number().min(0),
+  probe: z.enum(['serial', 'agent', 'tcp']),
+  /** What answered. */
+  detail: z.string().max(1024),
+});
 
 export type EpochBody = z.infer<typeof epochBody>;
 export type PointBody = z.infer<typeof pointBody>;
 export type ProvenBody = z.infer<typeof provenBody>;
 export type DamagedBody = z.infer<typeof damagedBody>;
 export type GapBody = z.infer<typeof gapBody>;
+export type MachineBody = z.infer<typeof machineBody>;
+export type FailoverBody = z.infer<typeof failoverBody>;
+export type BootedBody = z.infer<typeof bootedBody>;
 
 export type PointsEntry =
   | { readonly type: 'epoch'; readonly body: EpochBody }
   | { readonly type: 'point'; readonly body: PointBody }
   | { readonly type: 'proven'; readonly body: ProvenBody }
   | { readonly type: 'damaged'; readonly body: DamagedBody }
-  | { readonly type: 'gap'; readonly body: GapBody };
+  | { readonly type: 'gap'; readonly body: GapBody }
+  | { readonly type: 'machine'; readonly body: MachineBody }
+  | { readonly type: 'failover'; readonly body: FailoverBody }
+  | { readonly type: 'booted'; readonly body: BootedBody };
 
-const typeNumbers = { epoch: 1, point: 2, proven: 3, damaged: 4, gap: 5 } as const;
+const typeNumbers = { epoch: 1, point: 2, proven: 3, damaged: 4, gap: 5, machine: 6, failover: 7, booted: 8 } as const;
 
 const entrySchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('epoch'), body: epochBody }),
@@ -86,6 +111,9 @@ const entrySchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('proven'), body: provenBody }),
   z.object({ type: z.literal('damaged'), body: damagedBody }),
   z.object({ type: z.literal('gap'), body: gapBody }),
+  z.object({ type: z.literal('machine'), body: machineBody }),
+  z.object({ type: z.literal('failover'), body: failoverBody }),
+  z.object({ type: z.literal('booted'), body: bootedBody }),
 ]);
 
 /** The hash the first record names as its predecessor's. */

@@ -4,7 +4,16 @@
  */
 import { epochOf } from '../wire/seq.ts';
 import { endOfExtents, latest, type Extent, type Position } from './segment-format.ts';
-import type { EpochBody, GapBody, PointBody, PointsEntry, ProvenBody } from './points-record.ts';
+import type {
+  BootedBody,
+  EpochBody,
+  FailoverBody,
+  GapBody,
+  MachineBody,
+  PointBody,
+  PointsEntry,
+  ProvenBody,
+} from './points-record.ts';
 
 /**
  * `damaged` wins over `proven`. A proof looks at what its point changed and at what was known to be damaged before; damage that is found at an
@@ -23,6 +32,10 @@ export class PointsView {
   /** Disk number → the highest seq points list of it. */
   readonly #listed = new Map<number, number>();
   #epoch: EpochBody | null = null;
+  /** With the first point each counts for, ascending. */
+  readonly #definitions: { readonly from: number; readonly body: MachineBody }[] = [];
+  #failover: FailoverBody | null = null;
+  readonly #booted = new Map<number, BootedBody>();
 
   /** Ascending; point n is the n-th. */
   get points(): readonly PointBody[] {
@@ -40,6 +53,26 @@ export class PointsView {
   /** Who may write now; `null` before the first session. */
   get epoch(): EpochBody | null {
     return this.#epoch;
+  }
+
+  /** The machine as of the point; null: nobody had said by then what it is. */
+  definitionAt(point: number): MachineBody['definition'] | null {
+    return this.#definitions.findLast(({ from }) => from <= point)?.body.definition ?? null;
+  }
+
+  /** 0 before the first unplanned failover; says which side is primary since when (C9). */
+  get generation(): number {
+    return this.#failover?.generation ?? 0;
+  }
+
+  /** The failover that made the replica the primary: the source is refused (FAILOVER.md). Null: the source is the primary. */
+  get failover(): FailoverBody | null {
+    return this.#failover?.step === 'cancelled' ? null : this.#failover;
+  }
+
+  /** The newest proof that the point starts; null: it was never tried, or not with success. */
+  bootedAt(point: number): BootedBody | null {
+    return this.#booted.get(point) ?? null;
   }
 
   get proven(): ReadonlyMap<number, ProvenBody> {
@@ -87,13 +120,18 @@ export class PointsView {
         // The second fence (C9): whoever writes under an epoch that was taken over commits nothing.
         const now = this.#epoch?.epoch ?? 0;
         if (entry.body.epoch < now) return `point of epoch ${entry.body.epoch} under epoch ${now}`;
+        if (this.failover) return `point of the source after failover ${this.failover.id}`;
         if (entry.body.point !== expected) return `point ${entry.body.point} where ${expected} is due`;
         return this.#objectionToLayers(entry.body);
       }
       case 'proven':
       case 'damaged':
+      case 'booted':
         return this.point(entry.body.point) ? null : `there is no point ${entry.body.point}`;
+      case 'failover':
+        return this.#objectionToFailover(entry.body);
       case 'gap':
+      case 'machine':
         return null;
     }
   }
@@ -126,7 +164,27 @@ export class PointsView {
       case 'gap':
         this.#gaps.push(entry.body);
         return;
+      case 'machine':
+        this.#definitions.push({ from: this.#points.length + 1, body: entry.body });
+        return;
+      case 'failover':
+        this.#failover = entry.body;
+        return;
+      case 'booted':
+        this.#booted.set(entry.body.point, entry.body);
+        return;
     }
+  }
+
+  /** One at a time: begun, then cancelled or committed. Generations rise with each change of the primary. */
+  #objectionToFailover({ id, step, generation, point }: FailoverBody): string | null {
+    if (!this.point(point)) return `there is no point ${point}`;
+    const open = this.failover;
+    const due = this.generation + (step === 'committed' ? 0 : 1);
+    if (generation !== due) return `generation ${generation} where ${due} is due`;
+    if (step === 'begun') return open === null ? null : `failover ${open.id} is ${open.step}`;
+    if (open?.id !== id) return `failover ${id} was not begun`;
+    return open.step === 'begun' ? null : `failover ${id} is ${open.step}`;
   }
 
   /** Seqs of a disk rise, and no layer is of an epoch after its point's. */
