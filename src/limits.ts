@@ -21,6 +21,13 @@ export const limits = {
     leavesPerNode: 1024,
     leafBytes: 32,
   },
+  /** Of the definition of a machine. */
+  machine: {
+    cpusMax: 512,
+    memoryBytesMin: 16 * MiB,
+    memoryBytesMax: 16 * 1024 * GiB,
+    nicsMax: 16,
+  },
   wire: {
     frameBytesMax: 4 * MiB,
     fragmentsMax: 64,
@@ -169,9 +176,24 @@ export const limits = {
   },
   recovery: {
     /** Rebuilt blocks an NBD export keeps. */
-    exportCacheBytes: 16 * MiB,
-    /** Nodes of 1,024 leaves whose index entries an NBD export keeps, about 0.5 MiB each. */
-    nodesKeptMax: 32,
+    exportCacheBytes: 32 * MiB,
+    /** Nodes of 1,024 leaves whose checked leaves an image keeps, 32 KiB each. */
+    nodesKeptMax: 512,
+    /** What a worker thread reads and rebuilds as one task, at least one block. */
+    runBytes: 1 * MiB,
+    /** Runs handed to the threads of one pool and not done, in bytes; further ones wait in order. */
+    runsInFlightBytes: 16 * MiB,
+    /** Runs read ahead of who takes all blocks of a point in order. */
+    runsAheadMax: 8,
+    /** Sequential readers an NBD export tells apart, and how far it reads ahead of each. */
+    streamsMax: 8,
+    readAheadBytesMax: 4 * MiB,
+    /** Without work for so long the threads end. */
+    readThreadIdleMs: 10_000,
+    /** Segment files one thread keeps open. */
+    segmentsOpenMax: 64,
+    /** Images (a disk at a point) whose layer keys one thread keeps. */
+    imagesKeptMax: 16,
   },
   agent: {
     /** Payload of one batch: half of what the protocol allows keeps every message below the size at which memory is mapped afresh. */
@@ -269,7 +291,7 @@ export const limits = {
   },
 } as const;
 
-const { disk, wire, processServer, target, nbd } = limits;
+const { disk, machine, wire, processServer, target, nbd } = limits;
 const sealedBatchBytesMax = wire.batchPayloadBytesMax + wire.batchRecordsMax * 72 + 64;
 invariant(disk.blockBytesMin / disk.pagesPerBlock >= 256, 'a page holds at least 256 bytes');
 invariant(sealedBatchBytesMax + 8 <= wire.frameBytesMax, 'a sealed batch of the largest size fits into a frame');
@@ -279,8 +301,10 @@ invariant(
   target.sessionWindowBytes >= processServer.sessionWindowBytes,
   'the target takes what one agent may have in flight',
 );
-/** POINT as JSON at most: its evidence, in which every character may be escaped, and its disks with all figures at their largest. */
-const pointBytesMax = 6 * 1024 + 256 + disk.perMachineMax * 512;
+/** The definition of a machine as JSON at most: its disks' names, its network cards, a few words. */
+const definitionBytesMax = disk.perMachineMax * 66 + machine.nicsMax * 160 + 256;
+/** POINT as JSON at most: its evidence, in which every character may be escaped, its definition, and its disks with all figures at their largest. */
+const pointBytesMax = 6 * 1024 + 256 + definitionBytesMax + disk.perMachineMax * 512;
 invariant(pointBytesMax <= wire.controlBytesMax, 'a POINT of the most disks fits into a control frame');
 invariant(
   limits.agent.roundsMax + 1 < wire.layersInFlightMax,
