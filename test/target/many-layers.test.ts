@@ -2,6 +2,7 @@
 import { afterEach, expect, test } from 'vitest';
 import type { LayerRun } from '../../src/kernels/layer-run.ts';
 import { limits } from '../../src/limits.ts';
+import { decodeErrorMessage } from '../../src/wire/error.ts';
 import { frameHeaderBytes, frameType } from '../../src/wire/frame.ts';
 import { decodeOpened, encodeOpened } from '../../src/wire/opened.ts';
 import { decodePointMessage, encodePointMessage } from '../../src/wire/point.ts';
@@ -64,6 +65,17 @@ test('there is no number of layers without a point at which the target takes no 
   expect(site.store().disks[0]?.pending).toBeNull();
 });
 
+test('a layer that a point lists takes nothing more', async () => {
+  site = await TargetSite.start();
+  const { peer, disk } = await site.session();
+  const seq = await layer(peer, disk, 1);
+  peer.point(rootNow(site), [seq]);
+  await peer.next(frameType.committed);
+  peer.sealed(disk, seq, 2, 1);
+  const told = decodeErrorMessage((await peer.next(frameType.error, frameType.durable)).body);
+  expect(told).toMatchObject({ code: 'protocol-error', message: expect.stringMatching(/is not open/) as string });
+});
+
 test('a POINT of one layer too few, too many, or of another in its place is rejected, and changes nothing', async () => {
   site = await TargetSite.start();
   const { peer, disk } = await site.session();
@@ -112,7 +124,7 @@ test('POINT and OPENED are of the same size however many layers they name, and f
   };
   const point = pointOf(4000);
   expect(point.byteLength).toBeLessThanOrEqual(limits.wire.controlBytesMax);
-  expect(point.byteLength - pointOf(1000).byteLength).toBeLessThan(perMachineMax * 8);
+  expect(point.byteLength - pointOf(1).byteLength).toBeLessThan(perMachineMax * 40);
   const decoded = decodePointMessage(point).disks;
   expect(decoded).toHaveLength(perMachineMax);
   expect(decoded[63]?.layers).toEqual(layersOf(63, 4000));
