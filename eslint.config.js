@@ -44,8 +44,8 @@ const owners = [
   },
   {
     modules: ['node:worker_threads', 'piscina'],
-    only: ['src/process-server/', 'src/agent/hash-'],
-    say: 'threads belong to the process server, and to the hashing of the agent',
+    only: ['src/process-server/', 'src/agent/hash-', 'src/recovery/read-'],
+    say: 'threads belong to the process server, to the hashing of the agent, and to the reading of points',
   },
   {
     modules: ['node:child_process'],

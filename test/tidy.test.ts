@@ -10,7 +10,7 @@ import { buildProgram } from '../src/cli/program.ts';
 import { commandLine } from './cli/fake-roles.ts';
 import { fileLines, functionLines, lengthFaults, limits, type Ratchet } from './tidy/length.ts';
 import { commandLines, readmeFaults } from './tidy/readme.ts';
-import { importFault, hashingRooms, roomOf, sealingRooms } from './tidy/rooms.ts';
+import { importFault, hashingRooms, readingRooms, roomOf, sealingRooms } from './tidy/rooms.ts';
 import { findCycle, listTree, parseSources, reachable, readText, root } from './tidy/tree.ts';
 
 const tree = listTree();
@@ -23,6 +23,7 @@ const sources = parseSources(
 const workers: ReadonlyMap<string, readonly string[]> = new Map([
   ['src/process-server/worker.ts', sealingRooms],
   ['src/agent/hash-worker.ts', hashingRooms],
+  ['src/recovery/read-worker.ts', readingRooms],
 ]);
 
 /** A made-up tree: file name → text. */

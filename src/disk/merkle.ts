@@ -53,6 +53,11 @@ export class MerkleNodes {
     this.#nodes.set(this.#hashes.node(leaves), index * leafBytes);
   }
 
+  /** Takes the node as it was computed before (32 bytes, copied). */
+  put(index: number, node: Uint8Array): void {
+    this.#nodes.set(node, index * leafBytes);
+  }
+
   /** 32 bytes. A view; valid until the next `set`. */
   node(index: number): Uint8Array {
     return this.#nodes.subarray(index * leafBytes, (index + 1) * leafBytes);

@@ -6,9 +6,10 @@ import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import type { DiskOfPoint, Vault as VaultPlace } from '../cli/roles.ts';
 import { isProblem, Problem } from '../kit/problem.ts';
-import { PointImage } from '../recovery/point-image.ts';
+import { PointImage, type PointImageOptions } from '../recovery/point-image.ts';
+import type { ReadPool } from '../recovery/read-pool.ts';
 import { readStoreFacts } from '../store/machine-directory.ts';
-import { MachineView } from '../store/machine-view.ts';
+import { MachineView, type DiskAtPoint } from '../store/machine-view.ts';
 import { Vault } from '../store/vault.ts';
 import { readBootId } from './boot-id.ts';
 import { RoleBuilder, type Closers, type Parts } from './parts.ts';
@@ -86,11 +87,30 @@ export async function openImage(
   vault: Vault,
   parts: Parts,
   request: DiskOfPoint,
+  options: PointImageOptions = {},
 ): Promise<PointImage> {
   const at = await view.diskAt(view.disk(request.disk), view.choosePoint(request.point), vault);
-  const image = new PointImage(at, parts.clock);
+  const image = new PointImage(at, parts.clock, options);
   await image.checkLeaves();
   return image;
+}
+
+/** An image that is served for long: where the target's index misleads it, it goes on by one built from the segments. */
+export function openServedImage(
+  parts: Parts,
+  closers: Closers,
+  request: DiskOfPoint & VaultPlace,
+  vault: Vault,
+  pool: ReadPool,
+): Promise<PointImage> {
+  return throughIndex(parts, closers, request, (view) => {
+    const { point } = view.choosePoint(request.point);
+    const otherIndex = async (): Promise<DiskAtPoint> => {
+      const own = await openView(parts, closers, request, true);
+      return own.diskAt(own.disk(request.disk), own.choosePoint(point), vault);
+    };
+    return openImage(view, vault, parts, request, { pool, otherIndex });
+  });
 }
 
 /** Runs `work` and closes what it opened, whatever happens. */

@@ -1,9 +1,11 @@
 /** A recovery point as a read-only NBD disk. Keeps the last few blocks it rebuilt, because clients read in smaller pieces. */
-import { blockBytesOnDisk } from '../disk/geometry.ts';
 import { Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { Backend, Extent } from '../nbd/backend.ts';
 import type { PointImage } from './point-image.ts';
+
+/** Nodes whose leaves one `extents` looks up in the index: some milliseconds each. */
+const nodesPerCallMax = 4;
 
 export class PointBackend implements Backend {
   readonly size: number;
@@ -11,7 +13,6 @@ export class PointBackend implements Backend {
   readonly multiConnection = true;
   readonly preferredBytes: number;
   readonly #image: PointImage;
-  readonly #stored: Uint8Array;
   /** Blocks rebuilt or being rebuilt, oldest first. */
   readonly #cache = new Map<number, Promise<Buffer>>();
   readonly #cacheBlocksMax: number;
@@ -23,10 +24,6 @@ export class PointBackend implements Backend {
     this.size = geometry.size;
     this.preferredBytes = geometry.blockSize;
     this.#cacheBlocksMax = Math.max(2, Math.floor(limits.recovery.exportCacheBytes / geometry.blockSize));
-    this.#stored = new Uint8Array(Math.ceil(geometry.blockCount / 8));
-    for (const { block, zero } of image.entries()) {
-      if (!zero) this.#stored[block >>> 3] = (this.#stored[block >>> 3] ?? 0) | (1 << (block & 7));
-    }
   }
 
   async read(into: Uint8Array, offset: number): Promise<void> {
@@ -36,12 +33,8 @@ export class PointBackend implements Backend {
       const block = Math.floor((offset + done) / blockSize);
       const inBlock = (offset + done) % blockSize;
       const length = Math.min(blockSize - inBlock, into.byteLength - done);
-      if (this.#isStored(block)) {
-        const bytes = await this.#block(block);
-        into.set(bytes.subarray(inBlock, inBlock + length), done);
-      } else {
-        into.fill(0, done, done + length);
-      }
+      const bytes = await this.#block(block);
+      into.set(bytes.subarray(inBlock, inBlock + length), done);
       done += length;
     }
   }
@@ -58,25 +51,29 @@ export class PointBackend implements Backend {
     return Promise.resolve();
   }
 
-  extents(offset: number, length: number): Promise<readonly Extent[]> {
-    const { geometry } = this.#image;
+  /** Holes cost nothing; of what is stored only some nodes are looked at per call, which may then answer for less than was asked. */
+  async extents(offset: number, length: number): Promise<readonly Extent[]> {
+    const image = this.#image;
+    const { size, blockSize } = image.geometry;
     const end = offset + length;
+    const endBlock = Math.ceil(end / blockSize);
     const found: { length: number; zero: boolean; hole: boolean }[] = [];
+    let lookedUp = 0;
     for (let at = offset; at < end;) {
-      const block = Math.floor(at / geometry.blockSize);
-      const blockEnd = block * geometry.blockSize + blockBytesOnDisk(geometry, block);
-      const piece = Math.min(end, blockEnd) - at;
-      const hole = !this.#isStored(block);
+      const block = Math.floor(at / blockSize);
+      if (!image.knows(block)) {
+        if (lookedUp === nodesPerCallMax) break;
+        lookedUp += 1;
+      }
+      const { zero, blocks } = await image.alike(block, endBlock);
+      const piece = Math.min(end, size, (block + blocks) * blockSize) - at;
       const last = found.at(-1);
-      if (last?.hole === hole) last.length += piece;
-      else found.push({ length: piece, zero: hole, hole });
+      if (last?.hole === zero) last.length += piece;
+      else if (found.length === limits.nbd.extentsPerReplyMax) break;
+      else found.push({ length: piece, zero, hole: zero });
       at += piece;
     }
-    return Promise.resolve(found);
-  }
-
-  #isStored(block: number): boolean {
-    return ((this.#stored[block >>> 3] ?? 0) & (1 << (block & 7))) !== 0;
+    return found;
   }
 
   #block(block: number): Promise<Buffer> {

@@ -1,21 +1,36 @@
 /**
- * A disk as of a recovery point, for reading: what export, NBD export and verify have in common. Needs the target's directory and the
- * vault key or recovery file, nothing that runs (DESIGN §1).
+ * A disk as of a recovery point, for reading: what export, NBD export, failover and verify have in common. Needs the target's directory and
+ * the vault key or recovery file, nothing that runs (DESIGN §1).
+ *
+ * How to read one:
+ *   const image = new PointImage(await view.diskAt(disk, body, vault), clock, { pool });   // pool: one `ReadPool` per process
+ *   await image.checkLeaves();                                                            // first, once; under a second
+ *   await image.readBlock(block, into);                                                   // here and there
+ *   for await (const { entries, bytes, damaged } of image.runs(image.stored())) …         // everything, in order, through the threads
+ * `stored()` gives the blocks that are not zero, so what it leaves out is a hole. A run's bytes are the receiver's. `damaged` names the blocks that can
+ * not be served; everything else that goes wrong (`read-failed`, `no-key`, `shutting-down`) ends the iteration. Who wants to look at what there is
+ * although it does not make the root (verify) gives `runs` the `entries()` instead and puts their leaves into a `RootBuilder`.
+ *
+ * Opening copies and replays nothing: the index has the point's Merkle nodes, and when they make the point's root they are the point's. Only where
+ * they do not, all records are looked through. Leaves are compared with their node when they are first needed.
  *
  * Invariants:
- *  1. A block is served only after it was rebuilt and matched the leaf of an entry, and the leaves of those very entries made the point's
+ *  1. A block is served only after it was rebuilt and matched the leaf of an entry, and that leaf is part of a node that is part of the point's
  *     root. So neither a flipped bit nor a missing, moved or older record is ever served (C10), whatever the index says.
- *  2. Blocks that no entry names are zero; that too is covered by the root.
- *  3. Memory is bounded: one node of 1,024 leaves takes 32 bytes, and the entries of a few nodes are kept.
+ *  2. Blocks whose leaf is zero are zero, records or not; that too is covered by the root.
+ *  3. Memory is bounded: one node of 1,024 leaves takes 32 bytes, and the leaves of some nodes are kept.
+ *  4. The index is a cache: where it does not give the leaves of a node, the image goes on by another one (`otherIndex`), if there is one.
  */
-import { MerkleNodes, leavesInNode } from '../disk/merkle.ts';
+import { leavesInNode, MerkleNodes, nodeCountOf, zeroLeaf } from '../disk/merkle.ts';
 import type { Geometry } from '../disk/geometry.ts';
 import { merkleHashes } from '../kernels/hash.ts';
 import { invariant } from '../kit/invariant.ts';
-import { Problem } from '../kit/problem.ts';
+import { isProblem, Problem } from '../kit/problem.ts';
 import type { Clock } from '../kit/clock.ts';
 import { limits } from '../limits.ts';
 import type { DiskAtPoint, StoredEntry } from '../store/machine-view.ts';
+import { problemOf } from '../store/rebuild-run.ts';
+import type { RunReader } from './read-pool.ts';
 
 const { leafBytes, leavesPerNode } = limits.disk;
 
@@ -56,27 +71,64 @@ export class RootBuilder {
   }
 }
 
+/** Blocks read together, in the order of their entries. */
+export interface BlockRun {
+  readonly entries: readonly StoredEntry[];
+  /** The i-th block at i × blockSize; zeros where it is damaged. */
+  readonly bytes: Uint8Array;
+  /** By block: why it is not served. */
+  readonly damaged: ReadonlyMap<number, Problem>;
+}
+
+export interface PointImageOptions {
+  /** Without one everything is read on the calling thread. */
+  readonly pool?: RunReader | undefined;
+  /** The same disk at the same point by an index that can be trusted more (one built from the segments); asked for at most once. */
+  readonly otherIndex?: (() => Promise<DiskAtPoint>) | undefined;
+}
+
 export class PointImage {
-  readonly at: DiskAtPoint;
   readonly #clock: Clock;
+  readonly #pool: RunReader | undefined;
+  readonly #otherIndex: PointImageOptions['otherIndex'];
+  #at: DiskAtPoint;
+  #other: Promise<DiskAtPoint> | null = null;
   /** Whose root is the point's; null before `checkLeaves`. */
   #tree: MerkleNodes | null = null;
-  /** Entries of nodes that match `#tree`, by node, oldest first. */
-  readonly #entriesOfNode = new Map<number, ReadonlyMap<number, StoredEntry>>();
+  /** Leaves that match their node of `#tree`, by node, least recently used first; null: all zero. */
+  readonly #leavesOfNode = new Map<number, Uint8Array | null>();
+  readonly #zeroNode: Uint8Array;
 
-  constructor(at: DiskAtPoint, clock: Clock) {
-    this.at = at;
+  constructor(at: DiskAtPoint, clock: Clock, options: PointImageOptions = {}) {
+    this.#at = at;
     this.#clock = clock;
+    this.#pool = options.pool;
+    this.#otherIndex = options.otherIndex;
+    this.#zeroNode = merkleHashes.node(new Uint8Array(leavesPerNode * leafBytes));
+  }
+
+  get at(): DiskAtPoint {
+    return this.#at;
   }
 
   get geometry(): Geometry {
-    return this.at.geometry;
+    return this.#at.geometry;
   }
 
-  /** Blocks with a record at this point, ascending. Who reads them all puts their leaves into a `RootBuilder` and compares (invariant 1). */
+  /** Blocks that one run holds at most. */
+  get runBlocks(): number {
+    return Math.max(1, Math.floor(limits.recovery.runBytes / this.geometry.blockSize));
+  }
+
+  /** Bytes of blocks the threads would take at once; 0 without threads. */
+  get availableBytes(): number {
+    return this.#pool?.availableBytes ?? 0;
+  }
+
+  /** Blocks with a record at this point, ascending, as the index lists them: nothing is checked. */
   *entries(fromBlock = 0): Generator<StoredEntry> {
     let next = fromBlock;
-    for (const entry of this.at.entries(fromBlock)) {
+    for (const entry of this.#at.entries(fromBlock)) {
       // Else a block could be told twice, and another one counted for the root than is read.
       if (entry.block < next || entry.block >= this.geometry.blockCount) throw this.wrongRoot();
       next = entry.block + 1;
@@ -84,36 +136,108 @@ export class PointImage {
     }
   }
 
-  /** Content of the block as of an entry of `entries`, into `into` (blockSize bytes). @throws Problem `damaged`. */
+  /**
+   * The blocks in [fromBlock, endBlock) that are not zero, ascending, by entries whose leaves are the point's; after `checkLeaves`.
+   * @throws Problem `damaged` when the index does not give the leaves of a node.
+   */
+  async *stored(fromBlock = 0, endBlock = this.geometry.blockCount): AsyncGenerator<StoredEntry> {
+    for (let from = fromBlock; from < endBlock;) {
+      const node = Math.floor(from / leavesPerNode);
+      const end = Math.min((node + 1) * leavesPerNode, endBlock);
+      yield* (await this.#storedInNode(node, from, end)) ?? [];
+      from = end;
+    }
+  }
+
+  /** Content of the block as of an entry, into `into` (blockSize bytes), on the calling thread. @throws Problem `damaged`. */
   read(entry: StoredEntry, into: Uint8Array): Promise<void> {
-    return this.at.read(entry, into);
+    return this.#at.read(entry, into);
+  }
+
+  /** The blocks of these entries, at most `runBlocks`. @throws Problem `read-failed`, `no-key`, `shutting-down`. */
+  async readRun(entries: readonly StoredEntry[]): Promise<BlockRun> {
+    if (!this.#pool) return this.#readHere(entries);
+    const { bytes, failures } = await this.#pool.read(this.#at.plan(entries));
+    const damaged = new Map<number, Problem>();
+    for (const failure of failures) {
+      const entry = entries[failure.index];
+      invariant(entry, 'a failure is of a block of the run');
+      if (failure.code !== 'damaged') throw problemOf(failure);
+      damaged.set(entry.block, problemOf(failure));
+    }
+    return { entries, bytes: new Uint8Array(bytes), damaged };
+  }
+
+  /** Reads the blocks of all entries, ascending, and gives them in their order; some runs are under way at a time. */
+  async *runs(entries: Iterable<StoredEntry> | AsyncIterable<StoredEntry>): AsyncGenerator<BlockRun> {
+    const underWay: Promise<BlockRun>[] = [];
+    const begin = (group: readonly StoredEntry[]): void => {
+      const run = this.readRun(group);
+      // Heard where it is awaited, or not at all if another one fails before.
+      run.catch(() => undefined);
+      underWay.push(run);
+    };
+    const aheadMax = this.#pool ? limits.recovery.runsAheadMax : 1;
+    let group: StoredEntry[] = [];
+    try {
+      for await (const entry of entries) {
+        group.push(entry);
+        if (group.length < this.runBlocks) continue;
+        begin(group);
+        group = [];
+        const oldest = underWay.length >= aheadMax ? underWay.shift() : undefined;
+        if (oldest) yield await oldest;
+      }
+      if (group.length > 0) begin(group);
+      for (let oldest = underWay.shift(); oldest; oldest = underWay.shift()) yield await oldest;
+    } finally {
+      await Promise.allSettled(underWay);
+    }
   }
 
   /** Any block, for who reads here and there; after `checkLeaves`. @throws Problem `damaged`. */
   async readBlock(block: number, into: Uint8Array): Promise<void> {
-    const entry = this.#nodeEntries(Math.floor(block / leavesPerNode)).get(block);
+    const entry = await this.entryOf(block);
     if (entry) await this.read(entry, into);
     else into.fill(0);
   }
 
+  /** Whose leaf is the point's; null when the block is zero. After `checkLeaves`. @throws Problem `damaged`. */
+  async entryOf(block: number): Promise<StoredEntry | null> {
+    const leaves = await this.#leavesIn(Math.floor(block / leavesPerNode));
+    const leaf = leaves && leafIn(leaves, block);
+    if (!leaf || isZeroLeaf(leaf)) return null;
+    return this.#trusted((at) => {
+      const entry = at.entry(block);
+      return entry?.block === block && Buffer.compare(entry.leaf, leaf) === 0 ? entry : null;
+    });
+  }
+
+  /** How many blocks from `block` on, below `endBlock` and within its node, are all zero or all not. After `checkLeaves`. @throws Problem `damaged`. */
+  async alike(block: number, endBlock: number): Promise<{ readonly zero: boolean; readonly blocks: number }> {
+    const node = Math.floor(block / leavesPerNode);
+    const end = Math.min((node + 1) * leavesPerNode, endBlock);
+    const leaves = await this.#leavesIn(node);
+    if (!leaves) return { zero: true, blocks: end - block };
+    const zero = isZeroLeaf(leafIn(leaves, block));
+    let next = block + 1;
+    while (next < end && isZeroLeaf(leafIn(leaves, next)) === zero) next += 1;
+    return { zero, blocks: next - block };
+  }
+
+  /** Whether `alike` answers without a look into the index. */
+  knows(block: number): boolean {
+    const node = Math.floor(block / leavesPerNode);
+    return this.#leavesOfNode.has(node) || this.#isZeroNode(node);
+  }
+
   /** Once per image; reads no content. @throws Problem `damaged` when records of this point are missing or not what was committed. */
   async checkLeaves(): Promise<void> {
-    if (this.#tree) return;
-    const builder = new RootBuilder(this.geometry);
-    let sinceTurn = 0;
-    for (const entry of this.entries()) {
-      builder.add(entry.block, entry.leaf);
-      sinceTurn += 1;
-      if (sinceTurn < limits.store.indexStepEntries) continue;
-      sinceTurn = 0;
-      await this.#clock.turn();
-    }
-    if (builder.root() !== this.at.root) throw this.wrongRoot();
-    this.#tree = builder.tree();
+    this.#tree ??= (await this.#treeOfNodes()) ?? (await this.#treeOfEntries());
   }
 
   wrongRoot(): Problem {
-    const { machine, disk, point } = this.at;
+    const { machine, disk, point } = this.#at;
     return new Problem(
       'damaged',
       `point ${point} of ${machine}/${disk}: the stored records do not make the committed root`,
@@ -123,29 +247,137 @@ export class PointImage {
     );
   }
 
-  /** The entries of a node's blocks, after their leaves matched the node that is part of the point's root. */
-  #nodeEntries(node: number): ReadonlyMap<number, StoredEntry> {
-    const known = this.#entriesOfNode.get(node);
-    if (known) {
-      this.#entriesOfNode.delete(node);
-      this.#entriesOfNode.set(node, known);
+  /** Null when the index does not have all nodes of the point. */
+  async #treeOfNodes(): Promise<MerkleNodes | null> {
+    const tree = new MerkleNodes(this.geometry, merkleHashes);
+    const count = nodeCountOf(this.geometry);
+    let sinceTurn = 0;
+    for (const { node, hash } of this.#at.nodes()) {
+      if (node < count) tree.put(node, hash);
+      sinceTurn += 1;
+      if (sinceTurn % limits.store.indexStepEntries === 0) await this.#clock.turn();
+    }
+    return Buffer.from(tree.root()).toString('hex') === this.#at.root ? tree : null;
+  }
+
+  async #treeOfEntries(): Promise<MerkleNodes> {
+    const builder = new RootBuilder(this.geometry);
+    let sinceTurn = 0;
+    for (const entry of this.entries()) {
+      builder.add(entry.block, entry.leaf);
+      sinceTurn += 1;
+      if (sinceTurn % limits.store.indexStepEntries === 0) await this.#clock.turn();
+    }
+    if (builder.root() !== this.#at.root) throw this.wrongRoot();
+    return builder.tree();
+  }
+
+  /** What `look` finds by the index of the image, or by the other one (invariant 4); null: not found. @throws Problem `damaged`. */
+  async #trusted<T>(look: (at: DiskAtPoint) => T | null): Promise<T> {
+    const found = this.#tryLook(look);
+    if (found !== null) return found;
+    if (!this.#otherIndex) throw this.wrongRoot();
+    this.#other ??= this.#otherIndex();
+    this.#at = await this.#other;
+    const again = look(this.#at);
+    if (again === null) throw this.wrongRoot();
+    return again;
+  }
+
+  #tryLook<T>(look: (at: DiskAtPoint) => T | null): T | null {
+    try {
+      return look(this.#at);
+    } catch (error) {
+      // What a damaged index gives need not even be an entry.
+      if (!this.#otherIndex || (isProblem(error) && error.code !== 'damaged' && error.code !== 'index-unreadable'))
+        throw error;
+      return null;
+    }
+  }
+
+  /** The node's blocks in [from, end) that are not zero. */
+  async #storedInNode(node: number, from: number, end: number): Promise<StoredEntry[] | null> {
+    const leaves = await this.#leavesIn(node);
+    if (!leaves) return null;
+    return this.#trusted((at) => {
+      const found: StoredEntry[] = [];
+      let next = from;
+      for (const entry of at.entries(from, end)) {
+        if (entry.block >= end) break;
+        if (entry.block < next || Buffer.compare(entry.leaf, leafIn(leaves, entry.block)) !== 0) return null;
+        if (!areZeroLeaves(leaves, next, entry.block)) return null;
+        next = entry.block + 1;
+        if (!isZeroLeaf(entry.leaf)) found.push(entry);
+      }
+      return areZeroLeaves(leaves, next, end) ? found : null;
+    });
+  }
+
+  #isZeroNode(node: number): boolean {
+    invariant(this.#tree, 'leaves are checked before blocks are read');
+    const count = leavesInNode(this.geometry, node);
+    const zero = count === leavesPerNode ? this.#zeroNode : merkleHashes.node(new Uint8Array(count * leafBytes));
+    return Buffer.compare(this.#tree.node(node), zero) === 0;
+  }
+
+  /** The leaves of a node that is part of the point's root (invariant 1); null: all are zero. */
+  async #leavesIn(node: number): Promise<Uint8Array | null> {
+    const known = this.#leavesOfNode.get(node);
+    if (known !== undefined) {
+      this.#leavesOfNode.delete(node);
+      this.#leavesOfNode.set(node, known);
       return known;
     }
-    invariant(this.#tree, 'leaves are checked before blocks are read');
-    const first = node * leavesPerNode;
-    const leaves = new Uint8Array(leavesInNode(this.geometry, node) * leafBytes);
-    const found = new Map<number, StoredEntry>();
-    for (const entry of this.entries(first)) {
-      if (entry.block >= first + leavesPerNode) break;
-      leaves.set(entry.leaf, (entry.block - first) * leafBytes);
-      found.set(entry.block, entry);
-    }
-    if (Buffer.compare(merkleHashes.node(leaves), this.#tree.node(node)) !== 0) throw this.wrongRoot();
-    this.#entriesOfNode.set(node, found);
-    if (this.#entriesOfNode.size > limits.recovery.nodesKeptMax) {
-      const oldest = this.#entriesOfNode.keys().next();
-      if (oldest.done !== true) this.#entriesOfNode.delete(oldest.value);
+    if (this.#isZeroNode(node)) return null;
+    const found = await this.#trusted((at) => this.#lookUpLeaves(at, node));
+    this.#leavesOfNode.set(node, found);
+    if (this.#leavesOfNode.size > limits.recovery.nodesKeptMax) {
+      const oldest = this.#leavesOfNode.keys().next();
+      if (oldest.done !== true) this.#leavesOfNode.delete(oldest.value);
     }
     return found;
   }
+
+  #lookUpLeaves(at: DiskAtPoint, node: number): Uint8Array | null {
+    const first = node * leavesPerNode;
+    const count = leavesInNode(this.geometry, node);
+    const leaves = new Uint8Array(count * leafBytes);
+    for (const { block, leaf } of at.entries(first, first + count)) {
+      if (block >= first + count) break;
+      if (block < first || leaf.byteLength !== leafBytes) return null;
+      leaves.set(leaf, (block - first) * leafBytes);
+    }
+    invariant(this.#tree, 'leaves are checked before blocks are read');
+    return Buffer.compare(merkleHashes.node(leaves), this.#tree.node(node)) === 0 ? leaves : null;
+  }
+
+  async #readHere(entries: readonly StoredEntry[]): Promise<BlockRun> {
+    const { blockSize } = this.geometry;
+    const bytes = new Uint8Array(entries.length * blockSize);
+    const damaged = new Map<number, Problem>();
+    for (const [index, entry] of entries.entries()) {
+      try {
+        await this.read(entry, bytes.subarray(index * blockSize, (index + 1) * blockSize));
+      } catch (error) {
+        if (!isProblem(error) || error.code !== 'damaged') throw error;
+        damaged.set(entry.block, error);
+      }
+    }
+    return { entries, bytes, damaged };
+  }
+}
+
+function leafIn(leaves: Uint8Array, block: number): Uint8Array {
+  const at = (block % leavesPerNode) * leafBytes;
+  return leaves.subarray(at, at + leafBytes);
+}
+
+function isZeroLeaf(leaf: Uint8Array): boolean {
+  return Buffer.compare(leaf, zeroLeaf) === 0;
+}
+
+/** Whether the leaves of [from, end), in one node, are zero. */
+function areZeroLeaves(leaves: Uint8Array, from: number, end: number): boolean {
+  for (let block = from; block < end; block += 1) if (!isZeroLeaf(leafIn(leaves, block))) return false;
+  return true;
 }

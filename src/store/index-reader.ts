@@ -12,6 +12,7 @@ import { limits } from '../limits.ts';
 import type { Files } from '../posix/files.ts';
 import * as codec from './index-codec.ts';
 import type { IndexBatch, IndexEntry } from './index-codec.ts';
+import { nodesAt, type NodeHash } from './index-nodes.ts';
 
 /** How far the log has been applied: the first byte not yet in the index. */
 export interface LogPosition {
@@ -38,6 +39,8 @@ export interface IndexStores {
   readonly records: Bytes;
   readonly batches: Bytes;
   readonly layers: Bytes;
+  /** Undefined in an index that is only read and was made before there were nodes. */
+  readonly nodes: Bytes | undefined;
   /** With versions: they chain the transactions (`record-index.ts`, invariant 2). */
   readonly state: Bytes;
 }
@@ -61,6 +64,7 @@ export function openStores(directory: string, readOnly: boolean): IndexStores {
     records: root.openDB({ name: 'records', ...binary }),
     batches: root.openDB({ name: 'batches', ...binary }),
     layers: root.openDB({ name: 'layers', ...binary }),
+    nodes: root.openDB({ name: 'nodes', ...binary }),
     state: root.openDB({ name: 'state', useVersions: true, ...binary }),
   };
 }
@@ -248,25 +252,70 @@ export class IndexReader implements RecordLookup {
     return 0;
   }
 
-  /** For each block from `fromBlock` that has any, its newest record with seq ≤ `maxSeq`; ascending. All-zero records included. */
-  *entriesAt(diskNo: number, maxSeq: number, fromBlock = 0): Generator<IndexEntry> {
-    let newest: IndexEntry | undefined;
-    const start = codec.blockStartKey(diskNo, fromBlock);
-    for (const { key, value } of steps(this.#stores.records, start, codec.diskEndKey(diskNo))) {
-      const { block, seq } = codec.readRecordKey(key);
-      if (newest && newest.block !== block) {
-        yield newest;
-        newest = undefined;
-      }
-      if (seq <= maxSeq) newest = codec.readRecord(block, seq, value);
+  /**
+   * For each block in [fromBlock, endBlock) that has any, its newest record with seq ≤ `maxSeq`; ascending. All-zero records included. The work
+   * is bounded by the number of blocks, however often they were written.
+   */
+  *entriesAt(diskNo: number, maxSeq: number, fromBlock = 0, endBlock = 2 ** 32): Generator<IndexEntry> {
+    for (let from = fromBlock; from < endBlock;) {
+      const { entries, next } = this.#entriesStep(diskNo, maxSeq, from, endBlock);
+      yield* entries;
+      from = next;
     }
-    if (newest) yield newest;
+  }
+
+  /** The next entries in one go, so that no snapshot is held while they are used; `next`: the block to go on from. */
+  #entriesStep(diskNo: number, maxSeq: number, fromBlock: number, endBlock: number): EntriesStep {
+    const entries: IndexEntry[] = [];
+    const end = endBlock < 2 ** 32 ? codec.blockStartKey(diskNo, endBlock) : codec.diskEndKey(diskNo);
+    let newest: { block: number; seq: number; value: Buffer } | undefined;
+    let versions = 0;
+    let taken = 0;
+    const settle = (): void => {
+      if (newest && newest.seq <= maxSeq) entries.push(codec.readRecord(newest.block, newest.seq, newest.value));
+    };
+    for (const { key, value } of this.#stores.records.getRange({
+      start: codec.blockStartKey(diskNo, fromBlock),
+      end,
+    })) {
+      const { block, seq } = codec.readRecordKey(key);
+      if (newest?.block !== block) {
+        settle();
+        newest = undefined;
+        if (taken >= limits.store.indexStepEntries) return { entries, next: block };
+        versions = 0;
+      }
+      taken += 1;
+      versions += 1;
+      if (versions > versionsInARow) {
+        // A block that was written often: its newest record by a look-up, and on behind its last one.
+        const found = this.lookup(diskNo, block, maxSeq);
+        if (found) entries.push(found);
+        return { entries, next: block + 1 };
+      }
+      if (newest === undefined || seq <= maxSeq) newest = { block, seq, value };
+    }
+    settle();
+    return { entries, next: endBlock };
+  }
+
+  /** The newest Merkle nodes up to the point, as far as the index has them (`index-nodes.ts`). */
+  *nodesAt(diskNo: number, point: number): Generator<NodeHash> {
+    if (this.#stores.nodes) yield* nodesAt(this.#stores.nodes, diskNo, point);
   }
 
   async close(): Promise<void> {
     await this.#stores.root.close();
   }
 }
+
+interface EntriesStep {
+  readonly entries: readonly IndexEntry[];
+  readonly next: number;
+}
+
+/** Versions of one block that are walked through before it is looked up instead: a look-up costs about as much as so many steps. */
+const versionsInARow = 8;
 
 /** Entries with start ≤ key < end, `indexStepEntries` at a time. */
 function* steps(store: Bytes, start: Buffer, end: Buffer): Generator<{ key: Buffer; value: Buffer }> {

@@ -13,6 +13,7 @@ import { Problem } from '../kit/problem.ts';
 import type { Files } from '../posix/files.ts';
 import { codec } from '../wire/sealed.ts';
 import type { IndexEntry } from './index-codec.ts';
+import type { NodeHash } from './index-nodes.ts';
 import { IndexReader, type LogPosition } from './index-reader.ts';
 import { machinePaths, readMachineFacts, type DiskFacts, type MachineFacts } from './machine-directory.ts';
 import { IndexFiller } from './machine-open.ts';
@@ -21,6 +22,7 @@ import { PointReader } from './point-reader.ts';
 import { readPoints } from './points-log.ts';
 import type { PointBody } from './points-record.ts';
 import type { PointsView } from './points-view.ts';
+import { planRebuild, type RebuildTask } from './rebuild-run.ts';
 import { RecordIndex } from './record-index.ts';
 import { replayAll } from './replay.ts';
 import { isBefore } from './segment-format.ts';
@@ -46,15 +48,24 @@ export interface DiskAtPoint {
   readonly geometry: Geometry;
   /** Hex. */
   readonly root: string;
-  /** The newest record of every block that has one, ascending, from `fromBlock`. */
-  entries(fromBlock?: number): Iterable<StoredEntry>;
+  /** The newest record of every block in [fromBlock, endBlock) that has one, ascending. */
+  entries(fromBlock?: number, endBlock?: number): Iterable<StoredEntry>;
+  /** The newest record of the block. */
+  entry(block: number): StoredEntry | undefined;
+  /** The Merkle nodes of the point as far as the index knows them; those it does not name are of zero leaves. To be believed if they make the root. */
+  nodes(): Iterable<NodeHash>;
   /**
    * Content of the block as of an entry, matched to the entry's leaf. There is no look-up by block number: an index with a flipped bit may
    * find another record that way than it lists, and that one matches its own leaf just as well.
    * @throws Problem `damaged`.
    */
   read(entry: StoredEntry, into: Uint8Array): Promise<void>;
+  /** What a worker thread needs to read the same of several blocks. */
+  plan(entries: readonly StoredEntry[]): RebuildTask;
 }
+
+/** Numbers the disks this process has opened at points (`RebuildTask.image`). */
+let images = 0;
 
 /** How long an index that lacks the newest point may take to follow, and how often it is asked. */
 const indexLagMs = 1_000;
@@ -157,12 +168,20 @@ export class MachineView {
     const maxSeq = maxSeqAt(this.points, disk.no, body.point);
     const id = Buffer.from(disk.id, 'hex');
     const keys = new Map(disk.keys.map((wrapped) => [wrapped.version, vault.unwrapDiskKeys(id, wrapped)]));
+    const at = { no: disk.no, id, name: disk.name, blockSize: disk.blockSize, keys };
     const reader = new PointReader({
       machine: this.machine,
-      disks: [{ no: disk.no, id, name: disk.name, blockSize: disk.blockSize, maxSeq, keys }],
+      disks: [{ ...at, maxSeq }],
       index,
       readAt: (segment, into, offset) => this.#reader.readAt(segment, into, offset),
     });
+    const { segments } = machinePaths(this.#options.data, this.machine);
+    images += 1;
+    const place = { image: images, segments, disk: { ...at, id: Uint8Array.from(id), machine: this.machine } };
+    const records = {
+      get: (block: number, seq: number) => index.get(disk.no, block, seq),
+      layer: (seq: number) => index.layer(disk.no, seq),
+    };
     return {
       machine: this.machine,
       disk: disk.name,
@@ -170,8 +189,19 @@ export class MachineView {
       cutTimeMs: body.cutTimeMs,
       geometry: geometryOf(listed.size, disk.blockSize),
       root: listed.root,
-      entries: (fromBlock) => storedEntries(index.entriesAt(disk.no, maxSeq, fromBlock)),
+      entries: (fromBlock, endBlock) => storedEntries(index.entriesAt(disk.no, maxSeq, fromBlock, endBlock)),
+      entry: (block) => {
+        const record = index.lookup(disk.no, block, maxSeq);
+        return record && storedEntry(record);
+      },
+      nodes: () => index.nodesAt(disk.no, body.point),
       read: ({ record }, into) => reader.readRecord(disk.no, record, into),
+      plan: (entries) =>
+        planRebuild(
+          place,
+          entries.map(({ record }) => record),
+          records,
+        ),
     };
   }
 
@@ -230,9 +260,10 @@ export class MachineView {
   }
 }
 
+function storedEntry(record: IndexEntry): StoredEntry {
+  return { block: record.block, leaf: record.leaf, zero: record.codec === codec.zero, record };
+}
+
 function* storedEntries(entries: Iterable<IndexEntry>): Generator<StoredEntry> {
-  for (const record of entries) {
-    const { block, leaf } = record;
-    yield { block, leaf, zero: record.codec === codec.zero, record };
-  }
+  for (const record of entries) yield storedEntry(record);
 }

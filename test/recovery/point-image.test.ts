@@ -38,6 +38,11 @@ function diskOf(...listings: readonly (readonly FakeEntry[])[]): DiskAtPoint {
   for (const { block, leaf } of listings[0] ?? []) if (block < geometry.blockCount) builder.add(block, leaf);
   const root = builder.root();
   let reading = 0;
+  const next = (): readonly FakeEntry[] => {
+    const listing = listings[Math.min(reading, listings.length - 1)] ?? [];
+    reading += 1;
+    return listing;
+  };
   return {
     machine: 'web1',
     disk: 'vda',
@@ -46,9 +51,13 @@ function diskOf(...listings: readonly (readonly FakeEntry[])[]): DiskAtPoint {
     geometry,
     root,
     *entries(from = 0) {
-      const listing = listings[Math.min(reading, listings.length - 1)] ?? [];
-      reading += 1;
-      yield* listing.filter(({ block }) => block >= from);
+      yield* next().filter(({ block }) => block >= from);
+    },
+    entry: (block) => next().find((entry) => entry.block === block),
+    // No node is known: the leaves of all entries have to make the root.
+    nodes: () => [],
+    plan() {
+      throw new Error('nothing here is read by threads');
     },
     async read(entry, into) {
       into.set((entry as FakeEntry).content);

@@ -49,6 +49,16 @@ export function importFault(from: string, to: string): string | null {
   return `${from} imports ${to}: ${mine} may import ${rooms.join(', ') || 'nothing'}`;
 }
 
-/** What worker threads may load, through any number of files: those that seal batches, and those that hash a disk. */
+/** What worker threads may load, through any number of files: those that seal batches, those that hash a disk, and those that read a point. */
 export const sealingRooms: readonly string[] = ['process-server', 'kernels', 'disk', 'wire', 'kit', 'limits'];
 export const hashingRooms: readonly string[] = ['agent', 'kernels', 'disk', 'posix', 'kit', 'limits'];
+export const readingRooms: readonly string[] = [
+  'recovery',
+  'store',
+  'kernels',
+  'disk',
+  'wire',
+  'posix',
+  'kit',
+  'limits',
+];
