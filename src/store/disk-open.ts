@@ -4,6 +4,7 @@
  */
 import * as path from 'node:path';
 import { geometryOf, type Geometry } from '../disk/geometry.ts';
+import { MerkleNodes, nodeCountOf } from '../disk/merkle.ts';
 import { merkleHashes } from '../kernels/hash.ts';
 import { withLayer, type LayerRun } from '../kernels/layer-run.ts';
 import type { Random } from '../kit/random.ts';
@@ -11,6 +12,7 @@ import { limits } from '../limits.ts';
 import type { Files } from '../posix/files.ts';
 import { unrepairedBlocks } from './damaged-blocks.ts';
 import { DiskStore, type CommittedDisk } from './disk-store.ts';
+import type { NodeHash } from './index-nodes.ts';
 import type { IndexReader } from './index-reader.ts';
 import { LeafFile } from './leaf-file.ts';
 import type { DiskFacts } from './machine-directory.ts';
@@ -66,6 +68,23 @@ async function rebuildLeaves(
   for (const entry of index.entriesAt(diskNo, maxSeq)) leaves.set(entry.block, entry.leaf);
   await leaves.commit();
   return Buffer.from(leaves.committedRoot()).toString('hex') === committed.root;
+}
+
+/** Writes what the index lacks of the committed point's Merkle nodes: all of them when it was begun anew. */
+async function completeNodes(leaves: LeafFile, log: MachineLog, diskNo: number, point: number): Promise<void> {
+  const { geometry } = leaves;
+  const known = new MerkleNodes(geometry, merkleHashes);
+  const count = nodeCountOf(geometry);
+  for (const { node, hash } of (await log.index.reader()).nodesAt(diskNo, point)) {
+    if (node < count) known.put(node, hash);
+  }
+  if (Buffer.compare(known.root(), leaves.committedRoot()) === 0) return;
+  const changed: NodeHash[] = [];
+  for (let node = 0; node < count; node += 1) {
+    const hash = leaves.nodesOf(node, 1);
+    if (Buffer.compare(hash, known.node(node)) !== 0) changed.push({ node, hash });
+  }
+  await log.noteNodes(diskNo, point, changed);
 }
 
 /** Layers above everything points list that hold something: durable work the next point will list. */
@@ -150,6 +169,7 @@ export async function openDiskStore(options: OpenDiskOptions): Promise<DiskStore
   const maxSeq = newest ? maxSeqAt(view, record.no, newest.point.point) : 0;
   const geometry = geometryOf(committed?.size ?? options.size ?? limits.disk.sectorBytes, record.blockSize);
   const { leaves, complete } = await openLeaves({ files, directory, no: record.no, index, view, committed, geometry });
+  if (committed && complete) await completeNodes(leaves, log, record.no, committed.point);
   const wrapped = record.keys.at(-1);
   if (!wrapped) throw new Error('a disk record has keys');
   const disk = new DiskStore({

@@ -13,6 +13,7 @@
  *     durable and indexed, so is all of the layer before it. So nothing here ever has to refuse another one.
  */
 import { geometryOf, type Geometry } from '../disk/geometry.ts';
+import { nodeCountOf } from '../disk/merkle.ts';
 import { fullMask } from '../disk/page-mask.ts';
 import { digest } from '../kernels/hash.ts';
 import { withLayer, type LayerRun } from '../kernels/layer-run.ts';
@@ -246,6 +247,21 @@ export class DiskStore {
       if (block >= this.#geometry.blockCount) this.#beyond = Math.max(this.#beyond, block);
       else if (block >= fromBlock) this.leaves.set(block, leaf);
     }
+  }
+
+  /**
+   * Puts the Merkle nodes of the point that is about to be committed into the index, so that it opens without a look at its records. Before the point:
+   * whoever finds it finds them. If there is no point after all, they are no lie about any other one, and the next try writes them again.
+   */
+  async noteNodes(point: number): Promise<void> {
+    const changed = this.leaves.changedNodes();
+    const { committed } = this;
+    if (committed && committed.size !== this.#geometry.size) {
+      // Growth changes the node that was the last one, whether anything under it was written or not.
+      const node = nodeCountOf(geometryOf(committed.size, this.#geometry.blockSize)) - 1;
+      if (!changed.some((each) => each.node === node)) changed.push({ node, hash: this.leaves.nodesOf(node, 1) });
+    }
+    await this.#log.noteNodes(this.no, point, changed);
   }
 
   /**

@@ -23,7 +23,7 @@ export interface NodeHash {
 }
 
 /** Sorts by disk, node, point. */
-function nodeKey(diskNo: number, node: number, point: number): Buffer {
+export function nodeKey(diskNo: number, node: number, point: number): Buffer {
   const key = Buffer.allocUnsafe(keyBytes);
   key.writeUInt16BE(diskNo, 0);
   key.writeUInt32BE(node, 2);

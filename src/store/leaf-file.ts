@@ -21,6 +21,7 @@ import type { Geometry } from '../disk/geometry.ts';
 import { invariant } from '../kit/invariant.ts';
 import { limits } from '../limits.ts';
 import type { File, Files } from '../posix/files.ts';
+import type { NodeHash } from './index-nodes.ts';
 import { chunkBytes, LeafOverlay } from './leaf-overlay.ts';
 
 const { leavesPerNode, leafBytes } = limits.disk;
@@ -121,6 +122,11 @@ export class LeafFile {
     const gathered = new Uint8Array(count * leafBytes);
     for (let index = 0; index < count; index += 1) gathered.set(nodes.node(first + index), index * leafBytes);
     return gathered;
+  }
+
+  /** Merkle nodes over the working leaves that may differ from the committed ones. */
+  changedNodes(): NodeHash[] {
+    return this.#overlay.indices().map((node) => ({ node, hash: this.nodesOf(node, 1) }));
   }
 
   /** Lays a leaf (copied) over the committed one. */

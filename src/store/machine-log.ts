@@ -9,6 +9,8 @@
 import { Serial } from '../kit/serial.ts';
 import type { SealedRow } from '../wire/sealed.ts';
 import type { LeafPair } from '../wire/leaves.ts';
+import { limits } from '../limits.ts';
+import type { NodeHash } from './index-nodes.ts';
 import type { IndexReader } from './index-reader.ts';
 import type { RecordIndex } from './record-index.ts';
 import { encodeLayerBody, entryHeaderBytes, type Position } from './segment-format.ts';
@@ -75,6 +77,16 @@ export class MachineLog {
       await appended.durable;
       await this.index.room();
       await this.index.dropLayer(diskNo, seq, appended.end);
+    });
+  }
+
+  /** Puts Merkle nodes that the point changes into the index; resolves when it has taken them. */
+  noteNodes(diskNo: number, point: number, changed: readonly NodeHash[]): Promise<void> {
+    return this.#inOrder.run(async () => {
+      for (let from = 0; from < changed.length; from += limits.store.indexStepEntries) {
+        await this.index.room();
+        this.index.applyNodes(diskNo, point, changed.slice(from, from + limits.store.indexStepEntries));
+      }
     });
   }
 

@@ -220,6 +220,7 @@ export class MachineStore {
       })),
       extents: log.segments.extentsSince(this.points.mark),
     };
+    for (const { store } of wanted.disks) await store.noteNodes(point);
     await this.#appendPoint({ type: 'point', body });
     // The point exists: every disk takes note, even if the leaf file of one of them fails.
     const noted = await Promise.allSettled(

@@ -23,6 +23,7 @@ import { limits } from '../limits.ts';
 import type { Files } from '../posix/files.ts';
 import * as codec from './index-codec.ts';
 import type { IndexEntry, IndexRow } from './index-codec.ts';
+import { nodeKey, type NodeHash } from './index-nodes.ts';
 import {
   bootFileName,
   dataDigest,
@@ -188,6 +189,16 @@ export class RecordIndex implements RecordLookup {
     }
     this.#commit(position, noGroup, () => this.#watch(this.#stores.layers.remove(codec.layerKey(diskNo, seq))));
     await this.flushed();
+  }
+
+  /** Merkle nodes that a point changes (`index-nodes.ts`). Says nothing about the log. */
+  applyNodes(diskNo: number, point: number, changed: readonly NodeHash[]): void {
+    const { nodes } = this.#stores;
+    invariant(nodes, 'an index that is written has nodes');
+    const put = ({ node, hash }: NodeHash): void => {
+      this.#watch(nodes.put(nodeKey(diskNo, node, point), Buffer.from(hash)));
+    };
+    this.#commit(this.#position, noGroup, () => changed.forEach(put), changed.length);
   }
 
   /** An entry that says nothing to the index (FOOTER), or the step to the next segment. */
