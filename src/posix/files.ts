@@ -4,7 +4,7 @@
  *
  * Rules kept here:
  *  1. Reads and writes are whole: `read` fills the buffer unless the file ends, `write` writes everything or throws.
- *  2. A failed `datasync` is final (C4): the file remembers it and refuses every later write and datasync.
+ *  2. A failed `datasync` is final (C4): all who wait for it hear of it (shared-sync.ts), and the file refuses every later write and datasync.
  *  3. `replaceFile` is the full dance: temporary name, write, fsync, rename, fsync of the directory.
  *  4. `makeDirectory` makes names durable from the top down: what is synced inside a directory is lost with the directory's own name.
  *  5. The number of a closed descriptor goes to the next file that is opened. So `close` lets the operations under way end first, and
@@ -28,6 +28,7 @@ import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { promisify } from 'node:util';
 import { Problem, systemCode } from '../kit/problem.ts';
+import { SharedSync } from './shared-sync.ts';
 import { allocateSync, blockDeviceSizeSync, dropCacheSync, punchHoleSync, seekSync } from './syscalls.ts';
 
 const fdatasyncAsync = promisify(fdatasync);
@@ -111,6 +112,7 @@ const partsPerCallMax = 1024;
 class PosixFile implements File {
   readonly path: string;
   readonly #descriptor: number;
+  readonly #syncs: SharedSync;
   #syncFailed: Error | undefined;
   #closing: Promise<void> | null = null;
   /** Operations begun and not ended, and who waits for the last of them. */
@@ -120,6 +122,7 @@ class PosixFile implements File {
   constructor(filePath: string, fd: number) {
     this.path = filePath;
     this.#descriptor = fd;
+    this.#syncs = new SharedSync(() => fdatasyncAsync(fd));
   }
 
   async read(into: Uint8Array, position: number): Promise<number> {
@@ -190,9 +193,9 @@ class PosixFile implements File {
 
   async datasync(): Promise<void> {
     this.#refuseAfterFailedSync();
-    await this.#during(async (fd) => {
+    await this.#during(async () => {
       try {
-        await fdatasyncAsync(fd);
+        await this.#syncs.run();
       } catch (error) {
         this.#syncFailed ??= error instanceof Error ? error : new Error(String(error));
         this.#refuseAfterFailedSync();

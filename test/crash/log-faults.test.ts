@@ -11,7 +11,7 @@ import { systemError } from '../simulated-file.ts';
 import { Dice } from '../simulated-bytes.ts';
 import { soak } from './crash-points.ts';
 import { failAt, Listener } from './faults.ts';
-import { expectCovered, imagePath, openCapture, Source } from './log-source.ts';
+import { expectCovered, expectFlushed, imagePath, openCapture, Source } from './log-source.ts';
 
 type Deed = (source: Source) => Promise<void>;
 
@@ -37,6 +37,9 @@ const deeds: readonly Deed[] = [
   (source) => source.zero(0),
   (source) => source.cutAndCommit(),
   (source) => source.flush(),
+  (source) => source.write(0),
+  (source) => source.flushTwice(),
+  (source) => source.commit(),
   (source) => source.write(2),
   (source) => source.mark(),
   (source) => source.commit(),
@@ -96,6 +99,7 @@ async function expectCoveredAfter({ source, told }: Tale, what: string): Promise
     try {
       const capture = await openCapture(survivor, { hadLog: model.hadLog });
       expectCovered(survivor, capture, model);
+      expectFlushed(survivor, model);
       // What is committed on what the page cache shows must be on the disk.
       const after = Source.continued(survivor, capture, model);
       await after.commit();
