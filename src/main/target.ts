@@ -40,12 +40,17 @@ async function openMachine(
       else logger.info({ machine }, 'there is space again');
     },
   });
-  const { damage, lost, torn, incompleteDisks, replayedEntries } = opened.report;
+  const { damage, lost, dropped, torn, incompleteDisks, replayedEntries } = opened.report;
   logger.info({ machine, points: opened.store.points.points.length, replayedEntries }, 'store open');
   if (torn.length > 0) logger.warn({ machine, copies: torn }, 'a torn end was cut off; copies were kept');
   if (damage.length > 0) logger.error({ machine, damage }, 'stored bytes below committed points are damaged');
   if (lost.length > 0)
     logger.error({ machine, lost }, 'blocks of these points are damaged; the source is asked for them');
+  if (dropped.length > 0)
+    logger.error(
+      { machine, dropped },
+      'layers no point lists lost a batch and are dropped; the source sends them again',
+    );
   if (incompleteDisks.length > 0)
     logger.error(
       { machine, disks: incompleteDisks },

@@ -30,6 +30,8 @@ export interface OpeningReport {
   readonly damage: ReplayOutcome['damage'];
   /** Blocks that lay there, newly on record as damaged at these points; those still needed are asked of the source. */
   readonly lost: readonly { readonly point: number; readonly disk: string; readonly blocks: number }[];
+  /** Layers no point lists that lost a batch, with those begun after them: they hold nothing now, and the source sends it again. */
+  readonly dropped: readonly { readonly disk: string; readonly layers: number }[];
   /** Copies of torn ends that were cut off. */
   readonly torn: readonly string[];
   /** Disks whose index does not make the committed root: records are missing. */
@@ -57,6 +59,8 @@ export class IndexFiller {
   readonly #index: RecordIndex;
   readonly #facts: MachineFacts;
   readonly #listed: ReadonlyMap<number, number>;
+  /** Disk number → its lowest layer that no point lists and of which a batch is missing before others. */
+  readonly gaps = new Map<number, number>();
   readonly #next = new Map<string, number>();
 
   constructor(index: RecordIndex, facts: MachineFacts, view: PointsView) {
@@ -89,6 +93,7 @@ export class IndexFiller {
     const next = this.#next.get(key) ?? (await this.#index.reader()).batchCountOf(diskNo, header.seq);
     const listed = header.seq <= (this.#listed.get(diskNo) ?? 0);
     if (!disk || (!listed && header.batch !== next)) {
+      if (header.batch > next) this.gaps.set(diskNo, Math.min(header.seq, this.gaps.get(diskNo) ?? header.seq));
       this.#index.advance(entry.end);
       return;
     }
@@ -141,8 +146,9 @@ export async function openMachineStore(
   const missing = await lostRanges({ ...logOptions });
   // Before anything may empty the index.
   const missed = lostBlocks(await index.reader(), points.view, missing);
-  const { opened, entries, copies } = await openAndIndex(logOptions, index, facts, points.view);
+  const { opened, filler, copies } = await openAndIndex(logOptions, index, facts, points.view);
   const log = new MachineLog({ segments: opened.log, index, highestSeq: await highestSeq(index, facts) });
+  const dropped = await dropBroken({ facts, points, log, clock, random, fatal }, filler.gaps);
   const disks: DiskStore[] = [];
   for (const record of facts.disks) {
     disks.push(await openDiskStore({ files, vault, record, directory: paths.leaves, log, view: points.view }));
@@ -173,7 +179,39 @@ export async function openMachineStore(
       ...range,
     }),
   );
-  return { store, report: { replayedEntries: entries, damage, lost, torn, incompleteDisks } };
+  return { store, report: { replayedEntries: filler.entries, damage, lost, dropped, torn, incompleteDisks } };
+}
+
+/**
+ * A layer that no point lists and that lost a batch (its entry rotted, and so did the index that knew it) can not stay: once a point lists it, an index made
+ * anew would take what lies behind the gap, too, and the point be another one. It is dropped with all that were begun after it, newest first, for
+ * their pages may be its; the source has not forgotten what they held. An epoch of its own keeps their seqs from ever being used again.
+ */
+async function dropBroken(
+  parts: Pick<OpenMachineOptions, 'clock' | 'random' | 'fatal'> & {
+    facts: MachineFacts;
+    points: PointsLog;
+    log: MachineLog;
+  },
+  gaps: ReadonlyMap<number, number>,
+): Promise<OpeningReport['dropped']> {
+  if (gaps.size === 0) return [];
+  const { facts, points, log, clock, random, fatal } = parts;
+  const epoch = (points.view.epoch?.epoch ?? 0) + 1;
+  const body = { epoch, instance: random.bytes(16).toString('hex'), atMs: clock.wallMs() };
+  await points.append({ type: 'epoch', body }).catch((error: unknown) => {
+    if (isProblem(error) && error.code === 'points-log-sync-failed') fatal(error);
+    throw error;
+  });
+  const dropped: OpeningReport['dropped'][number][] = [];
+  for (const { no, name } of facts.disks) {
+    const from = gaps.get(no);
+    if (from === undefined) continue;
+    const seqs = new Set([from, ...(await log.index.reader()).layersOf(no, from)]);
+    for (const seq of [...seqs].reverse()) await log.appendDrop(no, seq);
+    dropped.push({ disk: name, layers: seqs.size });
+  }
+  return dropped;
 }
 
 function covers(outer: LostRange, inner: LostRange): boolean {
@@ -206,14 +244,14 @@ async function openAndIndex(
   index: RecordIndex,
   facts: MachineFacts,
   view: PointsView,
-): Promise<{ opened: OpenedSegmentLog; entries: number; copies: readonly string[] }> {
+): Promise<{ opened: OpenedSegmentLog; filler: IndexFiller; copies: readonly string[] }> {
   const start = index.position;
   const filler = new IndexFiller(index, facts, view);
   const from = start.segment === 0 ? undefined : start;
   const opened = await openSegmentLog({ ...options, from }, (entry) => filler.take(entry));
   const end = opened.outcome.end ?? { segment: 0, offset: 0 };
   const copies = opened.repaired ? [opened.repaired.copy] : [];
-  if (!isBefore(end, start)) return { opened, entries: filler.entries, copies };
+  if (!isBefore(end, start)) return { opened, filler, copies };
   await opened.log.close();
   await index.clear();
   const again = await openAndIndex(options, index, facts, view);

@@ -1,5 +1,5 @@
 /** Opening a machine's store on what a kill left behind: index, log and points must agree again. */
-import { cp, mkdtemp, open, rm } from 'node:fs/promises';
+import { cp, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -13,6 +13,7 @@ import type { DiskStore } from '../../src/store/disk-store.ts';
 import { openDataDirectory, type DataDirectory } from '../../src/store/machine-directory.ts';
 import { openMachineStore } from '../../src/store/machine-open.ts';
 import type { MachineStore } from '../../src/store/machine-store.ts';
+import { entryHeaderBytes, segmentHeaderBytes } from '../../src/store/segment-format.ts';
 import { Vault } from '../../src/store/vault.ts';
 import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../../src/wire/sealed.ts';
 import { seqOf } from '../../src/wire/seq.ts';
@@ -26,6 +27,16 @@ async function blocksWithLeaves(disk: DiskStore): Promise<number[]> {
   const blocks: number[] = [];
   for await (const [block] of disk.leavesSince(0)) blocks.push(block);
   return blocks;
+}
+
+/** Spoils the header of the n-th entry, counted from 0. */
+async function breakEntry(segment: string, number: number): Promise<void> {
+  const bytes = await readFile(segment);
+  let at = segmentHeaderBytes;
+  for (let entry = 0; entry < number; entry += 1)
+    at += entryHeaderBytes + Math.ceil(bytes.readUInt32LE(at + 8) / 8) * 8;
+  bytes.writeUInt8(bytes.readUInt8(at + 40) ^ 0x55, at + 40);
+  await writeFile(segment, bytes);
 }
 
 /** One record, sealed for real, as the body of a SEALED frame. */
@@ -156,6 +167,48 @@ describe('a machine store', () => {
       reason: 'layer-unknown',
     });
     expect(store.points.points).toEqual([]);
+  });
+
+  it('with a hole in a layer that no point lists drops it, and all that stand on it: what lies behind never comes back', async () => {
+    const home = path.join(directory, 'a', 'machines', machine);
+    /** Closed, its index gone, and opened again. */
+    const rebuilt = async (): Promise<Awaited<ReturnType<typeof openStore>>> => {
+      for (const { data, store } of open_.splice(0)) {
+        await store.close();
+        await data.close();
+      }
+      await rm(path.join(home, 'index'), { recursive: true });
+      return openStore('a');
+    };
+    const whole = await writeLayer((await openStore('a')).store, 1);
+    const torn = await writeLayer((await rebuilt()).store, 3);
+    const later = await writeLayer((await rebuilt()).store, 1);
+    expect(later.disk.pending).toEqual(runOf([whole.seq, torn.seq, later.seq]));
+    // The second of the three batches. The segment is not the last one, so it is damage, not a torn end.
+    await breakEntry(path.join(home, 'segments', '000002.seg'), 2);
+
+    const { store, report } = await rebuilt();
+    expect(report.damage).toMatchObject([{ segment: 2 }]);
+    expect(report.dropped).toEqual([{ disk: 'vda', layers: 2 }]);
+    const disk = await store.openDisk({ name: 'vda', size, blockSize });
+    expect(disk.pending).toEqual(runOf([whole.seq]));
+    expect(await blocksWithLeaves(disk)).toEqual([0]);
+    const { seq } = await writeLayer(store, 2);
+    const part = { store: disk, size, root: await rootOf(disk), kind: 'initial', records: 2, payloadBytes: 0 } as const;
+    const layers = runOf([whole.seq, seq]);
+    const epoch = store.points.epoch?.epoch ?? 0;
+    const point = { cutTimeMs: 1, consistency: 'crash', epoch, disks: [{ ...part, layers }] } as const;
+    expect(seq).toBeGreaterThan(seqOf(epoch, 0));
+    expect(await store.commit(point)).toEqual({ kind: 'committed', point: 1 });
+
+    const again = await rebuilt();
+    expect(again.report).toMatchObject({ incompleteDisks: [], dropped: [] });
+    const found = await again.store.openDisk({ name: 'vda', size, blockSize });
+    expect(found.pending).toBeNull();
+    expect(await blocksWithLeaves(found)).toEqual([0, 0, 1]);
+    const block = Buffer.alloc(blockSize, 0xff);
+    await again.store.readerAt(found, 1).readBlock(2, block);
+    expect(block.equals(Buffer.alloc(blockSize))).toBe(true);
   });
 
   it('gives another process-server instance a higher epoch, and the same one its own again', async () => {
