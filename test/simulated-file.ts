@@ -1,14 +1,29 @@
 /** An open file of a simulated disk (`simulated-files.ts`), and what it is open on. */
 import { Problem } from '../src/kit/problem.ts';
 import type { File, FileFacts } from '../src/posix/files.ts';
-import { SharedSync } from '../src/posix/shared-sync.ts';
 import { applyChange, SparseBytes, type Change } from './simulated-bytes.ts';
 
-/** What can be watched, and made to fail. */
-export type Operation =
-  'create' | 'write' | 'datasync' | 'truncate' | 'rename' | 'remove' | 'makeDirectory' | 'syncDirectory' | 'close';
+/** What changes something, and so can be watched: a crash could fall on it. */
+type ChangingOperation =
+  | 'create'
+  | 'write'
+  | 'writeSync'
+  | 'datasync'
+  | 'truncate'
+  | 'rename'
+  | 'remove'
+  | 'makeDirectory'
+  | 'syncDirectory'
+  | 'close';
+/** What can be made to fail. */
+export type Operation = ChangingOperation | 'open' | 'read';
+
+export function changesSomething(operation: Operation): boolean {
+  return operation !== 'open' && operation !== 'read';
+}
+
 export interface Fault {
-  readonly code: 'EIO' | 'ENOSPC' | 'EINTR' | 'EROFS';
+  readonly code: 'EIO' | 'ENOSPC' | 'EINTR' | 'EROFS' | 'EACCES';
   /** How much of a write is done before it fails; default: nothing. */
   readonly wrote?: 'half' | 'all';
 }
@@ -23,8 +38,10 @@ export function systemError(code: string, what: string): Error {
 interface Disk {
   readonly dead: boolean;
   readonly violations: string[];
+  readonly pieceBytes: number;
+  readonly punches: () => boolean;
   readonly fault: (operation: Operation, filePath: string) => Fault | null;
-  readonly watch: (operation: Operation, filePath: string) => void;
+  begin(operation: Operation, filePath: string): Promise<Fault | null>;
   step(operation: Operation, filePath: string): Promise<void>;
   turns(): Promise<void>;
   now(): bigint;
@@ -60,7 +77,6 @@ export class SimulatedFile implements File {
   readonly path: string;
   readonly #disk: Disk;
   readonly #inode: Inode;
-  readonly #syncs = new SharedSync(() => this.#sync());
   #syncFailed: Error | null = null;
   #closed = false;
 
@@ -71,8 +87,16 @@ export class SimulatedFile implements File {
   }
 
   async read(into: Uint8Array, position: number): Promise<number> {
-    await this.#disk.turns();
-    return this.readSync(into, position);
+    const { pieceBytes } = this.#disk;
+    let done = 0;
+    do {
+      await this.#disk.step('read', this.path);
+      const piece = into.subarray(done, done + pieceBytes);
+      const got = this.readSync(piece, position + done);
+      done += got;
+      if (got < piece.byteLength) break;
+    } while (done < into.byteLength);
+    return done;
   }
 
   readSync(into: Uint8Array, position: number): number {
@@ -82,33 +106,27 @@ export class SimulatedFile implements File {
 
   async write(parts: readonly Uint8Array[], position: number): Promise<void> {
     this.#refuse('write');
-    const bytes = Buffer.concat(parts);
-    await this.#disk.turns();
-    this.#disk.watch('write', this.path);
-    const fault = this.#disk.fault('write', this.path);
-    this.#write(bytes.subarray(0, bytes.byteLength * (fault ? shares[fault.wrote ?? 'none'] : 1)), position);
+    const whole = Buffer.concat(parts);
+    const fault = await this.#disk.begin('write', this.path);
+    const bytes = whole.subarray(0, whole.byteLength * (fault ? shares[fault.wrote ?? 'none'] : 1));
+    const { pieceBytes } = this.#disk;
+    for (let done = 0; done < bytes.byteLength; done += pieceBytes) {
+      this.#write(bytes.subarray(done, done + pieceBytes), position + done);
+      if (pieceBytes < Infinity) await this.#disk.turns();
+    }
     if (fault) throw systemError(fault.code, `write ${this.path}`);
   }
 
   writeSync(part: Uint8Array, position: number): void {
     this.#refuse('write');
     if (this.#disk.dead) return;
-    const fault = this.#disk.fault('write', this.path);
+    const fault = this.#disk.fault('writeSync', this.path);
     if (fault) throw systemError(fault.code, `write ${this.path}`);
     this.#write(Buffer.from(part), position);
   }
 
   async datasync(): Promise<void> {
     this.#refuse('datasync');
-    try {
-      await this.#syncs.run();
-    } catch (error) {
-      this.#syncFailed ??= error instanceof Error ? error : new Error(String(error));
-      throw this.#givenUp(this.#syncFailed);
-    }
-  }
-
-  async #sync(): Promise<void> {
     const inode = this.#inode;
     const covered = new Set(inode.pending);
     const later = (): Change[] => inode.pending.filter((change) => !covered.has(change));
@@ -116,7 +134,8 @@ export class SimulatedFile implements File {
       await this.#disk.step('datasync', this.path);
     } catch (error) {
       inode.pending = later();
-      throw error;
+      this.#syncFailed = error instanceof Error ? error : new Error(String(error));
+      throw this.#givenUp(this.#syncFailed);
     }
     for (const change of inode.pending) if (covered.has(change)) applyChange(inode.durable, change);
     inode.pending = later();
@@ -136,6 +155,7 @@ export class SimulatedFile implements File {
   punchHoleSync(position: number, length: number): boolean {
     this.#refuse('punchHole');
     if (this.#disk.dead) return true;
+    if (!this.#disk.punches()) return false;
     this.#inode.change({ kind: 'zero', position, length }, this.#disk.now());
     return true;
   }

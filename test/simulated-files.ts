@@ -17,7 +17,15 @@ import {
   type OpenMode,
 } from '../src/posix/files.ts';
 import { Dice, fatesOf, survivingBytes, type SparseBytes } from './simulated-bytes.ts';
-import { device, Inode, SimulatedFile, systemError, type Fault, type Operation } from './simulated-file.ts';
+import {
+  changesSomething,
+  device,
+  Inode,
+  SimulatedFile,
+  systemError,
+  type Fault,
+  type Operation,
+} from './simulated-file.ts';
 
 type Node = Inode | Directory;
 /** What happens to names together or not at all. */
@@ -50,6 +58,12 @@ export class SimulatedFiles implements Files {
   /** Handles written or synced again after a failed sync. */
   readonly violations: string[] = [];
   free = 2 ** 40;
+  /** Reads and writes of more than so many bytes take turns in between: nothing says that they are atomic. */
+  pieceBytes = Infinity;
+  /** Whether the file system can punch the next hole. */
+  punches: () => boolean = () => true;
+  /** How often each operation was begun. */
+  readonly counts = new Map<Operation, number>();
   /** Every operation takes up to so many turns of the event loop. */
   turnsMax = 0;
   /** Syncs, and what changes names, take so many turns more. */
@@ -105,6 +119,8 @@ export class SimulatedFiles implements Files {
       watch: this.watch,
       fault: this.fault,
       turnsMax: this.turnsMax,
+      pieceBytes: this.pieceBytes,
+      punches: this.punches,
       slow: this.slow,
       dice: this.dice,
     });
@@ -160,6 +176,15 @@ export class SimulatedFiles implements Files {
     directory.durable.set(path.basename(filePath), inode);
   }
 
+  /** Other content in the file that is there. */
+  overwrite(filePath: string, content: SparseBytes): void {
+    const inode = this.#inode(filePath);
+    inode.content = content.copy();
+    inode.durable = content.copy();
+    inode.pending = [];
+    inode.mtimeNs = inode.durableMtimeNs = this.now();
+  }
+
   /** The n-th operation from now on that changes anything, counted from 1 over `where`, fails; `fired` hears that it did. */
   failNth(
     n: number,
@@ -169,7 +194,7 @@ export class SimulatedFiles implements Files {
   ): void {
     let count = 0;
     this.fault = (operation, filePath) => {
-      if (!where(filePath)) return null;
+      if (!changesSomething(operation) || !where(filePath)) return null;
       count += 1;
       if (count !== n) return null;
       fired(operation, filePath);
@@ -199,7 +224,7 @@ export class SimulatedFiles implements Files {
   // ---- Files ----------------------------------------------------------------------------------------------------------------
 
   async open(filePath: string, mode: OpenMode): Promise<File> {
-    await this.turns();
+    await this.step('open', filePath);
     const there = this.#find(filePath);
     if (there && mode === 'exclusive') throw systemError('EEXIST', filePath);
     if (there instanceof Directory) throw systemError('EISDIR', filePath);
@@ -212,7 +237,7 @@ export class SimulatedFiles implements Files {
   }
 
   async readWhole(filePath: string): Promise<Buffer> {
-    await this.turns();
+    await this.step('read', filePath);
     return this.#inode(filePath).content.bytes();
   }
 
@@ -292,11 +317,17 @@ export class SimulatedFiles implements Files {
 
   // ---- inside ---------------------------------------------------------------------------------------------------------------
 
-  /** Before anything of the operation is done. */
+  /** Before anything of the operation is done. @returns what it fails with. */
+  async begin(operation: Operation, filePath: string): Promise<Fault | null> {
+    this.counts.set(operation, (this.counts.get(operation) ?? 0) + 1);
+    const isSlow = changesSomething(operation) && operation !== 'write';
+    await this.turns(isSlow ? this.slow(filePath) : 0);
+    if (changesSomething(operation)) this.watch(operation, filePath);
+    return this.fault(operation, filePath);
+  }
+
   async step(operation: Operation, filePath: string): Promise<void> {
-    await this.turns(this.slow(filePath));
-    this.watch(operation, filePath);
-    const fault = this.fault(operation, filePath);
+    const fault = await this.begin(operation, filePath);
     if (fault) throw systemError(fault.code, `${operation} ${filePath}`);
   }
 

@@ -3,15 +3,28 @@ import { expect, test } from 'vitest';
 import { digest } from '../../src/kernels/hash.ts';
 import { HotRegions } from '../../src/capture/hot-regions.ts';
 import { MiB } from '../../src/limits.ts';
-import { commitAll, dirty, imagePath, logPath, openSim, simWithImage, turns } from './setup.ts';
-import { systemError, type SimFiles } from './sim-files.ts';
+import {
+  commitAll,
+  dirty,
+  imagePath,
+  kill,
+  logPath,
+  losePower,
+  openSim,
+  overwrite,
+  peek,
+  simWithImage,
+  turns,
+  hold,
+} from './setup.ts';
+import type { SimulatedFiles } from '../simulated-files.ts';
 
 const chunksAt = 24_576;
 const chunkBytes = 512;
 const regions = 3;
 
 /** A log after a clean stop with two dirty pages, in region 1. */
-async function cleanLog(): Promise<SimFiles> {
+async function cleanLog(): Promise<SimulatedFiles> {
   const files = simWithImage();
   const capture = await openSim(files, false);
   await commitAll(capture);
@@ -21,17 +34,17 @@ async function cleanLog(): Promise<SimFiles> {
 }
 
 /** A log whose agent was killed with region 1 hot and nothing else dirty. */
-async function killedLog(): Promise<SimFiles> {
+async function killedLog(): Promise<SimulatedFiles> {
   const files = simWithImage();
   const capture = await openSim(files, false);
   await commitAll(capture);
   await capture.write(Buffer.alloc(2, 1), 4 * MiB + 4095, true);
-  return files.kill();
+  return kill(files);
 }
 
-function edit(files: SimFiles, change: (bytes: Buffer) => Buffer | undefined): void {
-  const bytes = files.peek(logPath);
-  files.plant(logPath, change(bytes) ?? bytes);
+function edit(files: SimulatedFiles, change: (bytes: Buffer) => Buffer | undefined): void {
+  const bytes = peek(files, logPath);
+  overwrite(files, logPath, change(bytes) ?? bytes);
 }
 
 function flip(...at: number[]): (bytes: Buffer) => undefined {
@@ -41,7 +54,7 @@ function flip(...at: number[]): (bytes: Buffer) => undefined {
 }
 
 async function found(
-  files: SimFiles,
+  files: SimulatedFiles,
   more: Parameters<typeof openSim>[2] = {},
 ): Promise<{ loss: string | null; blocks: number }> {
   const capture = await openSim(files, true, more);
@@ -63,7 +76,7 @@ test('after a kill all blocks of hot regions count, and no others', async () => 
 test('a second start after a kill continues too', async () => {
   const files = await killedLog();
   await openSim(files, true);
-  expect(await found(files.kill())).toEqual({ loss: null, blocks: 64 });
+  expect(await found(kill(files))).toEqual({ loss: null, blocks: 64 });
 });
 
 test('no file, never one known: new', async () => {
@@ -93,9 +106,9 @@ test.each([
 ])('%s: damaged, kept aside', async (_, damage) => {
   const files = await cleanLog();
   edit(files, damage);
-  const planted = files.peek(logPath);
+  const planted = peek(files, logPath);
   expect(await found(files)).toEqual({ loss: 'damaged', blocks: all });
-  expect(files.peek(`${logPath}.damaged`).equals(planted)).toBe(true);
+  expect(peek(files, `${logPath}.damaged`).equals(planted)).toBe(true);
 });
 
 test('one header slot flipped: the other counts, nothing is missed', async () => {
@@ -127,38 +140,38 @@ test('a torn chunk of a hot region is excused, of a cold one it is not', async (
 
 test("another disk's log: foreign, kept aside", async () => {
   const files = await cleanLog();
-  const theirs = files.peek(logPath);
+  const theirs = peek(files, logPath);
   expect(await found(files, { owner: 'web2/vda' })).toEqual({ loss: 'foreign', blocks: all });
-  expect(files.peek(`${logPath}.foreign`).equals(theirs)).toBe(true);
+  expect(peek(files, `${logPath}.foreign`).equals(theirs)).toBe(true);
 });
 
 test('the image written behind a clean stop: changed-behind', async () => {
   const files = await cleanLog();
-  files.plant(imagePath, files.peek(imagePath));
+  overwrite(files, imagePath, peek(files, imagePath));
   expect(await found(files)).toEqual({ loss: 'changed-behind', blocks: all });
 });
 
 test('the image replaced by another file, even after a kill: changed-behind', async () => {
   const files = await killedLog();
-  const bytes = files.peek(imagePath);
+  const bytes = peek(files, imagePath);
   await files.remove(imagePath);
-  files.plant(imagePath, bytes);
+  overwrite(files, imagePath, bytes);
   expect(await found(files)).toEqual({ loss: 'changed-behind', blocks: all });
 });
 
 test('the image grew: grown, all marked, the new size counts', async () => {
   const files = await cleanLog();
-  files.plant(imagePath, Buffer.concat([files.peek(imagePath), Buffer.alloc(65_536)]));
+  overwrite(files, imagePath, Buffer.concat([peek(files, imagePath), Buffer.alloc(65_536)]));
   expect(await found(files)).toEqual({ loss: 'grown', blocks: all + 1 });
-  expect((await found(files.kill())).loss).toBeNull();
+  expect((await found(kill(files))).loss).toBeNull();
 });
 
 test('the image shrank: refused as shrunk, the log untouched', async () => {
   const files = await cleanLog();
-  const before = files.peek(logPath);
-  files.plant(imagePath, files.peek(imagePath).subarray(0, 4 * MiB));
+  const before = peek(files, logPath);
+  overwrite(files, imagePath, peek(files, imagePath).subarray(0, 4 * MiB));
   await expect(openSim(files, true)).rejects.toMatchObject({ code: 'shrunk' });
-  expect(files.peek(logPath).equals(before)).toBe(true);
+  expect(peek(files, logPath).equals(before)).toBe(true);
 });
 
 test('another format version: refused, the log untouched', async () => {
@@ -170,9 +183,9 @@ test('another format version: refused, the log untouched', async () => {
     }
     return bytes;
   });
-  const before = files.peek(logPath);
+  const before = peek(files, logPath);
   await expect(openSim(files, true)).rejects.toMatchObject({ code: 'wrong-version' });
-  expect(files.peek(logPath).equals(before)).toBe(true);
+  expect(peek(files, logPath).equals(before)).toBe(true);
 });
 
 test('another block size: refused with the one that fits', async () => {
@@ -183,7 +196,7 @@ test('images that can not be: missing, odd size, odd block size', async () => {
   const files = simWithImage();
   await expect(openSim(files, false, { image: '/images/none.raw' })).rejects.toMatchObject({ code: 'not-found' });
   await expect(openSim(files, false, { blockSize: 60_000 })).rejects.toMatchObject({ code: 'bad-geometry' });
-  files.plant(imagePath, Buffer.alloc(1000));
+  overwrite(files, imagePath, Buffer.alloc(1000));
   await expect(openSim(files, false)).rejects.toMatchObject({ code: 'bad-geometry' });
 });
 
@@ -207,17 +220,13 @@ test('data is not issued before its region is durably hot', async () => {
   const blocked = new Promise<void>((resolve) => {
     release = resolve;
   });
-  const step = files.step.bind(files);
-  files.step = async (operation, filePath) => {
-    if (operation === 'datasync' && filePath.startsWith(logPath)) await blocked;
-    await step(operation, filePath);
-  };
+  hold(files, blocked, (operation, filePath) => operation === 'datasync' && filePath.startsWith(logPath));
   const write = capture.write(Buffer.alloc(512, 9), 0, false);
   await turns();
-  expect(files.peek(imagePath)[0]).toBe(0);
+  expect(peek(files, imagePath)[0]).toBe(0);
   release();
   await write;
-  expect(files.peek(imagePath)[0]).toBe(9);
+  expect(peek(files, imagePath)[0]).toBe(9);
 });
 
 test('the order in which a region leaves the set: image, chunk, then the slot without it, then the next data', async () => {
@@ -242,10 +251,10 @@ test('opening syncs the image, so that what a killed agent left in the page cach
   const files = simWithImage();
   const capture = await openSim(files, false);
   await capture.write(Buffer.alloc(512, 9), 0, false);
-  const after = files.kill();
-  expect(after.inode(imagePath).durable[0]).toBe(0);
+  const after = kill(files);
+  expect(after.durable(imagePath).bytes()[0]).toBe(0);
   await openSim(after, true);
-  expect(after.inode(imagePath).durable[0]).toBe(9);
+  expect(after.durable(imagePath).bytes()[0]).toBe(9);
 });
 
 test('power lost while chunks of cold regions are rewritten: torn ones are excused', async () => {
@@ -257,11 +266,11 @@ test('power lost while chunks of cold regions are rewritten: torn ones are excus
     capture.swap();
     capture.endSending();
     void capture.forget();
-    const rewriting = (): boolean =>
-      files.inode(logPath).pending.some((change) => change.kind === 'write' && change.position >= chunksAt);
+    const unsynced = (): number[] => files.content(logPath).differences(files.durable(logPath));
+    const rewriting = (): boolean => unsynced().some((page) => page * 4096 >= chunksAt);
     for (let turn = 0; turn < 500 && !rewriting(); turn += 1) await turns(1);
     if (rewriting()) caught += 1;
-    expect((await found(files.crash())).loss).toBeNull();
+    expect((await found(losePower(files))).loss).toBeNull();
   }
   expect(caught).toBeGreaterThan(5);
 });
@@ -274,14 +283,14 @@ test('a region cools only after the image was synced behind it: power loss can n
   await commitAll(capture);
   await capture.write(Buffer.alloc(512, 9), 4 * MiB, false);
   await turns();
-  expect(files.inode(imagePath).durable[0]).toBe(9);
+  expect(files.durable(imagePath).bytes()[0]).toBe(9);
 });
 
 test('forgotten changes do not come back after a kill, though their regions are cold', async () => {
   const files = simWithImage();
   const capture = await openSim(files, false);
   await commitAll(capture);
-  expect(await found(files.kill())).toEqual({ loss: null, blocks: 0 });
+  expect(await found(kill(files))).toEqual({ loss: null, blocks: 0 });
 });
 
 test('a mark by the target outlives a kill', async () => {
@@ -290,7 +299,7 @@ test('a mark by the target outlives a kill', async () => {
   await commitAll(capture);
   capture.mark(70, 0xffff);
   await turns();
-  expect([...dirty(await openSim(files.kill(), true))]).toEqual([[70, 0xffff]]);
+  expect([...dirty(await openSim(kill(files), true))]).toEqual([[70, 0xffff]]);
 });
 
 test('a log that can not be written is disowned: writers go on, a kill means lost, a stop in order leaves a true log', async () => {
@@ -299,13 +308,13 @@ test('a log that can not be written is disowned: writers go on, a kill means los
     const capture = await openSim(files, false);
     await commitAll(capture);
     files.fault = (operation, filePath) =>
-      operation === 'write' && filePath.startsWith(logPath) ? systemError('ENOSPC') : null;
+      operation === 'write' && filePath.startsWith(logPath) ? { code: 'ENOSPC' } : null;
     await capture.write(Buffer.alloc(512, 9), 4 * MiB, false);
     await capture.write(Buffer.alloc(512, 9), 8 * MiB, false);
     expect(capture.logFailure).toContain('ENOSPC');
     files.fault = () => null;
     if (orderly) await capture.close();
-    expect(await found(orderly ? files : files.kill())).toEqual(
+    expect(await found(orderly ? files : kill(files))).toEqual(
       orderly ? { loss: null, blocks: 2 } : { loss: 'lost', blocks: all },
     );
   }
@@ -316,19 +325,19 @@ test('a log that can neither be written, removed nor emptied: better no write th
   const capture = await openSim(files, false);
   await commitAll(capture);
   files.fault = (operation, filePath) =>
-    filePath.startsWith('/state') && operation !== 'read' ? systemError('EROFS') : null;
+    filePath.startsWith('/state') && operation !== 'read' ? { code: 'EROFS' } : null;
   await expect(capture.write(Buffer.alloc(512, 9), 4 * MiB, false)).rejects.toMatchObject({ code: 'EIO' });
-  expect(files.peek(imagePath)[4 * MiB]).toBe(0);
+  expect(peek(files, imagePath)[4 * MiB]).toBe(0);
 });
 
 test('a state directory that is read-only at start: refused, nothing changed; later the log is continued', async () => {
   const files = await cleanLog();
-  const [log, image] = [files.peek(logPath), files.peek(imagePath)];
-  const writes = new Set(['write', 'rename', 'remove', 'mkdir', 'truncate']);
+  const [log, image] = [peek(files, logPath), peek(files, imagePath)];
+  const writes = new Set(['write', 'rename', 'remove', 'makeDirectory', 'truncate', 'create']);
   files.fault = (operation, filePath) =>
-    writes.has(operation) && filePath.startsWith('/state') ? systemError('EROFS') : null;
+    writes.has(operation) && filePath.startsWith('/state') ? { code: 'EROFS' } : null;
   await expect(openSim(files, true)).rejects.toThrow('EROFS');
-  expect([files.peek(logPath).equals(log), files.peek(imagePath).equals(image)]).toEqual([true, true]);
+  expect([peek(files, logPath).equals(log), peek(files, imagePath).equals(image)]).toEqual([true, true]);
   files.fault = () => null;
   expect(await found(files)).toEqual({ loss: null, blocks: 1 });
 });

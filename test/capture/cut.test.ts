@@ -4,32 +4,38 @@ import { makeCutAll } from '../../src/capture/cut.ts';
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { MiB } from '../../src/limits.ts';
-import { blockSize, commitAll, imagePath, openSim, pageSize, simWithImage, stillClock, turns } from './setup.ts';
-import { systemError, type SimFiles } from './sim-files.ts';
+import {
+  blockSize,
+  commitAll,
+  imagePath,
+  openSim,
+  pageSize,
+  peek,
+  simWithImage,
+  stillClock,
+  turns,
+  hold,
+} from './setup.ts';
+import type { Fault, Operation } from '../simulated-file.ts';
+import type { SimulatedFiles } from '../simulated-files.ts';
 
 const cutAll = makeCutAll(stillClock);
 
 /** Holds operations of one kind on the image until released. */
-function holdImage(files: SimFiles, operation: string): () => void {
-  const step = files.step.bind(files);
-  let release = (): void => undefined;
-  const held = new Promise<void>((resolve) => {
-    release = resolve;
-  });
-  files.step = async (name, filePath) => {
-    await step(name, filePath);
-    if (name === operation && filePath === imagePath) await held;
-  };
+function holdImage(files: SimulatedFiles, operation: Operation): () => void {
+  const { promise, resolve } = Promise.withResolvers<undefined>();
+  let holds = true;
+  hold(files, promise, (name, filePath) => holds && name === operation && filePath === imagePath);
   return () => {
-    files.step = step;
-    release();
+    holds = false;
+    resolve(undefined);
   };
 }
 
 async function quiet(
   more: Parameters<typeof openSim>[2] = {},
   seed = 1,
-): Promise<{ files: SimFiles; capture: NbdCapture }> {
+): Promise<{ files: SimulatedFiles; capture: NbdCapture }> {
   const files = simWithImage(12 * MiB, seed);
   const capture = await openSim(files, false, more);
   await commitAll(capture);
@@ -75,7 +81,7 @@ test('a cut waits for writes in flight, holds new ones, and counts what it conta
   expect(report?.writes).toEqual([1]);
   expect(capture.writesAccepted).toBe(2);
   expect((await readBlock(capture, 0))[0]).toBe(1);
-  expect(files.peek(imagePath)[0]).toBe(2);
+  expect(peek(files, imagePath)[0]).toBe(2);
   expect(capture.currentMask(0)).toBe(1);
 });
 
@@ -150,7 +156,7 @@ test('the bound of copy-before-write: the cut is void, the writer goes on, givin
   expect([capture.cutVoid, capture.currentMask(0)]).toEqual([null, 0xffff]);
 });
 
-test.each([
+test.each<[string, Operation, Fault['code'], number]>([
   ['directory is read-only', 'open', 'EROFS', 1],
   ['disk is full', 'write', 'ENOSPC', 1],
   ['disk fails half-way', 'write', 'EIO', 3],
@@ -162,7 +168,7 @@ test.each([
     await cutAll([capture], 1000);
     let calls = 0;
     files.fault = (operation, filePath) =>
-      operation === bad && filePath.endsWith('.scratch') && (calls += 1) >= from ? systemError(code) : null;
+      operation === bad && filePath.endsWith('.scratch') && (calls += 1) >= from ? { code: code } : null;
     for (let block = 0; block < 4; block += 1) {
       expect(capture.cutVoid === null).toBe(block < from);
       await write(capture, 2, block * blockSize);
@@ -182,8 +188,7 @@ test.each([
 
 test('an image error reaches the writer, and the block stays marked', async () => {
   const { files, capture } = await quiet();
-  files.fault = (operation, filePath) =>
-    operation === 'write' && filePath === imagePath ? systemError('ENOSPC') : null;
+  files.fault = (operation, filePath) => (operation === 'write' && filePath === imagePath ? { code: 'ENOSPC' } : null);
   await expect(write(capture, 1, 0)).rejects.toMatchObject({ code: 'ENOSPC' });
   expect(capture.currentMask(0)).toBe(1);
 });
@@ -243,7 +248,7 @@ test('the image fails while it is read and written: both are told, and it goes o
   const { files, capture } = await quiet();
   await write(capture, 1, 0);
   capture.swap();
-  files.fault = (_, filePath) => (filePath === imagePath ? systemError('EIO') : null);
+  files.fault = (_, filePath) => (filePath === imagePath ? { code: 'EIO' } : null);
   await expect(write(capture, 2, 4 * MiB)).rejects.toMatchObject({ code: 'EIO' });
   await expect(readBlock(capture, 0)).rejects.toThrow('EIO');
   capture.giveUp();

@@ -11,8 +11,9 @@ import type { Clock } from '../../src/kit/clock.ts';
 import { limits, MiB } from '../../src/limits.ts';
 import type { File } from '../../src/posix/files.ts';
 import { requireTool } from '../tools.ts';
-import { commitAll, imagePath, logPath, openSim, simWithImage, stillClock, turns } from './setup.ts';
-import { systemError, type SimFiles } from './sim-files.ts';
+import { commitAll, imagePath, logPath, openSim, peek, simWithImage, stillClock, turns, hold } from './setup.ts';
+import type { Operation } from '../simulated-file.ts';
+import type { SimulatedFiles } from '../simulated-files.ts';
 import {
   capturedDisk,
   cutAgainAndAgain,
@@ -32,24 +33,22 @@ const ends: (() => void)[] = [];
 afterEach(() => ends.splice(0).forEach((end) => end()));
 
 /** Stops the next operation of a kind on one file until released; later ones pass. */
-function stopAt(files: SimFiles, operation: string, filePath: string): () => void {
-  const step = files.step.bind(files);
-  let release = (): void => undefined;
-  const stopped = new Promise<void>((resolve) => {
-    release = resolve;
-  });
+function stopAt(files: SimulatedFiles, operation: Operation, filePath: string): () => void {
+  const { promise, resolve } = Promise.withResolvers<undefined>();
   let next = true;
-  files.step = async (name, file) => {
+  hold(files, promise, (name, file) => {
     const stops = next && name === operation && file.startsWith(filePath);
     if (stops) next = false;
-    if (stops) await stopped;
-    await step(name, file);
+    return stops;
+  });
+  const release = (): void => {
+    resolve(undefined);
   };
   ends.push(release);
   return release;
 }
 
-async function quiet(): Promise<{ files: SimFiles; capture: NbdCapture }> {
+async function quiet(): Promise<{ files: SimulatedFiles; capture: NbdCapture }> {
   const files = simWithImage();
   const capture = await openSim(files, false);
   await commitAll(capture);
@@ -191,10 +190,10 @@ test('a page written over the border of two regions, one of them cold: nothing i
   const release = stopAt(files, 'datasync', logPath);
   const writing = capture.write(Buffer.alloc(16_384, 9), 4 * MiB - 8192, false);
   await turns();
-  expect(files.peek(imagePath)[4 * MiB]).toBe(0);
+  expect(peek(files, imagePath)[4 * MiB]).toBe(0);
   release();
   await writing;
-  expect(files.peek(imagePath)[4 * MiB]).toBe(9);
+  expect(peek(files, imagePath)[4 * MiB]).toBe(9);
 });
 
 test('an image that refuses a small write: the writer is told, the page stays marked', async () => {
@@ -207,13 +206,13 @@ test('an image that refuses a small write: the writer is told, the page stays ma
 });
 
 /** Small writes of files opened so far and later fail. Answers how many did. */
-function stopSmallWrites(files: SimFiles): () => number {
+function stopSmallWrites(files: SimulatedFiles): () => number {
   let refused = 0;
   const fault = files.fault;
   files.fault = (operation, filePath) => {
-    if (operation !== 'write-sync') return fault(operation, filePath);
+    if (operation !== 'writeSync') return fault(operation, filePath);
     refused += 1;
-    return systemError('ENOSPC');
+    return { code: 'ENOSPC' };
   };
   return () => refused;
 }

@@ -6,13 +6,28 @@ import { expect, test } from 'vitest';
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
 import type { Clock } from '../../src/kit/clock.ts';
 import { limits, MiB } from '../../src/limits.ts';
-import { commitAll, dirty, imagePath, logPath, openSim, pageSize, simWithImage, stillClock, turns } from './setup.ts';
-import { systemError, type SimFiles } from './sim-files.ts';
+import {
+  commitAll,
+  dirty,
+  imagePath,
+  kill,
+  logPath,
+  losePower,
+  openSim,
+  pageSize,
+  peek,
+  simWithImage,
+  stillClock,
+  turns,
+  hold,
+} from './setup.ts';
+import type { Operation } from '../simulated-file.ts';
+import type { SimulatedFiles } from '../simulated-files.ts';
 
 const newPath = `${logPath}.new`;
 
 interface Scene {
-  readonly files: SimFiles;
+  readonly files: SimulatedFiles;
   readonly capture: NbdCapture;
   /** Pauses asked for so far, milliseconds. */
   readonly pausesMs: number[];
@@ -33,7 +48,7 @@ async function failed(more: Parameters<typeof openSim>[2] = {}, seed = 1): Promi
   const capture = await openSim(files, false, { ...more, clock: { ...stillClock, after } });
   await commitAll(capture);
   files.fault = (operation, filePath) =>
-    operation === 'write' && filePath.startsWith(logPath) ? systemError('ENOSPC') : null;
+    operation === 'write' && filePath.startsWith(logPath) ? { code: 'ENOSPC' } : null;
   await write(capture, 0, 1);
   await turns();
   expect(capture.logFailure).toContain('ENOSPC');
@@ -51,26 +66,30 @@ async function failed(more: Parameters<typeof openSim>[2] = {}, seed = 1): Promi
 const write = (capture: NbdCapture, at: number, byte: number, length = 100): Promise<void> =>
   capture.write(Buffer.alloc(length, byte), at, false);
 
-async function foundAfterKill(files: SimFiles): Promise<{ loss: string | null; dirty: Map<number, number> }> {
-  const capture = await openSim(files.kill(), true);
+async function foundAfterKill(files: SimulatedFiles): Promise<{ loss: string | null; dirty: Map<number, number> }> {
+  const capture = await openSim(kill(files), true);
   return { loss: capture.logLoss, dirty: dirty(capture) };
 }
 
 /** Stops the next operation of a kind on one file until released. */
-function stopNext(files: SimFiles, operation: string, filePath: string): { reached: () => boolean; go: () => void } {
-  const step = files.step.bind(files);
-  let go = (): void => undefined;
-  const stopped = new Promise<void>((resolve) => {
-    go = resolve;
-  });
+function stopNext(
+  files: SimulatedFiles,
+  operation: Operation,
+  filePath: string,
+): { reached: () => boolean; go: () => void } {
+  const { promise, resolve } = Promise.withResolvers<undefined>();
   let reached = false;
-  files.step = async (name, file) => {
+  hold(files, promise, (name, file) => {
     const stops = !reached && name === operation && file === filePath;
     if (stops) reached = true;
-    if (stops) await stopped;
-    await step(name, file);
+    return stops;
+  });
+  return {
+    reached: () => reached,
+    go: () => {
+      resolve(undefined);
+    },
   };
-  return { reached: () => reached, go };
 }
 
 test('writable again: a new log, a kill is continued with what was dirty, and further writes are logged', async () => {
@@ -126,14 +145,14 @@ test('power lost after the log came back: what the image takes back is marked, t
     await turns(seed % 9);
     const late = write(capture, 8 * MiB, 6, pageSize);
     await Promise.all([early, late]);
-    const replica = files.peek(imagePath);
+    const replica = peek(files, imagePath);
     await commitAll(capture);
     await retrying;
     if (capture.logFailure !== null) continue;
-    const after = files.crash();
+    const after = losePower(files);
     after.turnsMax = 0;
     const again = await openSim(after, true);
-    const image = after.peek(imagePath);
+    const image = peek(after, imagePath);
     for (const at of [0, 4 * MiB, 8 * MiB]) {
       if (image[at] === replica[at]) continue;
       reverted += 1;
@@ -148,7 +167,7 @@ test.each(['open', 'write', 'datasync', 'rename', 'syncDirectory'])(
   async (bad) => {
     const { files, capture, pausesMs, retry } = await failed();
     files.fault = (operation, filePath) =>
-      operation === bad && filePath.startsWith('/state') ? systemError('EIO') : null;
+      operation === bad && filePath.startsWith('/state') ? { code: 'EIO' } : null;
     for (let round = 0; round < 8; round += 1) await retry();
     expect(capture.logFailure).not.toBeNull();
     expect(await files.list('/state')).not.toContain('vda.hrl');
@@ -167,10 +186,10 @@ test('the new log fails later: it is disowned like the first, and comes back aga
   const { files, capture, retry } = await failed();
   await retry();
   files.fault = (operation, filePath) =>
-    operation === 'datasync' && filePath.startsWith(logPath) ? systemError('EIO') : null;
+    operation === 'datasync' && filePath.startsWith(logPath) ? { code: 'EIO' } : null;
   await Promise.all([write(capture, 4 * MiB, 3), write(capture, 8 * MiB, 3)]);
   await turns();
-  expect(capture.logFailure).toContain('EIO');
+  expect(capture.logFailure).toContain('sync failed');
   expect(await files.list('/state')).toEqual([]);
   files.fault = () => null;
   await retry();
@@ -191,7 +210,7 @@ test('a directory that could not be written at all refused writers; once it can,
   const capture = await openSim(files, false, { clock: { ...stillClock, after } });
   await commitAll(capture);
   files.fault = (operation, filePath) =>
-    filePath.startsWith('/state') && operation !== 'read' ? systemError('EROFS') : null;
+    filePath.startsWith('/state') && operation !== 'read' ? { code: 'EROFS' } : null;
   await expect(write(capture, 4 * MiB, 1)).rejects.toMatchObject({ code: 'EIO' });
   pause();
   await turns();
@@ -206,12 +225,12 @@ test('a directory that could not be written at all refused writers; once it can,
 
 test('writers faster than the disk: the try is given up, a later one succeeds', async () => {
   const { files, capture, retry } = await failed({ hotRegionsMax: 2 });
-  const step = files.step.bind(files);
+  const begin = files.begin.bind(files);
   let busy = true;
-  files.step = async (name, file) => {
+  files.begin = async (name, file) => {
     if (busy && name === 'datasync' && file === imagePath)
       for (const at of [0, 4 * MiB, 8 * MiB]) await write(capture, at, 7);
-    await step(name, file);
+    return begin(name, file);
   };
   await retry();
   expect(capture.logFailure).not.toBeNull();
@@ -253,7 +272,7 @@ test('a mark is not settled while a log that failed is still there to be believe
   const capture = await openSim(files, false);
   await commitAll(capture);
   files.fault = (operation, filePath) =>
-    operation === 'write' && filePath.startsWith(logPath) ? systemError('ENOSPC') : null;
+    operation === 'write' && filePath.startsWith(logPath) ? { code: 'ENOSPC' } : null;
   const removal = stopNext(files, 'truncate', logPath);
   const writing = write(capture, 0, 1);
   await turns();

@@ -13,8 +13,22 @@ import { isProblem } from '../../src/kit/problem.ts';
 import { invariant } from '../../src/kit/invariant.ts';
 import type { Clock } from '../../src/kit/clock.ts';
 import { limits, MiB } from '../../src/limits.ts';
-import { Dice, SimFiles, systemError } from './sim-files.ts';
-import { blockSize, imagePath, logPath, openSim, pageSize, stillClock, turns } from './setup.ts';
+import { Dice } from '../simulated-bytes.ts';
+import { type SimulatedFiles } from '../simulated-files.ts';
+import {
+  blockSize,
+  imagePath,
+  kill,
+  logPath,
+  losePower,
+  openSim,
+  overwrite,
+  pageSize,
+  peek,
+  stillClock,
+  turns,
+  simWithImage,
+} from './setup.ts';
 
 const imageBytes = 16 * MiB + 3 * 512;
 const seed = Number(process.env['TIDEMARK_TEST_SEED'] ?? 20_261_121);
@@ -42,7 +56,7 @@ const stories: fc.Arbitrary<Story> = fc.record({
 
 /** One run of the agent: writers and a sender side by side until `stop`. */
 class Life {
-  readonly files: SimFiles;
+  readonly files: SimulatedFiles;
   readonly capture: NbdCapture;
   readonly #dice: Dice;
   readonly #replica: Buffer;
@@ -56,7 +70,7 @@ class Life {
   voids = 0;
   failure: unknown = null;
 
-  constructor(files: SimFiles, capture: NbdCapture, replica: Buffer) {
+  constructor(files: SimulatedFiles, capture: NbdCapture, replica: Buffer) {
     this.files = files;
     this.capture = capture;
     this.#dice = files.dice;
@@ -64,7 +78,7 @@ class Life {
     const swapInCut = capture.swapInCut.bind(capture);
     // The only instant at which the image as of the cut can be seen from outside.
     capture.swapInCut = () => {
-      this.#snapshot = files.peek(imagePath);
+      this.#snapshot = peek(files, imagePath);
       const writes = swapInCut();
       expect(this.#ended.slice(0, writes).includes(false)).toBe(false);
       expect(this.#ended.slice(writes).includes(true)).toBe(false);
@@ -209,10 +223,14 @@ const seen = { commits: 0, voids: 0, losses: 0, continued: 0, scratch: 0, disown
 
 async function tell(story: Story): Promise<void> {
   const dice = new Dice(story.seed);
-  let files = new SimFiles(dice);
+  let files = simWithImage(imageBytes, story.seed);
+  files.dice = dice;
+  // Pages arrive one by one, with others' writes in between.
+  files.pieceBytes = 1024;
+  files.punches = () => dice.below(2) === 0;
   const start = Buffer.alloc(imageBytes);
   for (let at = 0; at < imageBytes; at += 1_000_003) start.fill(at % 251, at, Math.min(imageBytes, at + 4000));
-  files.plant(imagePath, start);
+  overwrite(files, imagePath, start);
   const replica = Buffer.alloc(Math.ceil(imageBytes / blockSize) * blockSize);
   for (let life = 0; life < story.lives; life += 1) {
     files.turnsMax = 0;
@@ -224,13 +242,13 @@ async function tell(story: Story): Promise<void> {
     });
     if (capture.logLoss) seen.losses += 1;
     else seen.continued += 1;
-    expectCovered(capture, replica, files.peek(imagePath));
+    expectCovered(capture, replica, peek(files, imagePath));
     files.turnsMax = story.turnsMax;
     const now = new Life(files, capture, replica);
     files = await live(now, story, dice);
   }
   const last = await openSim(files, true, { hotRegionsMax: story.hotRegionsMax });
-  expectCovered(last, replica, files.peek(imagePath));
+  expectCovered(last, replica, peek(files, imagePath));
 }
 
 /** A capture waits for nothing but the next try for a new log. */
@@ -240,7 +258,7 @@ function retrySoon(dice: Dice, run: () => void): { cancel: () => void } {
   return { cancel: () => void (cancelled = true) };
 }
 
-async function live(now: Life, story: Story, dice: Dice): Promise<SimFiles> {
+async function live(now: Life, story: Story, dice: Dice): Promise<SimulatedFiles> {
   const { files, capture } = now;
   const failAt = story.logFails ? dice.below(6) : Infinity;
   let operations = 0;
@@ -248,7 +266,7 @@ async function live(now: Life, story: Story, dice: Dice): Promise<SimFiles> {
   const wellAt = failAt + dice.below(4);
   files.fault = (operation, filePath) =>
     filePath.startsWith(logPath) && operation === 'datasync' && (operations += 1) > failAt && operations <= wellAt + 1
-      ? systemError('EIO')
+      ? { code: 'EIO' }
       : null;
   const broken: { error?: unknown } = {};
   const sender = now.sender().catch((error: unknown) => (broken.error = error));
@@ -256,8 +274,8 @@ async function live(now: Life, story: Story, dice: Dice): Promise<SimFiles> {
   await turns(dice.below(30));
   const end = dice.below(3);
   let after = files;
-  if (end === 0) after = files.crash();
-  else if (end === 1) after = files.kill();
+  if (end === 0) after = losePower(files);
+  else if (end === 1) after = kill(files);
   now.stop();
   if (end === 2) {
     await sender;

@@ -3,14 +3,14 @@ import { expect, test } from 'vitest';
 import { makeCutAll } from '../../src/capture/cut.ts';
 import { openScanCapture, type ScanCapture } from '../../src/capture/scan.ts';
 import { MiB } from '../../src/limits.ts';
-import { blockSize, imagePath, openSim, simWithImage, stillClock } from './setup.ts';
-import { systemError, type SimFiles } from './sim-files.ts';
+import { blockSize, imagePath, openSim, overwrite, peek, simWithImage, stillClock } from './setup.ts';
+import type { SimulatedFiles } from '../simulated-files.ts';
 
 const cutAll = makeCutAll(stillClock);
 
 async function scanned(
   more: { frozen?: boolean; bytes?: number } = {},
-): Promise<{ files: SimFiles; capture: ScanCapture }> {
+): Promise<{ files: SimulatedFiles; capture: ScanCapture }> {
   const files = simWithImage(more.bytes ?? 12 * MiB);
   const capture = await openScanCapture({
     files,
@@ -79,7 +79,7 @@ test('a source declared frozen that is written to voids the cut; the next cycle 
   capture.mark(0, 0xffff);
   await cutAll([capture], 1000);
   expect(capture.cutVoid).toBeNull();
-  files.plant(imagePath, Buffer.alloc(12 * MiB, 5));
+  overwrite(files, imagePath, Buffer.alloc(12 * MiB, 5));
   expect(capture.cutVoid).toContain('declared frozen');
   await expect(readBlock(capture, 0)).rejects.toMatchObject({ code: 'cut-void' });
   expect(() => capture.endSending()).toThrow('declared frozen');
@@ -95,7 +95,7 @@ test('a source written to between compare and cut voids the cut too, and one tha
   for (const frozen of [true, false]) {
     const { files, capture } = await scanned({ frozen });
     await capture.beginCycle();
-    files.plant(imagePath, Buffer.alloc(12 * MiB, 5));
+    overwrite(files, imagePath, Buffer.alloc(12 * MiB, 5));
     capture.mark(0, 1);
     await cutAll([capture], 1000);
     expect(capture.cutVoid === null).toBe(!frozen);
@@ -106,7 +106,7 @@ test('the next snapshot is another file of the same name: the cycle reads that o
   const { files, capture } = await scanned();
   const first = capture.source?.inode;
   await files.remove(imagePath);
-  files.plant(imagePath, Buffer.alloc(12 * MiB, 9));
+  overwrite(files, imagePath, Buffer.alloc(12 * MiB, 9));
   expect((await readBlock(capture, 0))[0]).toBe(0);
   expect(await capture.beginCycle()).toBe('same');
   expect((await readBlock(capture, 0))[0]).toBe(9);
@@ -116,7 +116,7 @@ test('the next snapshot is another file of the same name: the cycle reads that o
 test('a source that grew: the old last block and all new ones are marked, marks stay', async () => {
   const { files, capture } = await scanned({ bytes: 4 * MiB + 512 });
   capture.mark(2, 0b1);
-  files.plant(imagePath, Buffer.alloc(4 * MiB + 3 * blockSize));
+  overwrite(files, imagePath, Buffer.alloc(4 * MiB + 3 * blockSize));
   expect(await capture.beginCycle()).toBe('grown');
   expect(capture.geometry).toMatchObject({ size: 4 * MiB + 3 * blockSize, blockCount: 67 });
   capture.swap();
@@ -128,26 +128,31 @@ test('a source that grew: the old last block and all new ones are marked, marks 
   ]);
 });
 
-test.each([
-  ['smaller', 'shrunk', false, (files: SimFiles) => files.plant(imagePath, Buffer.alloc(4 * MiB))],
-  ['gone', 'not-found', true, (files: SimFiles) => void files.remove(imagePath)],
-  ['of an odd size', 'bad-geometry', false, (files: SimFiles) => files.plant(imagePath, Buffer.alloc(12 * MiB + 1))],
+test.each<[string, string, boolean, (files: SimulatedFiles) => Promise<void> | void]>([
+  ['smaller', 'shrunk', false, (files: SimulatedFiles) => overwrite(files, imagePath, Buffer.alloc(4 * MiB))],
+  ['gone', 'not-found', true, (files: SimulatedFiles) => files.remove(imagePath)],
+  [
+    'of an odd size',
+    'bad-geometry',
+    false,
+    (files: SimulatedFiles) => overwrite(files, imagePath, Buffer.alloc(12 * MiB + 1)),
+  ],
   [
     'unreadable',
     'bad-image',
     true,
-    (files: SimFiles) => void (files.fault = (name) => (name === 'open' ? systemError('EACCES') : null)),
+    (files: SimulatedFiles) => void (files.fault = (name) => (name === 'open' ? { code: 'EACCES' } : null)),
   ],
 ])('a source that is %s: %s, nothing changed, and the next cycle goes on when it is back', async (...story) => {
   const [, code, retryable, happen] = story;
   const { files, capture } = await scanned();
-  const before = files.peek(imagePath);
+  const before = peek(files, imagePath);
   capture.mark(7, 1);
-  happen(files);
+  await happen(files);
   await expect(capture.beginCycle()).rejects.toMatchObject({ code, retryable });
   expect([capture.geometry.size, capture.currentMask(7)]).toEqual([12 * MiB, 1]);
   files.fault = () => null;
-  files.plant(imagePath, before);
+  overwrite(files, imagePath, before);
   expect(await capture.beginCycle()).toBe('same');
   expect(capture.currentMask(7)).toBe(1);
 });
@@ -156,7 +161,7 @@ test('a source cut short while it is read: the read says so and the set stays', 
   const { files, capture } = await scanned();
   capture.mark(100, 1);
   capture.swap();
-  files.plant(imagePath, Buffer.alloc(4 * MiB));
+  overwrite(files, imagePath, Buffer.alloc(4 * MiB));
   await expect(readBlock(capture, 100)).rejects.toMatchObject({ code: 'EIO' });
   capture.giveUp();
   expect(capture.currentMask(100)).toBe(1);
@@ -164,16 +169,17 @@ test('a source cut short while it is read: the read says so and the set stays', 
 
 test('a short last block is padded with zeros; nothing is ever written, and no file made', async () => {
   const { files, capture } = await scanned({ bytes: 2 * blockSize + 512 });
-  const before = files.peek(imagePath);
+  const before = peek(files, imagePath);
   capture.markAll();
   await cutAll([capture], 1000);
   expect((await readBlock(capture, 2)).equals(Buffer.alloc(blockSize))).toBe(true);
   capture.endSending();
   await capture.forget();
   await capture.close();
-  expect(files.peek(imagePath).equals(before)).toBe(true);
+  expect(peek(files, imagePath).equals(before)).toBe(true);
   expect(await files.list('/state')).toEqual([]);
-  for (const name of ['write', 'datasync', 'mkdir', 'rename']) expect(files.counts.get(name)).toBeUndefined();
+  for (const name of ['write', 'create', 'datasync', 'makeDirectory', 'rename'] as const)
+    expect(files.counts.get(name)).toBeUndefined();
 });
 
 test('after close everything is refused with ESHUTDOWN', async () => {

@@ -5,7 +5,9 @@ import type { Random } from '../../src/kit/random.ts';
 import { MiB } from '../../src/limits.ts';
 import { openNbdCapture, type NbdCaptureOptions } from '../../src/capture/nbd-open.ts';
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
-import { Dice, SimFiles } from './sim-files.ts';
+import { Dice, SparseBytes } from '../simulated-bytes.ts';
+import type { Fault, Operation } from '../simulated-file.ts';
+import { SimulatedFiles } from '../simulated-files.ts';
 
 export const imagePath = '/images/vda.raw';
 const stateDirectory = '/state';
@@ -25,7 +27,11 @@ function diceRandom(dice: Dice): Random {
 
 const noLock: NonNullable<NbdCaptureOptions['lock']> = () => Promise.resolve({ release: () => Promise.resolve() });
 
-export function openSim(files: SimFiles, hadLog: boolean, more: Partial<NbdCaptureOptions> = {}): Promise<NbdCapture> {
+export function openSim(
+  files: SimulatedFiles,
+  hadLog: boolean,
+  more: Partial<NbdCaptureOptions> = {},
+): Promise<NbdCapture> {
   return openNbdCapture({
     files,
     clock: stillClock,
@@ -41,10 +47,48 @@ export function openSim(files: SimFiles, hadLog: boolean, more: Partial<NbdCaptu
   });
 }
 
-export function simWithImage(bytes = 12 * MiB, seed = 1): SimFiles {
-  const files = new SimFiles(new Dice(seed));
-  files.plant(imagePath, Buffer.alloc(bytes));
+export function simWithImage(bytes = 12 * MiB, seed = 1): SimulatedFiles {
+  const files = new SimulatedFiles(['/images', stateDirectory]);
+  files.dice = new Dice(seed);
+  files.plant(imagePath, new SparseBytes(undefined, bytes));
   return files;
+}
+
+/** What a reader sees of a file now. */
+export function peek(files: SimulatedFiles, filePath: string): Buffer {
+  return files.content(filePath).bytes();
+}
+
+/** Writes all of a file behind everybody's back, durably. */
+export function overwrite(files: SimulatedFiles, filePath: string, bytes: Uint8Array): void {
+  if (files.has(filePath)) files.overwrite(filePath, SparseBytes.of(bytes));
+  else files.plant(filePath, SparseBytes.of(bytes));
+}
+
+/** The power fails; operations of the old machine never end. */
+export function losePower(files: SimulatedFiles): SimulatedFiles {
+  const { dice, pieceBytes, punches } = files;
+  const after = files.afterPowerLoss(dice);
+  files.dead = true;
+  return Object.assign(after, { dice, pieceBytes, punches });
+}
+
+/** The process is killed; what it did wrong goes with it. */
+export function kill(files: SimulatedFiles): SimulatedFiles {
+  return Object.assign(files.kill(), { fault: () => null });
+}
+
+/** Operations that `when` names wait for `until` before anything of them is done. */
+export function hold(
+  files: SimulatedFiles,
+  until: Promise<unknown>,
+  when: (operation: Operation, filePath: string) => boolean,
+): void {
+  const begin = files.begin.bind(files);
+  files.begin = async (operation, filePath): Promise<Fault | null> => {
+    if (when(operation, filePath)) await until;
+    return begin(operation, filePath);
+  };
 }
 
 /** Lets everything that can go on go on. */
