@@ -1,8 +1,9 @@
-/** A recovery point as a read-only NBD disk. Keeps the last few blocks it rebuilt, because clients read in smaller pieces. */
+/** A recovery point as a read-only NBD disk, through a cache with read-ahead (`read-cache.ts`). */
 import { Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { Backend, Extent } from '../nbd/backend.ts';
 import type { PointImage } from './point-image.ts';
+import { ReadCache } from './read-cache.ts';
 
 /** Nodes whose leaves one `extents` looks up in the index: some milliseconds each. */
 const nodesPerCallMax = 4;
@@ -13,9 +14,7 @@ export class PointBackend implements Backend {
   readonly multiConnection = true;
   readonly preferredBytes: number;
   readonly #image: PointImage;
-  /** Blocks rebuilt or being rebuilt, oldest first. */
-  readonly #cache = new Map<number, Promise<Buffer>>();
-  readonly #cacheBlocksMax: number;
+  readonly #cache: ReadCache;
 
   /** The leaves were checked against the root by whoever opened the image (`PointImage.checkLeaves`). */
   constructor(image: PointImage) {
@@ -23,20 +22,11 @@ export class PointBackend implements Backend {
     this.#image = image;
     this.size = geometry.size;
     this.preferredBytes = geometry.blockSize;
-    this.#cacheBlocksMax = Math.max(2, Math.floor(limits.recovery.exportCacheBytes / geometry.blockSize));
+    this.#cache = new ReadCache(image);
   }
 
-  async read(into: Uint8Array, offset: number): Promise<void> {
-    const { blockSize } = this.#image.geometry;
-    let done = 0;
-    while (done < into.byteLength) {
-      const block = Math.floor((offset + done) / blockSize);
-      const inBlock = (offset + done) % blockSize;
-      const length = Math.min(blockSize - inBlock, into.byteLength - done);
-      const bytes = await this.#block(block);
-      into.set(bytes.subarray(inBlock, inBlock + length), done);
-      done += length;
-    }
+  read(into: Uint8Array, offset: number): Promise<void> {
+    return this.#cache.read(into, offset);
   }
 
   write(): Promise<void> {
@@ -74,24 +64,6 @@ export class PointBackend implements Backend {
       at += piece;
     }
     return found;
-  }
-
-  #block(block: number): Promise<Buffer> {
-    const present = this.#cache.get(block);
-    if (present) {
-      this.#cache.delete(block);
-      this.#cache.set(block, present);
-      return present;
-    }
-    const bytes = Buffer.allocUnsafeSlow(this.#image.geometry.blockSize);
-    const reading = this.#image.readBlock(block, bytes).then(() => bytes);
-    this.#cache.set(block, reading);
-    reading.catch(() => this.#cache.delete(block));
-    if (this.#cache.size > this.#cacheBlocksMax) {
-      const oldest = this.#cache.keys().next();
-      if (oldest.done !== true) this.#cache.delete(oldest.value);
-    }
-    return reading;
   }
 }
 

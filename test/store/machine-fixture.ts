@@ -30,6 +30,8 @@ const machine = 'm1';
 export interface BlockChange {
   readonly block: number;
   readonly mask?: number;
+  /** All of it. */
+  readonly zero?: boolean;
 }
 
 export class MachineLife {
@@ -147,13 +149,14 @@ export class MachineLife {
     const rowsEnd = sealedHeaderBytes + changes.length * sealedRowBytes;
     const room = new Uint8Array(rowsEnd + changes.length * (blockSize + 64));
     let at = rowsEnd;
-    for (const [number, { block, mask: pageMask = 0xffff }] of changes.entries()) {
-      const content = Buffer.from(this.image.get(block) ?? Buffer.alloc(blockSize));
-      for (let page = 0; page < 16; page += 1)
+    for (const [number, { block, mask = 0xffff, zero = false }] of changes.entries()) {
+      const pageMask = zero ? 0xffff : mask;
+      const content = Buffer.from(zero ? Buffer.alloc(blockSize) : (this.image.get(block) ?? Buffer.alloc(blockSize)));
+      for (let page = 0; page < 16 && !zero; page += 1)
         if ((pageMask & (1 << page)) !== 0) systemRandom.bytes(pageSize).copy(content, page * pageSize);
       this.image.set(block, content);
       const pages = Buffer.alloc(blockSize);
-      const pagesLength = gatherPages(content, pageMask, pageSize, pages, 0);
+      const pagesLength = zero ? 0 : gatherPages(content, pageMask, pageSize, pages, 0);
       const record = { diskId, seq, block, pageMask, nonce: number, leaf: leafOf(disk.keys.leafKey, content) };
       const gathered = pages.subarray(0, pagesLength);
       const sealed = sealRecord({ ...record, layerKey, pages: gathered, compression: 'lz4' }, room, at);
