@@ -101,7 +101,7 @@ export class Lane {
   }
 
   /**
-   * Begins a layer under `salt` (32 fresh random bytes); returns the CYCLE for the target. @throws Problem `protocol-error`.
+   * Begins a layer under `salt` (32 fresh random bytes); returns the CYCLE for the target. @throws Problem `protocol-error`, `overloaded`.
    */
   begin(cycle: Cycle, salt: Uint8Array): Cycle {
     const state = this.#mustBeOpen('CYCLE');
@@ -109,8 +109,17 @@ export class Lane {
     if (epochOf(cycle.seq) !== epoch || counterOf(cycle.seq) < nextCounter) {
       throw protocolError(`CYCLE ${cycle.seq} does not belong to epoch ${epoch} from ${nextCounter}`);
     }
-    if (this.#unacknowledged.size >= limits.wire.layersInFlightMax)
-      throw protocolError('too many layers that are not durable yet');
+    if (this.#unacknowledged.size >= limits.wire.layersInFlightMax) {
+      // Not a broken protocol: cuts given up while the target stands still add layers, too. In the next session none is on its way.
+      throw new Problem(
+        'overloaded',
+        `disk ${this.disk} has ${this.#unacknowledged.size} layers that are not durable yet`,
+        {
+          remedy: 'nothing is lost; look at the target for what keeps it from acknowledging',
+          retryable: true,
+        },
+      );
+    }
     this.#leaveLayer(state.layer);
     const key = deriveLayerKeyBytes(diskKey, salt, diskId, cycle.seq);
     state.layer = { seq: cycle.seq, key, nextNonce: 0, nextBatch: 0, lastBlock: -1 };

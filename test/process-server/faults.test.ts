@@ -82,6 +82,35 @@ describe('violations by the agent', () => {
     expect(here.server.sessions).toEqual([]);
   });
 
+  it('far more layers on their way than a cycle has → overloaded, come back; as many as you like one after the other', async () => {
+    const { layersInFlightMax } = limits.wire;
+    const before = layersInFlightMax + 2;
+    const allThere = Promise.withResolvers<undefined>();
+    const here = world({
+      onSealed: (count) => {
+        if (count === before + layersInFlightMax) allThere.resolve(undefined);
+        return count <= before;
+      },
+    });
+    const agent = here.agent('m1');
+    const [leafKey] = await open(agent, 'm1');
+    if (!leafKey) throw new Error('no leaf key');
+    const send = (seq: number): void => {
+      agent.cycle(0, seq);
+      agent.send(oneBlock(0, seq, 0, leafKey));
+    };
+    for (let each = 1; each <= before; each += 1) {
+      send(seqBase + each);
+      await agent.until(() => agent.durable.length === each);
+    }
+    for (let each = 1; each <= layersInFlightMax; each += 1) send(seqBase + before + each);
+    await allThere.promise;
+    expect(agent.over).toBe(false);
+    send(seqBase + before + layersInFlightMax + 1);
+    await agent.connection.closed;
+    expect(agent.error).toMatchObject({ code: 'overloaded', retryable: true });
+  });
+
   it('a HELLO for another machine, or by another role → not-authorised, and no target is asked', async () => {
     const here = world();
     const wrongName = here.agent('m1');
