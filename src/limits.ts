@@ -139,6 +139,8 @@ export const limits = {
     lockAnswerBytesMax: 4 * KiB,
     /** What is kept of what a program said last. */
     programSaidCharsMax: 300,
+    /** Between SIGTERM and SIGKILL of a program that ran beside us, and how long its end after SIGKILL is waited for. */
+    programGraceMs: 1_000,
   },
   capture: {
     /** Extents looked up per block status request. */
@@ -175,6 +177,25 @@ export const limits = {
     closeMs: 5_000,
   },
   recovery: {
+    /** Starting a machine to prove that it starts. */
+    boot: {
+      /** How long a firmware under KVM has to say its first word. */
+      kvmAnswerMs: 3_000,
+      /** QEMU's greeting, and any answer of its monitor. */
+      monitorAnswerMs: 10_000,
+      lineBytesMax: 256 * KiB,
+      /** From its start to the probe's answer. */
+      answerSecondsDefault: 300,
+      answerSecondsMax: 3_600,
+      /** Between two questions to a machine that did not answer, and two looks. */
+      askAgainMs: 2_000,
+      pollMs: 100,
+      consoleCharsMax: 1 * MiB,
+      probeTextMax: 256,
+      /** Of the console, in the message that says it did not start. */
+      lastLines: 8,
+      lineCharsShown: 200,
+    },
     /** Rebuilt blocks an NBD export keeps. */
     exportCacheBytes: 32 * MiB,
     /** Nodes of 1,024 leaves whose checked leaves an image keeps, 32 KiB each. */
@@ -194,6 +215,11 @@ export const limits = {
     segmentsOpenMax: 64,
     /** Images (a disk at a point) whose layer keys one thread keeps. */
     imagesKeptMax: 16,
+    /** What an export into something that is not empty clears between two looks at whether it is to end. */
+    clearBytes: 256 * MiB,
+    /** A conversion by another program, and how long it has to end when it is told to. */
+    convertMs: 14 * 24 * 3600 * 1000,
+    convertGraceMs: 2_000,
   },
   agent: {
     /** Payload of one batch: half of what the protocol allows keeps every message below the size at which memory is mapped afresh. */

@@ -43,9 +43,14 @@ export interface Progress {
 }
 
 export interface ExportRequest extends DiskOfPoint {
-  /** File to write. Must not exist unless `overwrite`. */
+  /** File to write, or block device (raw only). Must not be there unless `overwrite`. */
   readonly to: string;
   readonly overwrite: boolean;
+  readonly format: 'raw' | 'qcow2';
+  /** Of qcow2. */
+  readonly compress: boolean;
+  /** PATH of the caller, for `qemu-img`. */
+  readonly programPath: string;
 }
 export interface ExportReport {
   readonly machine: string;
@@ -53,8 +58,11 @@ export interface ExportReport {
   readonly point: number;
   readonly cutTimeMs: number;
   readonly size: number;
-  /** Bytes written; the rest are holes. */
+  readonly format: 'raw' | 'qcow2';
+  /** Bytes of data; the rest are holes. */
   readonly dataBytes: number;
+  /** Bytes of them that were right already, from an export that was cut short. */
+  readonly keptBytes: number;
   /** Hex. */
   readonly root: string;
   readonly file: string;
@@ -244,7 +252,7 @@ export interface Roles {
 
   /** Read-only NBD export of a point. */
   serveNbd(request: NbdRequest): Promise<Running>;
-  /** Raw, sparse. Removes the unfinished file when `signal` aborts, and rejects with Problem `interrupted`. */
+  /** Sparse. Rejects with Problem `interrupted` when `signal` aborts; a raw export then goes on when it is asked for again. */
   exportPoint(request: ExportRequest, progress: Progress, signal: AbortSignal): Promise<ExportReport>;
   verify(request: VerifyRequest, progress: Progress, signal: AbortSignal): Promise<VerifyReport>;
   listPoints(request: Vault & { readonly machine: string | undefined }): Promise<PointsReport>;

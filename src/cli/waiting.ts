@@ -2,7 +2,7 @@
  * Signals. The first SIGINT or SIGTERM ends gracefully, within a deadline; the second one at once. A role that was asked to
  * end and did has exit code 0; a command that was cut short, or a role that did not end in time, has `interrupted`.
  */
-import { Problem } from '../kit/problem.ts';
+import { isProblem, Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { CliContext } from './context.ts';
 import { printJson, say } from './output.ts';
@@ -85,8 +85,9 @@ export async function interruptible<T>(context: CliContext, work: (signal: Abort
       }),
     ]);
   } catch (error) {
-    // Whatever an aborted piece of work rejects with, it was the signal.
-    throw abort.signal.aborted ? interrupted() : error;
+    // Whatever an aborted piece of work rejects with, it was the signal; it may know better what to do next.
+    if (!abort.signal.aborted || (isProblem(error) && error.code === 'interrupted')) throw error;
+    throw interrupted();
   } finally {
     signals.stop();
   }

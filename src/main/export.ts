@@ -1,6 +1,9 @@
 /** Composition of `export`: a disk as of a point, out of a target's directory alone. */
+import { availableParallelism } from 'node:os';
 import type { ExportReport, ExportRequest, Progress } from '../cli/roles.ts';
-import { exportRaw } from '../recovery/export.ts';
+import { exportRaw, type ExportOptions } from '../recovery/export.ts';
+import { exportQcow2 } from '../recovery/export-qcow2.ts';
+import { ReadPool } from '../recovery/read-pool.ts';
 import type { Parts } from './parts.ts';
 import { closing, openImage, openVault, throughIndex } from './point-access.ts';
 
@@ -14,21 +17,31 @@ export function exportPoint(
   return closing(async ({ closers }) => {
     const started = clock.monotonicMs();
     const vault = await openVault(parts, request);
+    const pool = new ReadPool({ threads: availableParallelism() });
+    closers.add(() => pool.close());
     return throughIndex(parts, closers, request, async (view) => {
-      const image = await openImage(view, vault, parts, request);
+      const image = await openImage(view, vault, parts, request, { pool });
       const { machine, disk, point, cutTimeMs, geometry, root } = image.at;
-      const dataBytes = await exportRaw(image, {
+      const facts = view.disk(request.disk);
+      const id = Buffer.from(facts.id, 'hex');
+      const options: ExportOptions = {
         files,
         clock,
         signal,
         to: request.to,
         overwrite: request.overwrite,
+        leafKeys: facts.keys.map((wrapped) => vault.unwrapDiskKeys(id, wrapped).leafKey),
         progress: (doneBytes) => {
           progress.report(doneBytes, geometry.size);
         },
-      });
+      };
+      const { written, kept } =
+        request.format === 'raw'
+          ? await exportRaw(image, options)
+          : await exportQcow2(image, { ...request, ...options, random: parts.random });
       const seconds = (clock.monotonicMs() - started) / 1000;
-      return { machine, disk, point, cutTimeMs, size: geometry.size, dataBytes, root, file: request.to, seconds };
+      const file = { format: request.format, dataBytes: written + kept, keptBytes: kept, file: request.to };
+      return { machine, disk, point, cutTimeMs, size: geometry.size, root, ...file, seconds };
     });
   });
 }

@@ -16,8 +16,9 @@ import { messageOf, systemCode } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 
 export interface ProgramRun {
-  /** Absolute; the program gets no arguments. */
+  /** Absolute. */
   readonly path: string;
+  readonly args?: readonly string[];
   /** All of its environment. */
   readonly environment: Readonly<Record<string, string>>;
   readonly timeoutMs: number;
@@ -55,7 +56,7 @@ export async function runProgram(run: ProgramRun): Promise<ProgramEnd> {
   const { clock, signal } = run;
   if (signal.aborted) return { kind: 'not-started', reason: 'the agent is stopping' };
   const startedMs = clock.monotonicMs();
-  const child = spawn(run.path, [], {
+  const child = spawn(run.path, run.args ?? [], {
     cwd: '/',
     env: run.environment,
     stdio: ['ignore', 'ignore', 'pipe'],

@@ -1,97 +1,160 @@
 /**
- * Export of a point to a raw, sparse file. Every block is checked against its leaf while it is written, the root over all of them against
- * the point at the end; the file gets its name only after that, so a file of that name is a whole, proven disk.
+ * Export of a point to a raw image: a sparse file, or a block device.
+ *
+ * A file is written as `<name>.part` and gets its name when all of it was checked and is durable, so a file of that name is a whole, proven disk.
+ * What was cut short leaves its `.part`, and the next export to that name goes on with it, whatever wrote it (`export-copy.ts`): of the same
+ * point nothing is written twice, of another one what differs is replaced, and one of another size is begun anew.
+ *
+ * Invariants:
+ *  1. `.part` is removed when it can not be gone on with: the point is damaged, or a sync failed (C4: what is read back then proves nothing). It is
+ *     kept for whom it spares work: after a signal, without space, when the store could not be read.
+ *  2. One export writes a `.part` or a device at a time.
+ *  3. A device is claimed from everybody else (`device-claim.ts`), must be large enough, and keeps what lies behind the end of the disk.
  */
 import * as path from 'node:path';
 import type { Clock } from '../kit/clock.ts';
-import { Problem } from '../kit/problem.ts';
-import { blockBytesOnDisk } from '../disk/geometry.ts';
+import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
+import { claimBlockDevice } from '../posix/device-claim.ts';
 import type { File, Files } from '../posix/files.ts';
-import type { StoredEntry } from '../store/machine-view.ts';
-import { RootBuilder, type PointImage } from './point-image.ts';
+import { acquireLock } from '../posix/lock.ts';
+import { ExportCopy, type Copied, type CopyOptions } from './export-copy.ts';
+import type { PointImage } from './point-image.ts';
 
-export interface ExportOptions {
+export interface ExportOptions extends Omit<CopyOptions, 'empty'> {
   readonly files: Files;
   readonly clock: Clock;
   readonly to: string;
+  /** Replace a file, or what is on a device. */
   readonly overwrite: boolean;
-  readonly signal: AbortSignal;
-  /** Bytes of the disk dealt with so far. */
-  readonly progress: (doneBytes: number) => void;
 }
 
-/** Blocks read and written together. */
-const blocksInFlight = 8;
-
-/** Returns the bytes written; the rest are holes. @throws Problem `damaged`, `full`, `interrupted`, `bad-argument`. */
-export async function exportRaw(image: PointImage, options: ExportOptions): Promise<number> {
-  const { files, to, overwrite } = options;
-  const device = (await files.exists(to)) ? await files.facts(to) : null;
-  if (device?.kind === 'block-device') {
-    throw new Problem('bad-argument', `${to} is a block device`, {
-      remedy: 'export to a file, or use tidemark nbd and qemu-img convert',
-    });
-  }
-  if (device !== null && !overwrite) {
-    throw new Problem('bad-argument', `${to} exists`, { remedy: 'choose another file or pass --yes' });
-  }
+/**
+ * The image's leaves are checked first.
+ * @throws Problem `damaged`, `read-failed`, `full`, `interrupted`, `bad-argument`, `locked`, `not-writable`, `sync-failed`.
+ */
+export async function exportRaw(image: PointImage, options: ExportOptions): Promise<Copied> {
+  const { files, to } = options;
+  const isDevice = await checkDestination(files, options);
   await image.checkLeaves();
+  if (isDevice) return exportToDevice(image, options);
+  return exportAs(options, true, async (partial) => {
+    const file = await openAt(files, partial, 'create');
+    try {
+      const { size } = file.facts();
+      const empty = size !== image.geometry.size;
+      if (empty) await file.truncate(0);
+      await file.truncate(image.geometry.size);
+      return await fill(image, file, { ...options, empty });
+    } catch (error) {
+      throw failure(error, partial, to);
+    } finally {
+      await file.close();
+    }
+  });
+}
+
+/** Whether it is a block device. @throws Problem `bad-argument` when something is there that must not be replaced. */
+export async function checkDestination(
+  files: Files,
+  { to, overwrite }: Pick<ExportOptions, 'to' | 'overwrite'>,
+): Promise<boolean> {
+  if (!(await files.exists(to))) return false;
+  const { kind } = await files.facts(to);
+  if (kind === 'directory' || kind === 'other') {
+    throw new Problem('bad-argument', `${to} is neither a file nor a block device`, { remedy: 'name a file in it' });
+  }
+  if (overwrite) return kind === 'block-device';
+  if (kind === 'file')
+    throw new Problem('bad-argument', `${to} exists`, { remedy: 'choose another file or pass --yes' });
+  throw new Problem('bad-argument', `${to} is a block device: everything on it would be lost`, {
+    remedy: 'pass --yes if that is the right device',
+  });
+}
+
+/** Has `write` make `<to>.part` (locked, invariant 2), durable when it resolves, and gives it its name. `goesOn`: it can be gone on with. */
+export async function exportAs<T>(
+  { files, clock, to }: Pick<ExportOptions, 'files' | 'clock' | 'to'>,
+  goesOn: boolean,
+  write: (partial: string) => Promise<T>,
+): Promise<T> {
   const partial = `${to}.part`;
-  await files.remove(partial);
-  const file = await files.open(partial, 'exclusive', 0o600);
+  await (await openAt(files, partial, 'create')).close();
+  const since = new Date(clock.wallMs()).toISOString();
+  const lock = await acquireLock(files, clock, partial, { pid: process.pid, role: 'export', since });
   try {
-    await file.truncate(image.geometry.size);
-    const written = await copyBlocks(image, file, options);
-    await file.datasync();
-    await file.close();
+    const written = await write(partial);
     await files.rename(partial, to);
     await files.syncDirectory(path.dirname(to));
     return written;
   } catch (error) {
-    await file.close();
-    await files.remove(partial);
+    if (!goesOn || !isProblem(error) || !isKept(error)) await files.remove(partial);
     throw error;
+  } finally {
+    await lock.release();
   }
 }
 
-async function copyBlocks(image: PointImage, file: File, options: ExportOptions): Promise<number> {
-  const { geometry } = image;
-  const buffers = Array.from({ length: blocksInFlight }, () => Buffer.allocUnsafeSlow(geometry.blockSize));
-  let written = 0;
-  const builder = new RootBuilder(geometry);
-  let group: StoredEntry[] = [];
-  const flush = async (): Promise<void> => {
-    // All of them end before the first failure is passed on: the caller then closes the file they write to.
-    const outcomes = await Promise.allSettled(
-      group.map(async (entry, index) => {
-        const buffer = buffers[index];
-        if (!buffer) return;
-        await image.read(entry, buffer);
-        const bytes = blockBytesOnDisk(geometry, entry.block);
-        await file.write([buffer.subarray(0, bytes)], entry.block * geometry.blockSize);
-        written += bytes;
-      }),
-    );
-    const failed = outcomes.find((outcome) => outcome.status === 'rejected');
-    if (failed) throw failed.reason;
-    const last = group.at(-1);
-    if (last) options.progress(Math.min(geometry.size, (last.block + 1) * geometry.blockSize));
-    group = [];
-    await options.clock.turn();
-    if (options.signal.aborted) {
-      throw new Problem('interrupted', `the export to ${options.to} was interrupted`, {
-        remedy: 'the unfinished file was removed; run it again',
-      });
+/** Invariant 1. */
+function isKept({ code }: Problem): boolean {
+  return code === 'interrupted' || code === 'full' || code === 'read-failed';
+}
+
+async function exportToDevice(image: PointImage, options: ExportOptions): Promise<Copied> {
+  const { files, to } = options;
+  const claim = claimBlockDevice(to);
+  try {
+    const file = await openAt(files, to, 'write');
+    try {
+      const { size } = file.facts();
+      if (size < image.geometry.size) {
+        throw new Problem('bad-argument', `${to} has ${size} bytes, the disk ${image.geometry.size}`, {
+          remedy: 'choose a device that is at least as large as the disk',
+        });
+      }
+      return await fill(image, file, { ...options, empty: false });
+    } catch (error) {
+      throw failure(error, to, to);
+    } finally {
+      await file.close();
     }
-  };
-  for (const entry of image.entries()) {
-    builder.add(entry.block, entry.leaf);
-    if (entry.zero) continue;
-    group.push(entry);
-    if (group.length === blocksInFlight) await flush();
+  } finally {
+    claim.release();
   }
-  await flush();
-  if (builder.root() !== image.at.root) throw image.wrongRoot();
-  options.progress(geometry.size);
-  return written;
+}
+
+async function fill(image: PointImage, file: File, options: CopyOptions): Promise<Copied> {
+  if (!options.empty) {
+    // What is compared has to come from the disk (C4).
+    await file.datasync();
+    file.dropCacheSync(0, image.geometry.size);
+  }
+  const copied = await new ExportCopy(image, file, options).run();
+  await file.datasync();
+  return copied;
+}
+
+async function openAt(files: Files, name: string, mode: 'create' | 'write'): Promise<File> {
+  try {
+    return await files.open(name, mode, 0o600);
+  } catch (error) {
+    throw failure(error, name, name);
+  }
+}
+
+/** As a Problem that says what to do: system errors here are those of the destination. */
+export function failure(error: unknown, place: string, to: string): unknown {
+  const goOn = place === to ? 'run it again to go on' : `what is done is kept in ${place}: run it again to go on`;
+  if (isProblem(error)) {
+    if (error.code !== 'interrupted') return error;
+    return new Problem('interrupted', `the export to ${to} was interrupted`, { remedy: goOn, retryable: true });
+  }
+  const code = systemCode(error);
+  if (code === undefined) return error;
+  if (code === 'ENOSPC' || code === 'EDQUOT') {
+    return new Problem('full', `${to}: no space left`, { remedy: `make room there; ${goOn}`, cause: error });
+  }
+  return new Problem('not-writable', `${to}: ${messageOf(error)}`, {
+    remedy: 'check that the place exists, can be written to, and that its disk is healthy',
+    cause: error,
+  });
 }

@@ -23,8 +23,10 @@ const exported: ExportReport = {
   disk: 'vda',
   point: 7,
   cutTimeMs: point.cutTimeMs,
+  format: 'raw',
   size: 1024,
   dataBytes: 512,
+  keptBytes: 0,
   root: 'ab',
   file: '/x.raw',
   seconds: 1,
@@ -52,7 +54,7 @@ describe('bad command lines', () => {
   it.each([
     [['targt'], 'Did you mean target?'],
     [['points', '--dta', '/x'], 'Did you mean --data?'],
-    [['export', 'web1'], "required option '--to <file>'"],
+    [['export', 'web1'], "required option '--to <path>'"],
     [['export', '--to', 'x'], "missing required argument 'machine'"],
     [['export', 'a', 'b', 'c', '--to', 'x'], 'too many arguments'],
     [['export', 'web1', '--to', 'x', '--point', 'newest'], 'Not a point'],
@@ -154,8 +156,11 @@ describe('data', () => {
     expect(JSON.parse(line.stdout())).toEqual(exported);
     expect(asked).toMatchObject([
       { machine: 'web1', disk: 'vda', point: 7, overwrite: false },
-      { machine: 'web1', disk: undefined, point: 'proven', overwrite: true },
+      { machine: 'web1', disk: undefined, point: 'proven', overwrite: true, format: 'raw', compress: false },
     ]);
+    expect(await line.run('export', 'web1', '--to', '/x', '--compress')).toBe(exitCodes.usage.code);
+    expect(await line.run('export', 'web1', '--to', '/x', '--format', 'qcow2', '--compress')).toBe(0);
+    expect(asked.at(-1)).toMatchObject({ format: 'qcow2', compress: true });
   });
 
   it('verify answers no with exit code 1', async () => {

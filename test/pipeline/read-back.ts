@@ -82,7 +82,8 @@ async function contentOf(site: Site, image: PointImage, exported: boolean): Prom
   if (exported) {
     const to = site.dir('exported.raw');
     const { signal } = new AbortController();
-    await exportRaw(image, { files: posixFiles, clock, to, overwrite: true, signal, progress: () => undefined });
+    const how = { files: posixFiles, clock, to, overwrite: true, leafKeys: [], signal, progress: () => undefined };
+    await exportRaw(image, how);
     return readFileSync(to);
   }
   await image.checkLeaves();
