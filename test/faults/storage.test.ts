@@ -117,6 +117,9 @@ describe.skipIf(!requireMounts())("an agent's directory", () => {
     await start(scene);
     await volume.fill(0);
     await systemClock.sleep(3_000);
+    const refused = 'tidemark_storage_faults_total';
+    expect(await scene.site.metric('agent', refused)).toBeGreaterThan(0);
+    expect(await scene.site.metric('target', refused)).toBeUndefined();
     const log = scene.life().writer.log.length;
     await systemClock.sleep(500);
     expect(scene.life().writer.log.length).toBeGreaterThan(log);
