@@ -1,6 +1,7 @@
 /** An open file of a simulated disk (`simulated-files.ts`), and what it is open on. */
 import { Problem } from '../src/kit/problem.ts';
 import type { File, FileFacts } from '../src/posix/files.ts';
+import { SharedSync } from '../src/posix/shared-sync.ts';
 import { applyChange, SparseBytes, type Change } from './simulated-bytes.ts';
 
 /** What changes something, and so can be watched: a crash could fall on it. */
@@ -77,6 +78,7 @@ export class SimulatedFile implements File {
   readonly path: string;
   readonly #disk: Disk;
   readonly #inode: Inode;
+  readonly #syncs = new SharedSync(() => this.#sync());
   #syncFailed: Error | null = null;
   #closed = false;
 
@@ -127,6 +129,15 @@ export class SimulatedFile implements File {
 
   async datasync(): Promise<void> {
     this.#refuse('datasync');
+    try {
+      await this.#syncs.run();
+    } catch (error) {
+      this.#syncFailed ??= error instanceof Error ? error : new Error(String(error));
+      throw this.#givenUp(this.#syncFailed);
+    }
+  }
+
+  async #sync(): Promise<void> {
     const inode = this.#inode;
     const covered = new Set(inode.pending);
     const later = (): Change[] => inode.pending.filter((change) => !covered.has(change));
@@ -134,8 +145,7 @@ export class SimulatedFile implements File {
       await this.#disk.step('datasync', this.path);
     } catch (error) {
       inode.pending = later();
-      this.#syncFailed = error instanceof Error ? error : new Error(String(error));
-      throw this.#givenUp(this.#syncFailed);
+      throw error;
     }
     for (const change of inode.pending) if (covered.has(change)) applyChange(inode.durable, change);
     inode.pending = later();
