@@ -29,6 +29,14 @@ export function requireTool(...names: readonly string[]): boolean {
   return false;
 }
 
+/** Whether this machine lets a test do `what`, which only root may; as `requireTool`. */
+export function requireRoot(what: string): boolean {
+  if (process.getuid?.() === 0) return true;
+  if (process.env['CI'] === 'true') throw new Error(`${what} need root; with CI=true that is a failure`);
+  process.stderr.write(`SKIPPED tests: ${what} need root\n`);
+  return false;
+}
+
 export interface ToolResult {
   /** Exit code; null when a signal ended it. */
   readonly code: number | null;

@@ -28,7 +28,8 @@ import type { FileFacts, Files } from '../posix/files.ts';
 import { HotRegions } from './hot-regions.ts';
 import { noRegions, type RegionRange } from './log-activity.ts';
 import { removeLog, reviveLog } from './log-revival.ts';
-import { imageRecordOf, installLog, type LogWriter } from './log-writer.ts';
+import { imageRecordOf } from './log-header.ts';
+import { installLog, type LogWriter } from './log-writer.ts';
 import { LoosePins } from './loose-pins.ts';
 import { StaleChunks } from './stale-chunks.ts';
 

@@ -2,6 +2,7 @@
 import { Buffer } from 'node:buffer';
 import { Problem } from '../kit/problem.ts';
 import { digest } from '../kernels/hash.ts';
+import type { FileFacts } from '../posix/files.ts';
 import { checkBytes, logIdBytes, logVersion, slotBytes, slotCheckedBytes } from './log-layout.ts';
 
 const magic = Buffer.from('TMHL', 'ascii');
@@ -10,12 +11,16 @@ const ownerBytesMax = 1024;
 
 export type LogState = 'clean' | 'open';
 
-/** What the header remembers of the image. Times are of the last clean stop, in nanoseconds. */
+/** What the header remembers of the image, as of the last clean stop. */
 export interface ImageRecord {
   readonly inode: bigint;
   readonly device: bigint;
-  readonly mtimeNs: bigint;
-  readonly ctimeNs: bigint;
+  /** Another one whenever its content is: mtime and ctime in nanoseconds, or the sectors written to a block device and 0. */
+  readonly version: readonly [bigint, bigint];
+}
+
+export function imageRecordOf({ inode, device, kind, sectorsWritten, mtimeNs, ctimeNs }: FileFacts): ImageRecord {
+  return { inode, device, version: kind === 'block-device' ? [sectorsWritten?.disk ?? 0n, 0n] : [mtimeNs, ctimeNs] };
 }
 
 export interface LogHeader {
@@ -57,8 +62,8 @@ export function encodeHeader(header: LogHeader): Buffer {
   slot.writeUInt32LE(header.regionBytes, 44);
   slot.writeBigUInt64LE(BigInt.asUintN(64, header.image.inode), 48);
   slot.writeBigUInt64LE(BigInt.asUintN(64, header.image.device), 56);
-  slot.writeBigInt64LE(BigInt.asIntN(64, header.image.mtimeNs), 64);
-  slot.writeBigInt64LE(BigInt.asIntN(64, header.image.ctimeNs), 72);
+  slot.writeBigInt64LE(BigInt.asIntN(64, header.image.version[0]), 64);
+  slot.writeBigInt64LE(BigInt.asIntN(64, header.image.version[1]), 72);
   slot.writeUInt16LE(owner.byteLength, 80);
   owner.copy(slot, ownerAt);
   slot.set(digest(slot.subarray(0, slotCheckedBytes)), slotCheckedBytes);
@@ -94,8 +99,7 @@ function decodeHeader(slot: Buffer): HeaderSlot {
       image: {
         inode: slot.readBigUInt64LE(48),
         device: slot.readBigUInt64LE(56),
-        mtimeNs: slot.readBigInt64LE(64),
-        ctimeNs: slot.readBigInt64LE(72),
+        version: [slot.readBigInt64LE(64), slot.readBigInt64LE(72)],
       },
       owner: slot.toString('utf8', ownerAt, ownerAt + ownerBytes),
     },

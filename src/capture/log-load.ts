@@ -10,7 +10,7 @@ import type { File, FileFacts, Files } from '../posix/files.ts';
 import type { LogLoss } from './contract.ts';
 import { newestActivity, type Activity } from './log-activity.ts';
 import { decodeChunk } from './log-chunk.ts';
-import { newestHeader, type LogHeader } from './log-header.ts';
+import { imageRecordOf, newestHeader, type LogHeader } from './log-header.ts';
 import { activityAt, activityBytes, chunkOffset, chunksAt, headerAt, slotBytes, type LogLayout } from './log-layout.ts';
 
 export interface LoadOptions {
@@ -104,10 +104,11 @@ function judgeHeader(header: LogHeader, { owner, layout, image, path }: LoadOpti
     );
   }
   if (size > header.size) return 'grown';
-  if (header.image.inode !== BigInt.asUintN(64, image.inode)) return 'changed-behind';
-  if (header.state === 'clean' && (header.image.mtimeNs !== image.mtimeNs || header.image.ctimeNs !== image.ctimeNs))
-    return 'changed-behind';
-  return null;
+  const [then, now] = [header.image, imageRecordOf(image)];
+  // A block device of which the system says nothing has inode 0, and may be any other.
+  if (now.inode === 0n || then.inode !== BigInt.asUintN(64, now.inode)) return 'changed-behind';
+  const same = then.version.every((value, index) => value === now.version[index]);
+  return header.state === 'clean' && !same ? 'changed-behind' : null;
 }
 
 /** Hands out all chunks; null when one is bad that no hot region or rewrite range excuses. */

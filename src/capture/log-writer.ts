@@ -8,7 +8,7 @@ import { Serial } from '../kit/serial.ts';
 import type { File, FileFacts, Files } from '../posix/files.ts';
 import { encodeActivity, noRegions, type RegionRange } from './log-activity.ts';
 import { encodeChunk } from './log-chunk.ts';
-import { encodeHeader, type ImageRecord, type LogHeader, type LogState } from './log-header.ts';
+import { encodeHeader, imageRecordOf, type ImageRecord, type LogHeader, type LogState } from './log-header.ts';
 import { activityAt, chunkOffset, headerAt, type LogLayout } from './log-layout.ts';
 
 /** Bytes of chunks written at a time: what is made in one turn of the event loop, while writers wait. */
@@ -16,10 +16,6 @@ const windowBytes = 128 * 1024;
 
 /** Fills `into` with the masks of the union of a region's sets. */
 export type UnionOf = (region: number, into: Uint16Array) => void;
-
-export function imageRecordOf(facts: FileFacts): ImageRecord {
-  return { inode: facts.inode, device: facts.device, mtimeNs: facts.mtimeNs, ctimeNs: facts.ctimeNs };
-}
 
 export class LogWriter {
   readonly layout: LogLayout;

@@ -21,8 +21,8 @@ import { DirtySets } from './dirty-sets.ts';
 import { openImage } from './image.ts';
 import { loadLog, type LoadedLog } from './log-load.ts';
 import { layoutOf, logIdBytes, type LogLayout } from './log-layout.ts';
-import type { LogState } from './log-header.ts';
-import { buildLog, createLog, imageRecordOf, LogWriter, type CreateOptions } from './log-writer.ts';
+import { imageRecordOf, type LogState } from './log-header.ts';
+import { buildLog, createLog, LogWriter, type CreateOptions } from './log-writer.ts';
 import { NbdCapture } from './nbd-splitter.ts';
 
 export interface NbdCaptureOptions {

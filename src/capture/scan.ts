@@ -7,8 +7,8 @@
  * began with.
  *
  * Invariants:
- *  1. A cut claims `crash` only of a source declared frozen, and only if size and times of its file are what they were when the cycle began: a
- *     declaration the file contradicts voids the cut.
+ *  1. A cut claims `crash` only of a source declared frozen, and only if size and times of its file, or the sectors written to its device, are what they were when the
+ *     cycle began: a declaration the source contradicts voids the cut.
  *  2. A source that is gone, unreadable or smaller changes nothing: neither sets nor geometry nor the file in use.
  */
 import { invariant } from '../kit/invariant.ts';
@@ -44,6 +44,11 @@ export async function openScanCapture(options: ScanCaptureOptions): Promise<Scan
     await image.close();
     throw error;
   }
+}
+
+/** What others wrote to a device is counted only once it has left the page cache; what is read may come from there. */
+async function settle(image: File): Promise<void> {
+  if (image.facts().kind === 'block-device') await image.datasync();
 }
 
 export class ScanCapture implements CaptureDisk, Cuttable {
@@ -105,6 +110,7 @@ export class ScanCapture implements CaptureDisk, Cuttable {
     let geometry: Geometry;
     try {
       geometry = this.#grownGeometry(image.facts().size);
+      await settle(image);
       this.#refuseClosed();
     } catch (error) {
       await image.close();
@@ -136,6 +142,7 @@ export class ScanCapture implements CaptureDisk, Cuttable {
     void this.#reads.enter();
     try {
       await readBlockOf(this.#image, this.#geometry, block, into);
+      if (this.#inCut && this.#options.frozen) await settle(this.#image);
       this.#refuseVoid();
     } finally {
       this.#reads.leave();
@@ -210,7 +217,10 @@ export class ScanCapture implements CaptureDisk, Cuttable {
   #changed(): boolean {
     const now = this.#image.facts();
     const then = this.#asBegun;
-    return now.size !== then.size || now.mtimeNs !== then.mtimeNs || now.ctimeNs !== then.ctimeNs;
+    if (now.size !== then.size || now.inode !== then.inode) return true;
+    // Of a partition its own count: its neighbours are nobody's business here, and would void every cut.
+    if (now.kind === 'block-device') return now.sectorsWritten?.here !== then.sectorsWritten?.here;
+    return now.mtimeNs !== then.mtimeNs || now.ctimeNs !== then.ctimeNs;
   }
 
   #refuseVoid(): void {

@@ -23,11 +23,13 @@ import {
   write,
   writev,
   writeSync,
+  type BigIntStats,
 } from 'node:fs';
 import * as fs from 'node:fs/promises';
 import * as path from 'node:path';
 import { promisify } from 'node:util';
 import { Problem, systemCode } from '../kit/problem.ts';
+import { deviceTraceSync, type DeviceTrace } from './device-trace.ts';
 import { SharedSync } from './shared-sync.ts';
 import { allocateSync, blockDeviceSizeSync, dropCacheSync, punchHoleSync, seekSync } from './syscalls.ts';
 
@@ -44,7 +46,10 @@ export interface FileFacts {
   readonly mtimeNs: bigint;
   readonly ctimeNs: bigint;
   readonly device: bigint;
+  /** Of a block device the identity of its disk (device-trace.ts), 0 where the system does not say. */
   readonly inode: bigint;
+  /** Of a block device, whose times are those of its name. */
+  readonly sectorsWritten?: DeviceTrace['sectorsWritten'];
   readonly kind: 'file' | 'directory' | 'block-device' | 'other';
 }
 
@@ -269,26 +274,16 @@ class PosixFile implements File {
   }
 }
 
-interface RawStat {
-  size: bigint;
-  mtimeNs: bigint;
-  ctimeNs: bigint;
-  dev: bigint;
-  ino: bigint;
-  rdev: bigint;
-  isFile(): boolean;
-  isDirectory(): boolean;
-  isBlockDevice(): boolean;
-}
-
-function factsOf(stat: RawStat, deviceSize: () => number): FileFacts {
+function factsOf(stat: BigIntStats, deviceSize: () => number): FileFacts {
   const device = stat.isBlockDevice();
+  const trace = device ? deviceTraceSync(stat.rdev) : null;
   return {
     size: device ? deviceSize() : Number(stat.size),
     mtimeNs: stat.mtimeNs,
     ctimeNs: stat.ctimeNs,
     device: device ? stat.rdev : stat.dev,
-    inode: device ? 0n : stat.ino,
+    inode: device ? (trace?.identity ?? 0n) : stat.ino,
+    ...(trace && { sectorsWritten: trace.sectorsWritten }),
     kind: stat.isFile() ? 'file' : stat.isDirectory() ? 'directory' : device ? 'block-device' : 'other',
   };
 }
