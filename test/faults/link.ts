@@ -10,7 +10,7 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import type { Place } from '../../scripts/demo/site.ts';
-import { requireTool, runTool, runToolOk } from '../tools.ts';
+import { requireRoot, requireTool, runTool, runToolOk } from '../tools.ts';
 
 /** Which packets are lost, as seen from outside. */
 export type Loss = 'both' | 'outgoing' | 'incoming';
@@ -29,10 +29,7 @@ process.on('exit', () => {
 
 /** Whether this machine lets a test make namespaces: the tools, and root. */
 export function requireLinks(): boolean {
-  if (!requireTool('ip', 'tc')) return false;
-  if (process.getuid?.() === 0) return true;
-  process.stderr.write('SKIPPED tests: network namespaces need root\n');
-  return false;
+  return requireTool('ip', 'tc') && requireRoot('network namespaces');
 }
 
 export class Link {

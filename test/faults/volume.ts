@@ -4,7 +4,7 @@
 import { spawnSync } from 'node:child_process';
 import { mkdir, rm, statfs, writeFile } from 'node:fs/promises';
 import * as path from 'node:path';
-import { requireTool, runToolOk } from '../tools.ts';
+import { requireRoot, requireTool, runToolOk } from '../tools.ts';
 
 const mounted = new Set<string>();
 process.on('exit', () => {
@@ -13,10 +13,7 @@ process.on('exit', () => {
 
 /** Whether this machine lets a test mount. */
 export function requireMounts(): boolean {
-  if (!requireTool('mount', 'umount')) return false;
-  if (process.getuid?.() === 0) return true;
-  process.stderr.write('SKIPPED tests: mounting needs root\n');
-  return false;
+  return requireTool('mount', 'umount') && requireRoot('mounts');
 }
 
 export class Volume {
