@@ -168,6 +168,12 @@ export class PointImage {
     return { entries, bytes: new Uint8Array(bytes), damaged };
   }
 
+  /** A run nobody looks at any more: its memory is used again. Optional, and worth it for who reads much. */
+  giveBack(run: Pick<BlockRun, 'bytes'>): void {
+    const { buffer } = run.bytes;
+    if (buffer instanceof ArrayBuffer) this.#pool?.giveBack(buffer);
+  }
+
   /** Reads the blocks of all entries, ascending, and gives them in their order; some runs are under way at a time. */
   async *runs(entries: Iterable<StoredEntry> | AsyncIterable<StoredEntry>): AsyncGenerator<BlockRun> {
     const underWay: Promise<BlockRun>[] = [];

@@ -3,7 +3,9 @@
  * while there is work. One pool serves all images of a process.
  *
  *  1. Bounded: what is with the threads is at most `runsInFlightBytes` of blocks; further callers wait in order (C5).
- *  2. A running task is never aborted: that would kill its thread. Who is not interested any more forgets the outcome.
+ *  2. Memory of runs of the usual size goes round: who has done with a run may `giveBack` its bytes, which are detached there and then. Fresh memory
+ *     for every run costs more than half of what the kernels cost, in page faults and garbage collection.
+ *  3. A running task is never aborted: that would kill its thread. Who is not interested any more forgets the outcome.
  */
 import { fileURLToPath } from 'node:url';
 import { Piscina } from 'piscina';
@@ -17,8 +19,17 @@ import type { RebuiltRun } from './read-worker.ts';
 export interface RunReader {
   /** @throws Problem `shutting-down`. */
   read(task: RebuildTask): Promise<RebuiltRun>;
+  /** Takes the bytes of a run that nobody looks at any more. */
+  giveBack(bytes: ArrayBuffer): void;
   /** Bytes of blocks that could be asked for without waiting. */
   readonly availableBytes: number;
+}
+
+const { runBytes, runsInFlightBytes } = limits.recovery;
+const sparesMax = runsInFlightBytes / runBytes;
+
+function ended(): Problem {
+  return new Problem('shutting-down', 'the reading of points was ended', { retryable: true });
 }
 
 /** Beside this file, with its extension: `.ts` when sources run, `.js` when the compiled tree runs. */
@@ -28,8 +39,10 @@ function workerPath(): string {
 }
 
 export class ReadPool implements RunReader {
-  readonly #credit = new Credit(limits.recovery.runsInFlightBytes);
+  readonly #credit = new Credit(runsInFlightBytes);
   readonly #piscina: Piscina<RebuildTask, RebuiltRun>;
+  readonly #spare: ArrayBuffer[] = [];
+  #closed = false;
 
   /** @param options.threads worker threads at most; one per core is right. */
   constructor(options: { readonly threads: number }) {
@@ -37,7 +50,7 @@ export class ReadPool implements RunReader {
       filename: workerPath(),
       minThreads: 0,
       maxThreads: options.threads,
-      maxQueue: limits.recovery.runsInFlightBytes / limits.disk.blockBytesMin,
+      maxQueue: runsInFlightBytes / limits.disk.blockBytesMin,
       idleTimeout: limits.recovery.readThreadIdleMs,
       atomics: 'async',
     });
@@ -51,15 +64,27 @@ export class ReadPool implements RunReader {
     const bytes = task.blocks * task.disk.blockSize;
     await this.#credit.take(bytes);
     try {
-      return await this.#piscina.run(task);
+      const spare = bytes === runBytes ? this.#spare.pop() : undefined;
+      if (!spare) return await this.#piscina.run(task);
+      return await this.#piscina.run({ ...task, into: spare }, { transferList: [spare] });
+    } catch (error) {
+      throw this.#closed ? ended() : error;
     } finally {
       this.#credit.give(bytes);
     }
   }
 
-  /** Ends the threads; what is under way is refused. Idempotent. */
+  giveBack(bytes: ArrayBuffer): void {
+    if (bytes.byteLength !== runBytes || this.#spare.length >= sparesMax) return;
+    // Its owner's views see nothing from here on.
+    this.#spare.push(bytes.transfer());
+  }
+
+  /** Ends the threads; what is under way is refused `shutting-down`. Idempotent. */
   async close(): Promise<void> {
-    this.#credit.end(new Problem('shutting-down', 'reading was ended', { retryable: true }));
+    this.#closed = true;
+    this.#spare.length = 0;
+    this.#credit.end(ended());
     await this.#piscina.destroy();
   }
 }

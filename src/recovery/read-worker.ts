@@ -82,7 +82,7 @@ export default async function read(task: RebuildTask): Promise<unknown> {
   // Memory that native calls let go of is freed when the event loop turns.
   await systemClock.turn();
   const opened = await openAll(task);
-  const bytes = new ArrayBuffer(task.blocks * task.disk.blockSize);
+  const bytes = task.into ?? new ArrayBuffer(task.blocks * task.disk.blockSize);
   const readAt = (segment: number, into: Uint8Array, offset: number): void => {
     const file = opened.get(segment);
     if (!file) throw new Problem('damaged', `${segmentName(segment)} is not among the files of the task`);

@@ -21,6 +21,8 @@ export interface RebuildTask {
   /** LAYER bodies, by seq, of all records. */
   readonly layers: ReadonlyMap<number, Uint8Array>;
   readonly blocks: number;
+  /** For the blocks, when there is memory to use again: blocks × blockSize bytes with anything in them. */
+  readonly into?: ArrayBuffer;
   /** The first record of a block is the one it is read as of; those that hold other pages of it follow. */
   readonly records: Float64Array;
   /** Values as in the index (`index-codec.ts`). */

@@ -13,7 +13,7 @@
  *  3. Memory is bounded: derived layer keys and payload buffers are kept in small fixed numbers; each block under way holds one payload.
  */
 import type { KeyObject } from 'node:crypto';
-import { pageCount, scatterPages } from '../disk/page-mask.ts';
+import { fullMask, pageCount, scatterPages } from '../disk/page-mask.ts';
 import { leafOf } from '../kernels/hash.ts';
 import { deriveLayerKey } from '../kernels/keys.ts';
 import { release } from '../kernels/release.ts';
@@ -77,7 +77,8 @@ export class BlockRebuilder {
    */
   *rebuild(entry: IndexEntry, recordOf: (seq: number) => IndexEntry | undefined, into: Uint8Array): Rebuild {
     try {
-      into.fill(0);
+      // A whole record covers all of it; what it leaves would not pass the leaf's check.
+      if (entry.pages !== null || entry.pageMask !== fullMask) into.fill(0);
       for (const seq of seqsOf(entry)) {
         const record = seq === entry.seq ? entry : seq < entry.seq ? recordOf(seq) : undefined;
         if (!record) {
