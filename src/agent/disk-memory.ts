@@ -70,7 +70,8 @@ export class DiskMemory {
   private constructor(options: DiskMemoryOptions, leaves: LeafFile, record: LeavesRecord | null) {
     this.#leaves = leaves;
     this.#options = options;
-    this.#state = { ...(options.state ?? newDiskState(options.geometry.blockSize)), leaves: record, next: null };
+    const { blockSize } = options.geometry;
+    this.#state = { ...(options.state ?? newDiskState(null)), blockSize, leaves: record, next: null };
   }
 
   /** Opens the leaf file and writes the state file if there is none yet. If `found` is false afterwards, every block must be marked. */

@@ -1,10 +1,16 @@
 /**
- * What the agent remembers of a disk's replica between runs: `<state>/<disk>.json`. What it says of the leaf file holds together with the
- * change log (`disk-memory.ts`). Its existence also says that the disk had a change log.
+ * What the agent remembers of a disk's replica between runs: `<state>/<disk>.json`, JSON with a check of all the rest. What it says of the leaf
+ * file holds together with the change log (`disk-memory.ts`). Its existence also says that the disk had a change log.
+ *
+ * Invariants:
+ *  1. A text that does not check is never believed, and never stops a machine whose disk is here: it is kept as `<disk>.json.damaged`, and the
+ *     disk is compared with its replica.
+ *  2. Another version's state is refused, since going on would destroy it. Its check, if it has one, is made in the same way.
  */
 import path from 'node:path';
 import { z } from 'zod';
-import { Problem, messageOf } from '../kit/problem.ts';
+import { digest } from '../kernels/hash.ts';
+import { Problem } from '../kit/problem.ts';
 import type { Files } from '../posix/files.ts';
 import { resyncReasons } from './resync.ts';
 
@@ -19,8 +25,13 @@ const leavesRecord = z.object({
 
 export type LeavesRecord = z.infer<typeof leavesRecord>;
 
+const format = 1;
+
+/** Of every version. Keeps the order, which the check is made in. */
+const envelope = z.record(z.string(), z.unknown());
+
 const schema = z.object({
-  format: z.literal(1),
+  format: z.literal(format),
   /** Identity of the replica at the target; another one means another target, and other keys. Null: none was met yet. */
   diskId: z
     .string()
@@ -39,27 +50,49 @@ const schema = z.object({
 
 export type DiskState = z.infer<typeof schema>;
 
-export function newDiskState(blockSize: number): DiskState {
-  return { format: 1, diskId: null, point: null, leaves: null, next: null, resync: null, blockSize };
+export function newDiskState(blockSize: number | null): DiskState {
+  return { format, diskId: null, point: null, leaves: null, next: null, resync: null, blockSize };
 }
 
 function statePath(directory: string, disk: string): string {
   return path.join(directory, `${disk}.json`);
 }
 
-/** Null when there is none yet. @throws Problem `wrong-version` when it can not be understood. */
+/** Null when there is none yet; of a damaged one nothing but that there was one (invariant 1). @throws Problem `wrong-version`. */
 export async function readDiskState(files: Files, directory: string, disk: string): Promise<DiskState | null> {
   const file = statePath(directory, disk);
   if (!(await files.exists(file))) return null;
-  try {
-    return schema.parse(JSON.parse((await files.readWhole(file)).toString('utf8')));
-  } catch (error) {
-    throw new Problem('wrong-version', `${file} is not a disk state of this version: ${messageOf(error)}`, {
+  const found = parsed((await files.readWhole(file)).toString('utf8'));
+  if (typeof found === 'number') {
+    throw new Problem('wrong-version', `${file} has format ${found}, this program knows ${format}`, {
       remedy: 'move the file away; the disk is then compared with its replica by checksum, nothing is copied twice',
     });
   }
+  if (found !== null) return found;
+  await files.rename(file, `${file}.damaged`);
+  const forgotten: DiskState = { ...newDiskState(null), resync: 'leaves-lost' };
+  await writeDiskState(files, directory, disk, forgotten);
+  return forgotten;
 }
 
 export async function writeDiskState(files: Files, directory: string, disk: string, state: DiskState): Promise<void> {
-  await files.replaceFile(statePath(directory, disk), Buffer.from(`${JSON.stringify(state)}\n`));
+  const text = JSON.stringify({ ...state, check: checkOf(state) });
+  await files.replaceFile(statePath(directory, disk), Buffer.from(`${text}\n`));
+}
+
+/** The state, the number of another format, or null: damaged. */
+function parsed(text: string): DiskState | number | null {
+  try {
+    const { check, ...rest } = envelope.parse(JSON.parse(text));
+    if (check !== undefined && check !== checkOf(rest)) return null;
+    if (rest['format'] !== format) return z.number().int().parse(rest['format']);
+    return check === undefined ? null : schema.parse(rest);
+  } catch {
+    return null;
+  }
+}
+
+/** Over everything else in its order. */
+function checkOf(rest: object): string {
+  return Buffer.from(digest(Buffer.from(JSON.stringify(rest)))).toString('hex');
 }

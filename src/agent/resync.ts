@@ -4,8 +4,8 @@
 
 /**
  * Closed list. `log-*`, `changed-behind`, `grown`: the change log can not vouch for what changed (`capture/contract.ts`), or names so much that
- * it waits for the resync window (`log-over-limit`). `leaves-lost`: the leaf file is gone or damaged. `root-mismatch`: the target's root of a point
- * was another one. `base-mismatch`: the target is not at the point this agent was told of, or it is another replica. `requested`: by an operator.
+ * it waits for the resync window (`log-over-limit`). `leaves-lost`: the leaf file, or what is known of it, is gone or damaged.
+ * `root-mismatch`: the target's root of a point was another one. `base-mismatch`: the target is not at the point this agent was told of, or it is another replica. `requested`: by an operator.
  */
 export const resyncReasons = [
   'log-new',

@@ -43,11 +43,9 @@ export async function openDisk(of: AgentDisks, disk: DiskConfig): Promise<Replic
     if (reason !== null) of.logger.warn({ disk: disk.name, reason }, 'the change log was not closed in order');
   });
   if (splitter) await serve(of, disk, splitter);
-  if (capture.logLoss !== null)
-    of.logger.warn(
-      { disk: disk.name, reason: capture.logLoss },
-      'every block of this disk is compared with its replica',
-    );
+  const reason = capture.logLoss ?? (replica.resyncReason === 'leaves-lost' ? 'leaves-lost' : null);
+  if (reason !== null)
+    of.logger.warn({ disk: disk.name, reason }, 'every block of this disk is compared with its replica');
   return replica;
 }
 
