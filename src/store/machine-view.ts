@@ -136,17 +136,19 @@ export class MachineView {
     throw new Problem('not-found', `machine ${this.machine} has no disk ${name}`, { remedy: `its disks: ${names}` });
   }
 
-  /** The point asked for. @throws Problem `not-found`. */
+  /** The point asked for, one that is kept. @throws Problem `not-found`. */
   choosePoint(choice: number | 'latest' | 'proven'): PointBody {
-    const { points } = this.points;
+    const { kept } = this.points;
     const found =
       choice === 'latest'
-        ? points.at(-1)
+        ? kept.at(-1)
         : choice === 'proven'
-          ? points.findLast(({ point }) => this.points.stateOf(point) === 'proven')
-          : points.find(({ point }) => point === choice);
+          ? kept.findLast(({ point }) => this.points.stateOf(point) === 'proven')
+          : kept.find(({ point }) => point === choice);
     if (found) return found;
-    const range = points.length === 0 ? 'it has none yet' : `it has points 1 to ${points.length}`;
+    if (typeof choice === 'number' && this.points.isRetired(choice))
+      throw this.points.retiredProblem(this.machine, choice);
+    const range = kept[0] ? `it has points ${kept[0].point} to ${this.points.points.length}` : 'it has none yet';
     throw new Problem(
       'not-found',
       `machine ${this.machine} has no ${typeof choice === 'number' ? `point ${choice}` : `${choice} point`}`,

@@ -27,6 +27,8 @@ const block = z.number().int().min(0).max(limits.disk.blockCountMax);
 const segmentField = z.number().int().min(1).max(0xffffffff);
 
 const epochBody = z.object({ epoch: safeInteger, instance: z.string().max(256), atMs: time });
+const extentsField = z.array(z.object({ segment: segmentField, length: segmentField, chain: hex(32) }));
+
 const pointBody = z.object({
   point,
   cutTimeMs: time,
@@ -50,7 +52,7 @@ const pointBody = z.object({
     )
     .min(1)
     .max(limits.disk.perMachineMax),
-  extents: z.array(z.object({ segment: segmentField, length: segmentField, chain: hex(32) })),
+  extents: extentsField,
 });
 const provenBody = z.object({ point, atMs: time, blocks: safeInteger });
 const damagedBody = z.object({
@@ -83,6 +85,13 @@ const bootedBody = z.object({
   /** What answered. */
   detail: z.string().max(1024),
 });
+const pinBody = z.object({ point, pinned: z.boolean(), atMs: time });
+const retiredBody = z.object({
+  /** First and last of each run, ascending. */
+  points: z.array(z.tuple([point, point])).min(1),
+  atMs: time,
+});
+const removedBody = z.object({ segments: z.array(segmentField.min(1)).min(1), extents: extentsField, atMs: time });
 
 export type EpochBody = z.infer<typeof epochBody>;
 export type PointBody = z.infer<typeof pointBody>;
@@ -92,6 +101,9 @@ export type GapBody = z.infer<typeof gapBody>;
 export type MachineBody = z.infer<typeof machineBody>;
 export type FailoverBody = z.infer<typeof failoverBody>;
 export type BootedBody = z.infer<typeof bootedBody>;
+export type PinBody = z.infer<typeof pinBody>;
+export type RetiredBody = z.infer<typeof retiredBody>;
+export type RemovedBody = z.infer<typeof removedBody>;
 
 export type PointsEntry =
   | { readonly type: 'epoch'; readonly body: EpochBody }
@@ -101,9 +113,24 @@ export type PointsEntry =
   | { readonly type: 'gap'; readonly body: GapBody }
   | { readonly type: 'machine'; readonly body: MachineBody }
   | { readonly type: 'failover'; readonly body: FailoverBody }
-  | { readonly type: 'booted'; readonly body: BootedBody };
+  | { readonly type: 'booted'; readonly body: BootedBody }
+  | { readonly type: 'pin'; readonly body: PinBody }
+  | { readonly type: 'retired'; readonly body: RetiredBody }
+  | { readonly type: 'removed'; readonly body: RemovedBody };
 
-const typeNumbers = { epoch: 1, point: 2, proven: 3, damaged: 4, gap: 5, machine: 6, failover: 7, booted: 8 } as const;
+const typeNumbers = {
+  epoch: 1,
+  point: 2,
+  proven: 3,
+  damaged: 4,
+  gap: 5,
+  machine: 6,
+  failover: 7,
+  booted: 8,
+  pin: 9,
+  retired: 10,
+  removed: 11,
+} as const;
 
 const entrySchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('epoch'), body: epochBody }),
@@ -114,6 +141,9 @@ const entrySchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('machine'), body: machineBody }),
   z.object({ type: z.literal('failover'), body: failoverBody }),
   z.object({ type: z.literal('booted'), body: bootedBody }),
+  z.object({ type: z.literal('pin'), body: pinBody }),
+  z.object({ type: z.literal('retired'), body: retiredBody }),
+  z.object({ type: z.literal('removed'), body: removedBody }),
 ]);
 
 /** The hash the first record names as its predecessor's. */

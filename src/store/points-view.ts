@@ -2,7 +2,9 @@
  * What `points.log` says, in memory: the points, who may write, what was proven, what was found damaged, why there are gaps.
  * Changed by its log alone, one durable record at a time.
  */
+import type { Problem } from '../kit/problem.ts';
 import { epochOf } from '../wire/seq.ts';
+import { KeptPoints } from './points-kept.ts';
 import { endOfExtents, latest, type Extent, type Position } from './segment-format.ts';
 import type {
   BootedBody,
@@ -27,7 +29,7 @@ export class PointsView {
   readonly #provenBefore = new Map<number, ProvenBody>();
   readonly #damaged = new Map<number, Map<number, Set<number>>>();
   readonly #gaps: GapBody[] = [];
-  readonly #extents: Extent[] = [];
+  #extents: Extent[] = [];
   #mark: Position | null = null;
   /** Disk number → the highest seq points list of it. */
   readonly #listed = new Map<number, number>();
@@ -36,8 +38,9 @@ export class PointsView {
   readonly #definitions: { readonly from: number; readonly body: MachineBody }[] = [];
   #failover: FailoverBody | null = null;
   readonly #booted = new Map<number, BootedBody>();
+  readonly #keeping = new KeptPoints();
 
-  /** Ascending; point n is the n-th. */
+  /** All there ever were, also those that are retired: ascending, point n is the n-th. */
   get points(): readonly PointBody[] {
     return this.#points;
   }
@@ -48,6 +51,35 @@ export class PointsView {
 
   point(number: number): PointBody | null {
     return this.#points[number - 1] ?? null;
+  }
+
+  /** Those that can be read, ascending. The newest is always one of them. */
+  get kept(): readonly PointBody[] {
+    return this.#keeping.kept;
+  }
+
+  /** No longer offered: what only this point needed may be gone. */
+  isRetired(point: number): boolean {
+    return this.#keeping.retired.has(point);
+  }
+
+  isPinned(point: number): boolean {
+    return this.#keeping.pinned.has(point);
+  }
+
+  /** For who asks for a retired point by its number. */
+  retiredProblem(machine: string, point: number): Problem {
+    return this.#keeping.problem(machine, point);
+  }
+
+  /** Segments whose files may be gone: nothing is missing where they are not. */
+  get removed(): ReadonlySet<number> {
+    return this.#keeping.removed;
+  }
+
+  /** The highest seq points list of the disk; 0: none. */
+  listedSeq(diskNo: number): number {
+    return this.#listed.get(diskNo) ?? 0;
   }
 
   /** Who may write now; `null` before the first session. */
@@ -98,7 +130,7 @@ export class PointsView {
     return this.#proven.has(point) ? 'proven' : 'committed';
   }
 
-  /** What all points rely on, for replay. */
+  /** What all points rely on, for replay; without what was removed. */
   get extents(): readonly Extent[] {
     return this.#extents;
   }
@@ -130,6 +162,12 @@ export class PointsView {
         return this.point(entry.body.point) ? null : `there is no point ${entry.body.point}`;
       case 'failover':
         return this.#objectionToFailover(entry.body);
+      case 'pin':
+        return this.#keeping.objectionToPin(entry.body);
+      case 'retired':
+        return this.#keeping.objectionToRetired(entry.body);
+      case 'removed':
+        return this.#keeping.objectionToRemoved(entry.body, this.#mark);
       case 'gap':
       case 'machine':
         return null;
@@ -144,9 +182,9 @@ export class PointsView {
         return;
       case 'point':
         this.#points.push(entry.body);
+        this.#keeping.add(entry.body);
         for (const { no, layers } of entry.body.disks) if (layers !== null) this.#listed.set(no, layers.last);
-        this.#extents.push(...entry.body.extents);
-        this.#mark = latest(this.#mark, endOfExtents(entry.body.extents));
+        this.#rely(entry.body.extents);
         return;
       case 'proven':
         this.#proven.set(entry.body.point, entry.body);
@@ -173,12 +211,29 @@ export class PointsView {
       case 'booted':
         this.#booted.set(entry.body.point, entry.body);
         return;
+      case 'pin':
+        this.#keeping.pin(entry.body);
+        return;
+      case 'retired':
+        this.#keeping.retire(entry.body);
+        return;
+      case 'removed':
+        this.#keeping.remove(entry.body);
+        this.#extents = this.#extents.filter(({ segment }) => !this.removed.has(segment));
+        this.#rely(entry.body.extents);
+        return;
     }
+  }
+
+  #rely(extents: readonly Extent[]): void {
+    this.#extents.push(...extents);
+    this.#mark = latest(this.#mark, endOfExtents(extents));
   }
 
   /** One at a time: begun, then cancelled or committed. Generations rise with each change of the primary. */
   #objectionToFailover({ id, step, generation, point }: FailoverBody): string | null {
     if (!this.point(point)) return `there is no point ${point}`;
+    if (step === 'begun' && this.isRetired(point)) return `point ${point} is retired`;
     const open = this.failover;
     const due = this.generation + (step === 'committed' ? 0 : 1);
     if (generation !== due) return `generation ${generation} where ${due} is due`;

@@ -1,0 +1,187 @@
+/**
+ * Points that a process reads, so that fold leaves their content where it is (`recovery/FAILOVER.md`, "Points in use are kept").
+ *
+ * Two kinds of files say so. `in-use/<name>.json` counts while a living process holds it locked: whoever ends, however it ends, gives its points
+ * back. `failovers/<id>/failover.json` counts as long as it is there, because a machine that was started elsewhere outlives its processes.
+ *
+ * Invariants:
+ *  1. Who holds a point writes its file first and looks into `points.log` then; who retires one writes RETIRED first and looks for files then. So at
+ *     least one of the two sees the other: the holder refuses a retired point, or fold keeps its content.
+ *  2. A file under its own name is locked, or its process is gone: it is written and locked beside, and gets its name then. So removing one that
+ *     is not locked takes nothing from anybody.
+ *  3. What can not be understood counts for all points: better a fold too little than one too many.
+ *  4. In a directory that can not be written nothing can be held, and no target folds there either that this process could ask.
+ */
+import * as path from 'node:path';
+import { z } from 'zod';
+import type { Clock } from '../kit/clock.ts';
+import { isProblem, Problem, systemCode } from '../kit/problem.ts';
+import type { Random } from '../kit/random.ts';
+import type { Files } from '../posix/files.ts';
+import { acquireLock, type Lock } from '../posix/lock.ts';
+import { safeInteger } from '../wire/control-body.ts';
+import { machinePaths, readMachineFacts } from './machine-directory.ts';
+import { readPoints } from './points-log.ts';
+
+const inUseName = 'in-use';
+const failoversName = 'failovers';
+const holdSchema = z.object({ points: z.union([z.literal('all'), z.array(safeInteger.min(1)).min(1)]) });
+const failoverSchema = z.object({ point: safeInteger.min(1) });
+const refusals = new Set(['EROFS', 'EACCES', 'EPERM']);
+/** A file that fold takes for stale between its making and its lock is made again. */
+const attemptsMax = 5;
+
+interface Place {
+  readonly files: Files;
+  readonly clock: Clock;
+  /** The target's directory. */
+  readonly data: string;
+  readonly machine: string;
+}
+
+export interface HoldOptions extends Place {
+  readonly random: Random;
+  /** `export`, `nbd`, …: for who looks into the directory. */
+  readonly role: string;
+  /** Every point that is kept now, or these. */
+  readonly points: 'all' | readonly number[];
+}
+
+export interface PointsHold {
+  /** False: the directory can not be written, and nothing is held. */
+  readonly held: boolean;
+  /** Idempotent. */
+  release(): Promise<void>;
+}
+
+/** @throws Problem `not-found` when one of the points is retired. */
+export async function holdPoints(options: HoldOptions): Promise<PointsHold> {
+  const hold = await writeHold(options);
+  try {
+    // Invariant 1.
+    if (options.points !== 'all') await refuseRetired(options, options.points);
+    return hold;
+  } catch (error) {
+    await hold.release();
+    throw error;
+  }
+}
+
+async function writeHold(options: HoldOptions): Promise<PointsHold> {
+  const { files, clock, data, machine, random, role, points } = options;
+  const directory = path.join(machinePaths(data, machine).directory, inUseName);
+  const name = `${role}-${process.pid}-${random.bytes(6).toString('hex')}.json`;
+  const body = Buffer.from(`${JSON.stringify({ points, pid: process.pid, sinceMs: clock.wallMs() })}\n`);
+  try {
+    await files.makeDirectory(directory);
+    for (let attempt = 1; ; attempt += 1) {
+      const lock = await lockedFile(options, directory, name, body);
+      if (lock) return { held: true, release: () => releaseOnce(files, path.join(directory, name), lock) };
+      if (attempt === attemptsMax) {
+        throw new Problem('store-failed', `${directory}: what is written there is removed at once`, {
+          remedy: 'run one target per directory',
+          retryable: true,
+        });
+      }
+    }
+  } catch (error) {
+    if (!refusals.has(systemCode(error) ?? '')) throw error;
+    return { held: false, release: () => Promise.resolve() };
+  }
+}
+
+/** Invariant 2. Null: somebody took it for stale before it was locked. */
+async function lockedFile(options: HoldOptions, directory: string, name: string, body: Buffer): Promise<Lock | null> {
+  const { files, clock, role } = options;
+  const made = path.join(directory, `${name}.new`);
+  const file = await files.open(made, 'exclusive');
+  try {
+    await file.write([body], 0);
+  } finally {
+    await file.close();
+  }
+  let lock: Lock | null = null;
+  try {
+    lock = await acquireLock(files, clock, made, {
+      pid: process.pid,
+      role,
+      since: new Date(clock.wallMs()).toISOString(),
+    });
+    await files.rename(made, path.join(directory, name));
+    return lock;
+  } catch (error) {
+    await lock?.release();
+    const taken = isProblem(error) && error.code === 'locked';
+    if (taken || systemCode(error) === 'ENOENT') {
+      await files.remove(made);
+      return null;
+    }
+    throw error;
+  }
+}
+
+async function releaseOnce(files: Files, file: string, lock: Lock): Promise<void> {
+  // While it is locked, so that it never lies there unlocked under its name.
+  await files.remove(file).catch(() => undefined);
+  await lock.release();
+}
+
+async function refuseRetired({ files, data, machine }: HoldOptions, points: readonly number[]): Promise<void> {
+  const facts = await readMachineFacts(files, data, machine);
+  if (!facts) return;
+  const machineId = Buffer.from(facts.id, 'hex');
+  const { view } = await readPoints({ files, path: machinePaths(data, machine).pointsLog, machineId });
+  const retired = points.find((point) => view.isRetired(point));
+  if (retired !== undefined) throw view.retiredProblem(machine, retired);
+}
+
+/** Which points are in use now. */
+export type InUse = (point: number) => boolean;
+
+/** For who folds, after RETIRED is durable (invariant 1). Removes what a process left that is gone. */
+export async function pointsInUse(place: Place): Promise<InUse> {
+  const { files, data, machine } = place;
+  const { directory } = machinePaths(data, machine);
+  const used = new Set<number>();
+  let all = false;
+  const take = (points: 'all' | readonly number[]): void => {
+    if (points === 'all') all = true;
+    else for (const point of points) used.add(point);
+  };
+  for (const name of await files.list(path.join(directory, inUseName)))
+    take(await heldBy(place, path.join(directory, inUseName, name)));
+  for (const id of await files.list(path.join(directory, failoversName)))
+    take(await servedBy(files, path.join(directory, failoversName, id, 'failover.json')));
+  return (point) => all || used.has(point);
+}
+
+/** Points of one in-use file; none when its process is gone, and then the file goes too. */
+async function heldBy({ files, clock }: Place, file: string): Promise<'all' | readonly number[]> {
+  try {
+    const since = new Date(clock.wallMs()).toISOString();
+    const lock = await acquireLock(files, clock, file, { pid: process.pid, role: 'fold', since });
+    await releaseOnce(files, file, lock);
+    return [];
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return [];
+    if (!isProblem(error) || error.code !== 'locked') return 'all';
+  }
+  const held = await parsed(files, file, holdSchema);
+  return held === 'gone' ? [] : held === 'unclear' ? 'all' : held.points;
+}
+
+async function servedBy(files: Files, file: string): Promise<'all' | readonly number[]> {
+  const failover = await parsed(files, file, failoverSchema);
+  return failover === 'gone' ? [] : failover === 'unclear' ? 'all' : [failover.point];
+}
+
+/** Invariant 3. */
+async function parsed<T>(files: Files, file: string, schema: z.ZodType<T>): Promise<T | 'gone' | 'unclear'> {
+  try {
+    const result = schema.safeParse(JSON.parse((await files.readWhole(file)).toString('utf8')));
+    return result.success ? result.data : 'unclear';
+  } catch (error) {
+    const code = systemCode(error);
+    return code === 'ENOENT' || code === 'ENOTDIR' ? 'gone' : 'unclear';
+  }
+}

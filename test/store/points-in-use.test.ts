@@ -1,0 +1,107 @@
+/** Whoever reads a point holds it, whoever folds sees that; a holder that is gone holds nothing. */
+import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { systemClock } from '../../src/kit/clock.ts';
+import { systemRandom } from '../../src/kit/random.ts';
+import { posixFiles, type Files } from '../../src/posix/files.ts';
+import { holdPoints, pointsInUse, type InUse, type PointsHold } from '../../src/store/points-in-use.ts';
+import { readMachineFacts } from '../../src/store/machine-directory.ts';
+import { PointsLog } from '../../src/store/points-log.ts';
+import { MachineLife } from './machine-fixture.ts';
+
+let life: MachineLife;
+beforeEach(async () => {
+  life = await MachineLife.begin();
+});
+afterEach(() => life.remove());
+
+const place = (): { files: Files; clock: typeof systemClock; data: string; machine: string } => ({
+  files: posixFiles,
+  clock: systemClock,
+  data: `${life.directory}/data`,
+  machine: 'm1',
+});
+const hold = (points: 'all' | number[], files: Files = posixFiles): Promise<PointsHold> =>
+  holdPoints({ ...place(), files, random: systemRandom, role: 'test', points });
+const used = (inUse: InUse, upTo = 5): number[] =>
+  Array.from({ length: upTo }, (_, at) => at + 1).filter((point) => inUse(point));
+
+async function retire(first: number, last: number): Promise<void> {
+  await life.disk();
+  const machineId = Buffer.from((await readMachineFacts(posixFiles, place().data, 'm1'))?.id ?? '', 'hex');
+  await life.store.close();
+  const log = await PointsLog.open({ files: posixFiles, path: life.path('points.log'), machineId });
+  await log.append({ type: 'retired', body: { points: [[first, last]], atMs: 1 } });
+  await log.close();
+}
+it('shows what is held until it is given back, by any number of holders', async () => {
+  await life.point([{ block: 1 }]);
+  await life.point([{ block: 1 }]);
+  const [one, two, all] = [await hold([2]), await hold([1, 2]), await hold('all')];
+  expect(used(await pointsInUse(place()))).toEqual([1, 2, 3, 4, 5]);
+  await all.release();
+  expect(used(await pointsInUse(place()))).toEqual([1, 2]);
+  await two.release();
+  await two.release();
+  expect(used(await pointsInUse(place()))).toEqual([2]);
+  await one.release();
+  expect(used(await pointsInUse(place()))).toEqual([]);
+  expect(await readdir(life.path('in-use'))).toEqual([]);
+});
+
+it('refuses a retired point and leaves nothing behind', async () => {
+  for (let count = 0; count < 3; count += 1) await life.point([{ block: 1 }]);
+  await retire(1, 2);
+  await expect(hold([3, 2])).rejects.toMatchObject({
+    code: 'not-found',
+    message: /point 2 of machine m1 is no longer kept/,
+  });
+  expect(await readdir(life.path('in-use'))).toEqual([]);
+  const held = await hold([3]);
+  expect(used(await pointsInUse(place()))).toEqual([3]);
+  await held.release();
+});
+
+it('takes away what a process left that is gone, under its name or before it had one', async () => {
+  await life.point([{ block: 1 }]);
+  await mkdir(life.path('in-use'), { recursive: true });
+  await writeFile(life.path('in-use', 'nbd-1-aa.json'), '{"points":[1],"pid":1}');
+  await writeFile(life.path('in-use', 'nbd-1-bb.json.new'), '');
+  expect(used(await pointsInUse(place()))).toEqual([]);
+  expect(await readdir(life.path('in-use'))).toEqual([]);
+});
+
+it('makes its file again when fold takes it for stale before it is locked', async () => {
+  await life.point([{ block: 1 }]);
+  let taken = 0;
+  const files: Files = {
+    ...posixFiles,
+    rename: async (from, to) => {
+      taken += 1;
+      if (taken < 3) await rm(from);
+      await posixFiles.rename(from, to);
+    },
+  };
+  const held = await hold([1], files);
+  expect(taken).toBe(3);
+  expect(used(await pointsInUse(place()))).toEqual([1]);
+  await held.release();
+});
+
+it('counts a failover whatever process lives, and what it can not read for all points', async () => {
+  await life.point([{ block: 1 }]);
+  await mkdir(life.path('failovers', 'test-1'), { recursive: true });
+  expect(used(await pointsInUse(place()))).toEqual([]);
+  await writeFile(life.path('failovers', 'test-1', 'failover.json'), '{"format":1,"point":4}');
+  expect(used(await pointsInUse(place()))).toEqual([4]);
+  await writeFile(life.path('failovers', 'test-1', 'failover.json'), '{"format":1,');
+  expect(used(await pointsInUse(place()))).toEqual([1, 2, 3, 4, 5]);
+});
+
+it('holds nothing in a directory that can not be written', async () => {
+  await life.point([{ block: 1 }]);
+  const refused = (): Promise<never> => Promise.reject(Object.assign(new Error('read-only'), { code: 'EROFS' }));
+  const held = await hold([1], { ...posixFiles, makeDirectory: refused });
+  expect(held.held).toBe(false);
+  expect(used(await pointsInUse(place()))).toEqual([]);
+});
