@@ -28,8 +28,9 @@ const owners = [
       'src/observe/',
       'src/posix/lock.ts',
       'src/agent/guest-channel.ts',
+      'src/recovery/forwarded-port.ts',
     ],
-    say: 'sockets belong to transport, nbd, control and observe, and the guest agent has one',
+    say: 'sockets belong to transport, nbd, control and observe; the guest agent has one, the probe of a boot proof another',
   },
   {
     modules: ['node:timers', 'node:timers/promises'],
@@ -49,8 +50,8 @@ const owners = [
   },
   {
     modules: ['node:child_process'],
-    only: ['src/posix/program.ts'],
-    say: 'programs are started by src/posix/program.ts',
+    only: ['src/posix/program.ts', 'src/posix/running-program.ts'],
+    say: 'programs are started by src/posix/program.ts and src/posix/running-program.ts',
   },
   { modules: ['node:cluster'], only: [], say: 'nothing in the product forks itself' },
   { modules: ['ws'], only: ['src/transport/'], say: 'WebSockets belong to transport' },

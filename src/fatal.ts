@@ -33,6 +33,7 @@ const exitOfProblem: Readonly<Record<string, ExitName>> = {
   'not-writable': 'usage',
   'bad-geometry': 'usage',
   shrunk: 'usage',
+  'not-bootable': 'check-failed',
   'bad-recovery-file': 'no-key',
   'bad-certificate': 'refused',
   'bad-registration-key': 'refused',

@@ -6,33 +6,19 @@
  * other files written beside. Whatever goes wrong in there is told too: `trouble`.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { existsSync } from 'node:fs';
-import { readFile, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import * as path from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { requireTool, runToolOk } from '../tools.ts';
-
-/** Where `scripts/test` unpacks it. */
-const kernelDirectory = fileURLToPath(new URL('../../node_modules/.cache/tidemark/kernel/', import.meta.url));
-const modules = ['virtio_ring', 'virtio', 'virtio_pci_legacy_dev', 'virtio_pci_modern_dev', 'virtio_pci', 'virtio_blk'];
+import { firstFileSystem, partsDirectory, requireParts } from '../guest/parts.ts';
+import { requireTool } from '../tools.ts';
 
 /** Whether this machine can run a guest. */
 export function requireGuest(): boolean {
   if (!requireTool('qemu-system-x86_64', 'busybox', 'sqlite3', 'mke2fs', 'e2fsck', 'debugfs', 'ldd')) return false;
-  if (existsSync(`${kernelDirectory}vmlinuz`)) return true;
-  if (process.env['CI'] === 'true') throw new Error(`no kernel for a guest in ${kernelDirectory}: run scripts/test`);
-  process.stderr.write('SKIPPED tests: no kernel for a guest; scripts/test fetches one\n');
-  return false;
+  return requireParts();
 }
 
 /** The guest's first and only program. `seq` numbers go on where the table ends, so it survives its own restart. */
-const init = `#!/bin/busybox sh
-/bin/busybox --install -s /bin
-export PATH=/bin
-mount -t proc proc /proc
-mount -t devtmpfs dev /dev
-${modules.map((name) => `insmod /modules/${name}.ko`).join('\n')}
-mount -t ext4 /dev/vda /mnt || echo 'trouble: mount'
+const init = `mount -t ext4 /dev/vda /mnt || echo 'trouble: mount'
 sqlite3 /mnt/db 'pragma journal_mode=wal; create table rows(n integer primary key, data blob)' || echo 'trouble: create'
 sync
 n=1
@@ -42,53 +28,6 @@ while true; do
   n=$((n + 1))
 done
 `;
-
-interface ArchiveEntry {
-  readonly name: string;
-  /** Type and permissions, as `stat` says them. */
-  readonly mode: number;
-  readonly content: Buffer;
-}
-
-const directoryMode = 0o040755;
-const programMode = 0o100755;
-
-/** An archive in the "new ASCII" format of cpio, the only one a kernel unpacks. */
-function cpio(entries: readonly ArchiveEntry[]): Buffer {
-  const pad = (length: number): Buffer => Buffer.alloc((4 - (length % 4)) % 4);
-  const parts = [...entries, { name: 'TRAILER!!!', mode: 0, content: Buffer.alloc(0) }].flatMap((entry, at) => {
-    const { name, mode, content } = entry;
-    const fields = [at + 1, mode, 0, 0, 1, 0, content.length, 0, 0, 0, 0, name.length + 1, 0];
-    const header = `070701${fields.map((field) => field.toString(16).padStart(8, '0')).join('')}${name}\0`;
-    return [Buffer.from(header), pad(header.length), content, pad(content.length)];
-  });
-  return Buffer.concat(parts);
-}
-
-async function programFile(name: string): Promise<string> {
-  return (await runToolOk('which', [name])).trim();
-}
-
-/** First file system of the guest: `init`, a shell, `sqlite3` with the libraries it names, and the kernel's modules for its disk. */
-async function firstFileSystem(): Promise<Buffer> {
-  const [busybox, sqlite] = await Promise.all([programFile('busybox'), programFile('sqlite3')]);
-  const libraries = (await runToolOk('ldd', [sqlite])).match(/\/\S+/g) ?? [];
-  const files = new Map([
-    ['bin/busybox', busybox],
-    ['bin/sqlite3', sqlite],
-    ...libraries.map((file) => [file.slice(1), file] as const),
-    ...modules.map((name) => [`modules/${name}.ko`, `${kernelDirectory}${name}.ko`] as const),
-  ]);
-  const directories = new Set(['bin', 'dev', 'mnt', 'proc']);
-  for (const name of files.keys())
-    for (let at = path.dirname(name); at !== '.'; at = path.dirname(at)) directories.add(at);
-  const programs = [...files].map(async ([name, file]) => ({ name, mode: programMode, content: await readFile(file) }));
-  return cpio([
-    ...[...directories].sort().map((name) => ({ name, mode: directoryMode, content: Buffer.alloc(0) })),
-    ...(await Promise.all(programs)),
-    { name: 'init', mode: programMode, content: Buffer.from(init) },
-  ]);
-}
 
 interface Commit {
   readonly row: number;
@@ -120,7 +59,7 @@ export class Guest {
   /** Boots with the disk behind an NBD socket. `directory`: for the guest's first file system. */
   static async boot(directory: string, socket: string, exportName: string): Promise<Guest> {
     const initrd = path.join(directory, 'guest.cpio');
-    await writeFile(initrd, await firstFileSystem());
+    await writeFile(initrd, await firstFileSystem(['sqlite3'], init));
     const disk = {
       driver: 'nbd',
       'node-name': 'disk',
@@ -130,7 +69,7 @@ export class Guest {
     };
     const words = [
       ...['-accel', 'tcg', '-m', '192', '-nodefaults', '-no-reboot', '-display', 'none', '-serial', 'stdio'],
-      ...['-kernel', `${kernelDirectory}vmlinuz`, '-initrd', initrd, '-append', 'console=ttyS0 quiet panic=-1'],
+      ...['-kernel', `${partsDirectory}vmlinuz`, '-initrd', initrd, '-append', 'console=ttyS0 quiet panic=-1'],
       ...['-blockdev', JSON.stringify(disk), '-device', 'virtio-blk-pci,drive=disk'],
     ];
     const child = spawn('qemu-system-x86_64', words, { stdio: ['ignore', 'pipe', 'pipe'] });
