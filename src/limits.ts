@@ -132,6 +132,8 @@ export const limits = {
     pointsRecordBytesMax: 16 * MiB,
     /** Blocks one DAMAGED record names at most. */
     damagedBlocksMax: 1_000,
+    /** Runs of points one RETIRED record names at most; more follow in the next. */
+    retiredRunsMax: 10_000,
   },
   posix: {
     /** How long the holder of a lock has to say who it is, and how much it may say. */
@@ -202,6 +204,8 @@ export const limits = {
     nodesKeptMax: 512,
     /** What a worker thread reads and rebuilds as one task, at least one block. */
     runBytes: 1 * MiB,
+    /** A run this small is read on the calling thread: handing it over costs more than it saves (4 KiB reads here and there). */
+    runHereBytesMax: 128 * KiB,
     /** Runs handed to the threads of one pool and not done, in bytes; further ones wait in order. */
     runsInFlightBytes: 16 * MiB,
     /** Runs read ahead of who takes all blocks of a point in order. */
@@ -215,6 +219,11 @@ export const limits = {
     segmentsOpenMax: 64,
     /** Images (a disk at a point) whose layer keys one thread keeps. */
     imagesKeptMax: 16,
+    /** Changed leaves, and hashes of nodes, that a verification of roots keeps, about 200 bytes each. */
+    verifyChangesMax: 1_000_000,
+    /** Damaged versions of blocks that a verification can name, and blocks it names of one point. */
+    damagedVersionsMax: 10_000,
+    damagedNamedMax: 100,
     /** What an export into something that is not empty clears between two looks at whether it is to end. */
     clearBytes: 256 * MiB,
     /** A conversion by another program, and how long it has to end when it is told to. */
@@ -232,6 +241,8 @@ export const limits = {
     reconnectMaxMs: 10_000,
     /** After a refusal that trying again does not mend. */
     criticalRetryMs: 300_000,
+    /** How often replication that an operator paused looks whether it may go on. */
+    holdPollMs: 1000,
     /** What the survey reads in one piece, and what it or an initial replication makes durable at a time. */
     surveyPieceBytes: 32 * MiB,
     checkpointBytes: 4 * GiB,
