@@ -40,14 +40,18 @@ export interface FailedOperation {
   readonly listener: Listener;
 }
 
+/** In the first turn each operation fails in one of the ways, in all of them together in every way. */
+export const allTurns: readonly number[] = faults.map((_, turn) => turn);
+
 /** Counts from 1, over `where`. */
 export function failAt(
   files: SimulatedFiles,
   n: number,
   where: (filePath: string) => boolean = () => true,
   listener = new Listener(),
+  turn = 0,
 ): FailedOperation {
-  const fault = faults[n % faults.length] ?? { code: 'EIO' };
+  const fault = faults[(n + turn) % faults.length] ?? { code: 'EIO' };
   let firedMs = 0;
   const failed: FailedOperation = {
     fired: null,

@@ -9,7 +9,7 @@ import { isProblem } from '../../src/kit/problem.ts';
 import { Dice } from '../simulated-bytes.ts';
 import { AgentRun } from './agent-run.ts';
 import { soak } from './crash-points.ts';
-import { failAt } from './faults.ts';
+import { allTurns, failAt } from './faults.ts';
 
 type Limits = typeof import('../../src/limits.ts');
 vi.mock('../../src/limits.ts', async (load) => {
@@ -53,9 +53,12 @@ function isAtStake(filePath: string): boolean {
 }
 
 /** Lives it with the n-th operation failing; null: there were fewer. */
-async function lived(n: number): Promise<{ run: AgentRun; what: string; kind: string; told: string | null } | null> {
+async function lived(
+  n: number,
+  turn: number,
+): Promise<{ run: AgentRun; what: string; kind: string; told: string | null } | null> {
   const run = new AgentRun();
-  const failed = failAt(run.files, n, isAtStake);
+  const failed = failAt(run.files, n, isAtStake, undefined, turn);
   run.door = failed.listener.at;
   let told: string | null = null;
   for (const deed of deeds) {
@@ -90,21 +93,25 @@ async function expectTrue(run: AgentRun, what: string): Promise<void> {
   }
 }
 
-test('what an agent remembers, the n-th operation of which fails: it is heard, and nothing is believed that is not so', async () => {
-  const failedOn = new Map<string, number>();
-  let n = 1;
-  for (; ; n += 1) {
-    const tale = await lived(n);
-    if (tale === null) break;
-    const { run, what, kind, told } = tale;
-    failedOn.set(kind, (failedOn.get(kind) ?? 0) + 1);
-    // Writers do not wait for the change log, and neither do points.
-    if (kind !== 'hrl') expect(told, what).not.toBeNull();
-    await expectTrue(run, what).catch((error: unknown) => {
-      throw new Error(`${what}: ${error instanceof Error ? error.stack : String(error)}`, { cause: error });
-    });
-  }
-  console.info(`an agent's memory whose operation fails, up to ${n}: ${JSON.stringify([...failedOn])}`);
-  expect([...failedOn.keys()]).toEqual(expect.arrayContaining(['leaves', 'overlay', 'vda.json']));
-  expect(n).toBeGreaterThan(100);
-}, 300_000);
+test.each(soak ? allTurns : [0])(
+  'what an agent remembers, the n-th operation of which fails: it is heard, and nothing is believed that is not so (turn %i)',
+  async (turn) => {
+    const failedOn = new Map<string, number>();
+    let n = 1;
+    for (; ; n += 1) {
+      const tale = await lived(n, turn);
+      if (tale === null) break;
+      const { run, what, kind, told } = tale;
+      failedOn.set(kind, (failedOn.get(kind) ?? 0) + 1);
+      // Writers do not wait for the change log, and neither do points.
+      if (kind !== 'hrl') expect(told, what).not.toBeNull();
+      await expectTrue(run, what).catch((error: unknown) => {
+        throw new Error(`${what}: ${error instanceof Error ? error.stack : String(error)}`, { cause: error });
+      });
+    }
+    console.info(`an agent's memory whose operation fails, up to ${n}: ${JSON.stringify([...failedOn])}`);
+    expect([...failedOn.keys()]).toEqual(expect.arrayContaining(['leaves', 'overlay', 'vda.json']));
+    expect(n).toBeGreaterThan(100);
+  },
+  300_000,
+);

@@ -23,6 +23,7 @@ const faults: Readonly<Record<string, Fault>> = {
   'EIO though all of it was done': { code: 'EIO', wrote: 'all' },
   ENOSPC: { code: 'ENOSPC', wrote: 'half' },
   'a short write': { code: 'EIO', wrote: 'half' },
+  EINTR: { code: 'EINTR' },
 };
 
 /** Writes layers until `layers` were acknowledged whole; one that failed is followed by the next, as a source does. */
