@@ -219,6 +219,15 @@ export const limits = {
     segmentsOpenMax: 64,
     /** Images (a disk at a point) whose layer keys one thread keeps. */
     imagesKeptMax: 16,
+    /** What the overlays of a test may take together unless told otherwise. */
+    overlayBytesMax: 64 * GiB,
+    /** How long a failover may take until it is served, its process to end (then it is killed), and others who work on the machine's failovers. */
+    failoverStartMs: 60_000,
+    failoverStopMs: 10_000,
+    failoverTurnMs: 90_000,
+    failoverPollMs: 20,
+    /** What is shown of the log of a process that did not come up. */
+    failoverLogBytes: 2 * KiB,
     /** Changed leaves, and hashes of nodes, that a verification of roots keeps, about 200 bytes each. */
     verifyChangesMax: 1_000_000,
     /** Damaged versions of blocks that a verification can name, and blocks it names of one point. */
@@ -278,6 +287,15 @@ export const limits = {
     /** Change log and leaf nodes of 1 TiB, half of it dirty. */
     memoryPerDiskBytes: 24 * MiB,
     copyBeforeWriteMemoryBytesMin: 4 * MiB,
+  },
+  /** The socket in the target's directory by which commands have it write records. */
+  admin: {
+    bodyBytesMax: 64 * KiB,
+    requestMs: 30_000,
+    connectionsMax: 16,
+    /** How long a directory may be locked by somebody who does not answer there. */
+    silentMs: 10_000,
+    pollMs: 50,
   },
   control: {
     bodyBytesMax: 256 * KiB,

@@ -78,21 +78,38 @@ export interface VerifyRequest extends Vault {
   readonly machine: string | undefined;
   readonly disk: string | undefined;
   readonly point: PointChoice | 'all';
+  /** False: only what needs no key. */
+  readonly content: boolean;
 }
 export interface VerifiedPoint {
   readonly machine: string;
   readonly disk: string;
   readonly point: number;
   readonly ok: boolean;
-  /** Blocks read, decrypted and checked against their leaf. */
-  readonly blocks: number;
-  /** The first blocks that failed. */
+  /** Blocks rebuilt and checked against their leaf; null: the content was not checked. */
+  readonly blocks: number | null;
+  /** The first blocks that failed; without the key, those that take pages from stored bytes that do not check. */
   readonly damagedBlocks: readonly number[];
+  readonly damagedBlockCount: number;
+  /** The leaves of the stored records make the committed root. */
   readonly rootMatches: boolean;
   readonly root: string;
 }
+/** What was found in a machine's files beside its points. */
+export interface MachineCheck {
+  readonly machine: string;
+  /** That `points.log` has; null: it could not be read. */
+  readonly points: number | null;
+  readonly findings: readonly { readonly severity: 'damage' | 'note'; readonly text: string }[];
+}
 export interface VerifyReport {
+  /** Nothing of what was checked is damaged. */
   readonly ok: boolean;
+  /** Whether stored content was opened and matched with its leaves; `no-key`: it was asked for, and there is no key file. */
+  readonly content: 'checked' | 'left-out' | 'no-key';
+  /** Whether every stored byte was matched with its digest, needed or not. */
+  readonly bodies: 'checked' | 'left-out';
+  readonly machines: readonly MachineCheck[];
   readonly points: readonly VerifiedPoint[];
   readonly seconds: number;
 }

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { AgentConfig } from '../../src/config.ts';
-import type { ExportReport, PointReport, ResyncReport, StatusReport, VerifyReport } from '../../src/cli/roles.ts';
+import type { ExportReport, PointReport, ResyncReport, StatusReport } from '../../src/cli/roles.ts';
 import { exitCodes } from '../../src/fatal.ts';
 import { Problem } from '../../src/kit/problem.ts';
 import { commandLine, fakeRunning } from './fake-roles.ts';
@@ -161,25 +161,6 @@ describe('data', () => {
     expect(await line.run('export', 'web1', '--to', '/x', '--compress')).toBe(exitCodes.usage.code);
     expect(await line.run('export', 'web1', '--to', '/x', '--format', 'qcow2', '--compress')).toBe(0);
     expect(asked.at(-1)).toMatchObject({ format: 'qcow2', compress: true });
-  });
-
-  it('verify answers no with exit code 1', async () => {
-    const bad = {
-      machine: 'web1',
-      disk: 'vda',
-      point: 7,
-      ok: false,
-      blocks: 9,
-      damagedBlocks: [3],
-      rootMatches: false,
-      root: 'ab',
-    };
-    const report: VerifyReport = { ok: false, points: [bad], seconds: 1 };
-    const line = commandLine({ roles: { verify: async () => report } });
-    expect(await line.run('verify', '--point', 'all')).toBe(exitCodes['check-failed'].code);
-    expect(line.stdout()).toContain('DAMAGED');
-    const good = commandLine({ roles: { verify: async () => ({ ok: true, points: [], seconds: 1 }) } });
-    expect(await good.run('verify', '--json')).toBe(0);
   });
 
   it('status answers no when health is critical, and shows why', async () => {

@@ -12,7 +12,7 @@ import { MachineLife, type BlockChange } from '../store/machine-fixture.ts';
 export const blockSize = 4096;
 export const diskBytes = 2048 * blockSize;
 
-/** A point is what these changes made, in one layer each; of several lists only the last is listed with those before. */
+/** What changed before a point, in one layer; nothing: the point adds none. */
 export type PointPlan = readonly BlockChange[];
 
 export class PointsMade {
@@ -33,7 +33,8 @@ export class PointsMade {
     const contents: Buffer[] = [];
     for (const [number, changes] of plan.entries()) {
       if (number > 0 && number % restartEvery === 0) life = await life.again();
-      await life.point(changes);
+      if (changes.length > 0) await life.point(changes);
+      else await life.commit(null, 0);
       contents.push(contentOf(life.image));
     }
     await life.close();
