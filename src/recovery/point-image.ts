@@ -156,7 +156,8 @@ export class PointImage {
 
   /** The blocks of these entries, at most `runBlocks`. @throws Problem `read-failed`, `no-key`, `shutting-down`. */
   async readRun(entries: readonly StoredEntry[]): Promise<BlockRun> {
-    if (!this.#pool) return this.#readHere(entries);
+    const small = entries.length === 1 && this.geometry.blockSize <= limits.recovery.runHereBytesMax;
+    if (!this.#pool || small) return this.#readHere(entries);
     const { bytes, failures } = await this.#pool.read(this.#at.plan(entries));
     const damaged = new Map<number, Problem>();
     for (const failure of failures) {

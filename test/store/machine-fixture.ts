@@ -22,9 +22,8 @@ import { seqOf } from '../../src/wire/seq.ts';
 import type { LayerRun } from '../../src/kernels/layer-run.ts';
 import { runOf } from '../layers.ts';
 
-const blockSize = 4096;
-const pageSize = blockSize / 16;
-const size = 2048 * blockSize;
+/** What most tests do with: 2,048 blocks in two nodes. */
+const smallDisk = { size: 2048 * 4096, blockSize: 4096 };
 const machine = 'm1';
 
 export interface BlockChange {
@@ -39,19 +38,27 @@ export class MachineLife {
   report: OpeningReport;
   readonly directory: string;
   readonly #data: DataDirectory;
+  readonly #shape: { readonly size: number; readonly blockSize: number };
   /** What the disk holds now. */
   readonly image: Map<number, Buffer>;
 
-  private constructor(directory: string, data: DataDirectory, opened: Opened, image: Map<number, Buffer>) {
+  private constructor(
+    directory: string,
+    data: DataDirectory,
+    opened: Opened,
+    image: Map<number, Buffer>,
+    shape = smallDisk,
+  ) {
     this.directory = directory;
     this.#data = data;
     this.store = opened.store;
     this.report = opened.report;
     this.image = image;
+    this.#shape = shape;
   }
 
-  static async begin(): Promise<MachineLife> {
-    return MachineLife.open(await mkdtemp(path.join(tmpdir(), 'tidemark-life-')), posixFiles, new Map());
+  static async begin(files: Files = posixFiles, shape = smallDisk): Promise<MachineLife> {
+    return MachineLife.open(await mkdtemp(path.join(tmpdir(), 'tidemark-life-')), files, new Map(), 'boot', shape);
   }
 
   /** On what is there. `image`: what the disk holds. */
@@ -60,13 +67,14 @@ export class MachineLife {
     files: Files,
     image: Map<number, Buffer>,
     bootId = 'boot',
+    shape = smallDisk,
   ): Promise<MachineLife> {
     const clock = systemClock;
     const identity = { pid: process.pid, role: 'test', since: '' };
     const data = await openDataDirectory({ files, clock, path: path.join(directory, 'data'), identity });
     try {
       const opened = await openWithin(data, directory, files, bootId);
-      return new MachineLife(directory, data, opened, image);
+      return new MachineLife(directory, data, opened, image, shape);
     } catch (error) {
       await data.close();
       throw error;
@@ -76,7 +84,7 @@ export class MachineLife {
   /** The same store in the next run: it writes to a new segment. */
   async again(files: Files = posixFiles): Promise<MachineLife> {
     await this.close();
-    return MachineLife.open(this.directory, files, this.image);
+    return MachineLife.open(this.directory, files, this.image, 'boot', this.#shape);
   }
 
   async close(): Promise<void> {
@@ -94,7 +102,7 @@ export class MachineLife {
   }
 
   disk(): Promise<DiskStore> {
-    return this.store.openDisk({ name: 'vda', size, blockSize });
+    return this.store.openDisk({ name: 'vda', ...this.#shape });
   }
 
   /** Writes the blocks anew, as one layer of one batch, and commits them. Not proven. */
@@ -118,6 +126,7 @@ export class MachineLife {
     const epoch = await this.store.acquireEpoch('aa');
     const disk = await this.disk();
     const root = Buffer.from(disk.leaves.workingRoot()).toString('hex');
+    const { size } = this.#shape;
     const part = { store: disk, size, root, layers, kind: 'delta', records, payloadBytes: 0 } as const;
     const outcome = await this.store.commit({ cutTimeMs: 1, consistency: 'crash', epoch, disks: [part] });
     if (outcome.kind !== 'committed') throw new Error(outcome.detail);
@@ -144,6 +153,8 @@ export class MachineLife {
   }
 
   #sealed(disk: DiskStore, salt: Uint8Array, seq: number, changes: readonly BlockChange[]): Uint8Array {
+    const { blockSize } = this.#shape;
+    const pageSize = blockSize / 16;
     const diskId = Buffer.from(disk.id, 'hex');
     const layerKey = deriveLayerKey(disk.keys.diskKey, salt, diskId, seq);
     const rowsEnd = sealedHeaderBytes + changes.length * sealedRowBytes;
