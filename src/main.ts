@@ -3,6 +3,7 @@
  * The program: plugs the real parts into the command line and ends the process with the code it gives. The only place that
  * does either. Ways to end stand in `fatal.ts`.
  */
+import { createInterface } from 'node:readline/promises';
 import manifest from '../package.json' with { type: 'json' };
 import { printProblem, type Terminal } from './cli/output.ts';
 import { runCommandLine } from './cli/program.ts';
@@ -29,6 +30,16 @@ function onSignal(listener: () => void): () => void {
   };
 }
 
+async function ask(question: string): Promise<string | null> {
+  if (!stdin.isTTY) return null;
+  const lines = createInterface({ input: stdin, output: stderr });
+  try {
+    return await lines.question(question);
+  } finally {
+    lines.close();
+  }
+}
+
 // Somebody who reads only the head of the output (`tidemark points | head`) is no error.
 stdout.on('error', (error: Error) => {
   if (systemCode(error) !== 'EPIPE') throw error;
@@ -43,6 +54,7 @@ process.exit(
     environment: env,
     clock: systemClock,
     readText: (file) => readText(posixFiles, stdin, file),
+    ask,
     onSignal,
   }),
 );

@@ -5,7 +5,6 @@
  * never depends on it: writes go on, marked, whatever happens here.
  */
 import { Backoff } from '../kit/backoff.ts';
-import type { CutAll } from '../capture/contract.ts';
 import type { Clock } from '../kit/clock.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';
@@ -16,7 +15,7 @@ import type { OpenDisk } from '../wire/open-disk.ts';
 import type { AppAttempt, AppConsistency } from './app-consistency.ts';
 import { AppSchedule } from './app-schedule.ts';
 import { FlightLog, newCounters, type AgentCounters } from './counters.ts';
-import { runCycle, type CycleOutcome } from './cycle.ts';
+import { runCycle, type CycleContext, type CycleOutcome } from './cycle.ts';
 import { Gaps, type GapReason } from './gaps.ts';
 import { inlineHasher, type BlockHasher } from './hash-blocks.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
@@ -27,11 +26,9 @@ import { BuilderPool } from './sender.ts';
 import { lookAnew } from './scan-disk.ts';
 import { Session } from './session.ts';
 
-export interface AgentOptions {
+export interface AgentOptions extends Pick<CycleContext, 'disks' | 'cutAll' | 'definition'> {
   readonly machine: string;
   readonly version: string;
-  readonly disks: readonly ReplicaDisk[];
-  readonly cutAll: CutAll;
   readonly connect: (signal: AbortSignal) => Promise<Connection>;
   /** Time from the end of a cycle's commit to the next cut, milliseconds. */
   readonly intervalMs: () => number;
@@ -44,6 +41,8 @@ export interface AgentOptions {
   readonly resyncWindow?: () => ResyncWindow;
   /** Share of a disk (0 to 1) above which the changes of a cycle wait for the resync window; default 0.5, Infinity: never. */
   readonly resyncAtDirtyRatio?: () => number;
+  /** Why no points are to be made now, or null (the default); what changes is captured all the same. Looked at again every second. */
+  readonly hold?: () => string | null;
   /** Called between pieces of hashing and sending with their bytes; resolves when the next may begin. Default: at once. */
   readonly pace?: (bytes: number) => Promise<void>;
   /** Hashes what has to be compared; default: on this thread. */
@@ -67,8 +66,8 @@ export interface DiskReport {
 
 export interface AgentReport {
   readonly machine: string;
-  readonly state: 'connecting' | 'opening' | 'idle' | 'cycling' | 'stopped' | 'critical';
-  /** Why it is critical, or why the last attempt failed. */
+  readonly state: 'connecting' | 'opening' | 'idle' | 'cycling' | 'paused' | 'stopped' | 'critical';
+  /** Why it is critical or paused, or why the last attempt failed. */
   readonly reason: string;
   readonly lastPoint: { readonly point: number; readonly cutTimeMs: number; readonly writes: readonly number[] } | null;
   readonly disks: readonly DiskReport[];
@@ -103,7 +102,7 @@ export class Agent {
   constructor(options: AgentOptions) {
     this.#options = options;
     this.#appSchedule = new AppSchedule(options.clock, options.appEveryMs ?? (() => null));
-    this.#pace = options.pace ?? (() => Promise.resolve());
+    this.#pace = (bytes) => this.#whileHeld().then(() => options.pace?.(bytes));
     this.#resyncGate = new ResyncGate({
       window: options.resyncWindow ?? (() => ({ open: true })),
       clock: options.clock,
@@ -236,10 +235,11 @@ export class Agent {
   }
 
   async #cycles(session: Session): Promise<Problem> {
-    const { disks, cutAll, clock, app, resyncAtDirtyRatio } = this.#options;
+    const { disks, cutAll, clock, app, definition = () => null, resyncAtDirtyRatio } = this.#options;
     // Once per session: a race with `ended` per pause would leave a reaction behind each time.
     void session.ended.then(() => this.#wake?.());
     while (!session.isOver) {
+      await this.#whileHeld();
       for (const disk of disks) disk.beginRequested();
       if (disks.some((disk) => disk.reopeningDue))
         return new Problem('closed', 'opened anew, so that disks are compared', { retryable: true });
@@ -264,6 +264,7 @@ export class Agent {
         disks,
         cutAll: attempt?.cutAll ?? cutAll,
         evidence: () => attempt?.evidence ?? null,
+        definition,
         counters: this.#counters,
         flight: this.#flight,
         clock,
@@ -295,7 +296,7 @@ export class Agent {
   /** Until the next cycle is due or asked for. */
   async #rest(session: Session): Promise<void> {
     this.#state = 'idle';
-    if (!this.#wantsCycle()) await this.#pause(session, this.#options.intervalMs());
+    if (!this.#requested) await this.#pause(session, this.#options.intervalMs());
   }
 
   /** Why the source of a disk can not be read at present, or null. */
@@ -365,8 +366,18 @@ export class Agent {
     }
   }
 
-  #wantsCycle(): boolean {
-    return this.#requested;
+  /** Until nothing holds replication, or the session is over. */
+  async #whileHeld(): Promise<void> {
+    const [session, before] = [this.#session, this.#state];
+    const { hold = () => null } = this.#options;
+    for (let reason = hold(); reason !== null && session?.isOver === false; reason = hold()) {
+      this.#state = 'paused';
+      this.#reason = reason;
+      this.#gaps.wasPaused();
+      await this.#pause(session, limits.agent.holdPollMs);
+      this.#reason = '';
+      this.#state = before;
+    }
   }
 
   async #pause(session: Session, ms: number): Promise<void> {

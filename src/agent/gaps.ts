@@ -32,6 +32,7 @@ export class Gaps {
   #awayMs = 0;
   /** Since the accounted cut. */
   #waited = false;
+  #paused = false;
 
   /** Points missed since the start, by reason. */
   get totals(): ReadonlyMap<GapReason, number> {
@@ -78,6 +79,11 @@ export class Gaps {
     this.#waited = true;
   }
 
+  /** An operator wants no points now. */
+  wasPaused(): void {
+    this.#paused = true;
+  }
+
   /** What is to be sent now; it is kept until it is confirmed. */
   take(): readonly Gap[] {
     const gaps = this.#waiting;
@@ -91,8 +97,9 @@ export class Gaps {
     const [sinceMs, awayMs] = [this.#accountedMs, this.#awayMs];
     this.#accountedMs = atMs;
     this.#awayMs = 0;
-    const waited = this.#waited;
+    const [waited, paused] = [this.#waited, this.#paused];
     this.#waited = false;
+    this.#paused = false;
     if (sinceMs === null) return;
     const missed = Math.floor((atMs - sinceMs) / intervalMs) - 1;
     if (missed < 1) return;
@@ -103,9 +110,13 @@ export class Gaps {
       this.#note({ atMs: firstMs, points: away, reason: 'disconnected', detail });
     }
     if (missed > away) {
-      const what = waited ? 'a resync waited for its window and was sent, in' : 'sending one point took';
+      const what = paused
+        ? 'paused, and then sending one point: together'
+        : waited
+          ? 'a resync waited for its window and was sent, in'
+          : 'sending one point took';
       const detail = `${what} ${Math.round((atMs - sinceMs - awayMs) / 1000)} s`;
-      this.#note({ atMs: firstMs, points: missed - away, reason: 'other', detail });
+      this.#note({ atMs: firstMs, points: missed - away, reason: paused ? 'paused' : 'other', detail });
     }
   }
 

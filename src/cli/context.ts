@@ -13,6 +13,8 @@ export interface CliContext {
   readonly clock: Clock;
   /** Text of a small file; `-` is standard input. */
   readText(file: string): Promise<string>;
+  /** What was typed after the question; null: standard input is no terminal. */
+  ask(question: string): Promise<string | null>;
   /** Calls `listener` on SIGINT and SIGTERM until the returned function is called. */
   onSignal(listener: () => void): () => void;
   /** How the command ends when it does not throw; `ok` unless said otherwise. */

@@ -10,6 +10,7 @@ import { addEnroll } from './commands/enroll.ts';
 import { addExport } from './commands/export.ts';
 import { addKey } from './commands/key.ts';
 import { addNbd } from './commands/nbd.ts';
+import { addPause, addResume } from './commands/pause.ts';
 import { addPoints } from './commands/points.ts';
 import { addProcessServer } from './commands/process-server.ts';
 import { addProtect } from './commands/protect.ts';
@@ -17,6 +18,7 @@ import { addResync } from './commands/resync.ts';
 import { addStatus } from './commands/status.ts';
 import { addTarget } from './commands/target.ts';
 import { addToken } from './commands/token.ts';
+import { addUnprotect } from './commands/unprotect.ts';
 import { addUp } from './commands/up.ts';
 import { addVerify } from './commands/verify.ts';
 import { addVersion } from './commands/version.ts';
@@ -26,7 +28,8 @@ import { exitCodeTable, printProblem } from './output.ts';
 /** In the order in which `--help` lists them. */
 const commands = [
   ...[addUp, addControl, addProcessServer, addTarget, addAgent],
-  ...[addToken, addEnroll, addKey, addProtect, addStatus, addResync],
+  ...[addToken, addEnroll, addKey, addProtect, addUnprotect, addStatus],
+  ...[addPause, addResume, addResync],
   ...[addPoints, addExport, addNbd, addVerify, addVersion],
 ];
 

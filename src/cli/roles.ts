@@ -195,6 +195,28 @@ export interface ProtectReport {
   readonly policy: string;
 }
 
+/** Whether an agent makes points; it captures what changes in either case. */
+export interface PauseRequest extends ClientConfig {
+  readonly machine: string;
+  readonly paused: boolean;
+}
+export interface PauseReport {
+  readonly machine: string;
+  readonly paused: boolean;
+  /** False: it was so before. */
+  readonly changed: boolean;
+}
+
+export interface UnprotectRequest extends ClientConfig {
+  readonly machine: string;
+  /** Has the target delete all points and keys of the machine. */
+  readonly deleteReplica: boolean;
+}
+export interface UnprotectReport {
+  readonly machine: string;
+  readonly deleteReplica: boolean;
+}
+
 export interface ResyncRequest extends ClientConfig {
   readonly machine: string;
   /** Left out: all. */
@@ -288,6 +310,9 @@ export interface Roles {
     readonly into: string;
   }): Promise<EnrollReport>;
   protect(request: ProtectRequest): Promise<ProtectReport>;
+  pause(request: PauseRequest): Promise<PauseReport>;
+  /** The machine is forgotten at once; its agent and target hear of it within seconds. */
+  unprotect(request: UnprotectRequest): Promise<UnprotectReport>;
   /** Asks for it; the agent begins when it hears of it. */
   resync(request: ResyncRequest): Promise<ResyncReport>;
   status(request: ClientConfig & { readonly machine: string | undefined }): Promise<StatusReport>;

@@ -61,8 +61,9 @@ export const routes = {
   deleteMachine: {
     method: 'DELETE',
     path: '/v1/machines/{name}',
-    summary: 'Disable protection; the replica stays with its target',
+    summary: 'Disable protection; the replica stays with its target unless it is to be deleted',
     callers: operator,
+    query: schemas.unprotectQuery,
     versioned: true,
   },
   listPoints: {

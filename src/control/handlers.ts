@@ -15,6 +15,7 @@ import { pendingResync, resyncing } from './resync.ts';
 import * as schemas from './schemas.ts';
 import type { Change, Collection, Json, State } from './state.ts';
 import { judge } from './status.ts';
+import { protectAgain, refuseUnprotected, replicasDeleted, unprotectedMachines } from './unprotected.ts';
 
 const { certificateDays, pageItemsMax, pointsPerMachineMax } = limits.control;
 const secretBytes = 32;
@@ -40,6 +41,7 @@ async function put(
   collection: Collection,
   call: { name: string; ifMatch: Call<'putMachine'>['ifMatch'] },
   value: Json,
+  also: readonly Change[] = [],
 ) {
   const { name, ifMatch } = call;
   const now = (await state.get(collection, name))?.version ?? 0;
@@ -49,7 +51,7 @@ async function put(
     });
   }
   if (ifMatch !== undefined && (now === 0 || (ifMatch !== 'any' && ifMatch !== now))) throw conflict(name);
-  const result = await state.commit([{ collection, id: name, value, expected: now }]);
+  const result = await state.commit([{ collection, id: name, value, expected: now }, ...also]);
   if (!result.ok) throw conflict(name);
   const [version] = result.versions;
   invariant(version !== undefined, 'a commit gives a version per change');
@@ -103,7 +105,7 @@ type MachineHandlers = Pick<
   'getMachine' | 'putMachine' | 'deleteMachine' | 'listPoints' | 'getPolicy' | 'putPolicy' | 'getAgentConfig'
 >;
 
-function protection({ state }: Parts): MachineHandlers {
+function protection({ state, clock }: Parts): MachineHandlers {
   return {
     async getMachine({ name }) {
       const { version, ...machine } = await machineOf(state, name);
@@ -111,9 +113,10 @@ function protection({ state }: Parts): MachineHandlers {
     },
     async putMachine(call) {
       await policyOf(state, call.body.policy);
-      return { value: { name: call.name, ...call.body }, ...(await put(state, 'machines', call, call.body)) };
+      const again = await protectAgain(state, call.name);
+      return { value: { name: call.name, ...call.body }, ...(await put(state, 'machines', call, call.body, again)) };
     },
-    async deleteMachine({ name, ifMatch }) {
+    async deleteMachine({ name, ifMatch, query: { deleteReplica } }) {
       const { version } = await machineOf(state, name);
       if (typeof ifMatch === 'number' && ifMatch !== version) throw conflict(name);
       const points = await listAll(state, 'points', pointPrefix(name));
@@ -121,7 +124,9 @@ function protection({ state }: Parts): MachineHandlers {
       const machine = { collection: 'machines', id: name, value: undefined, expected: version } as const;
       const report = { collection: 'reports', id: `agent/${name}`, value: undefined } as const;
       const resync = { collection: 'resyncs', id: name, value: undefined } as const;
-      if (!(await state.commit([machine, report, resync, ...listed])).ok) throw conflict(name);
+      const value = { atMs: clock.wallMs(), deleteReplica };
+      const left = { collection: 'unprotected', id: name, value } as const;
+      if (!(await state.commit([machine, report, resync, left, ...listed])).ok) throw conflict(name);
       return { value: undefined };
     },
     async listPoints({ name, query: { cursor, limit } }) {
@@ -146,9 +151,10 @@ function protection({ state }: Parts): MachineHandlers {
     }),
     async getAgentConfig({ identity }) {
       invariant('name' in identity, 'an agent has a name');
-      const machine = await machineOf(state, identity.name);
+      await refuseUnprotected(state, identity.name);
+      const { disks, paused, ...machine } = await machineOf(state, identity.name);
       const { policy } = await policyOf(state, machine.policy);
-      return { value: { machine: identity.name, disks: machine.disks, policyName: machine.policy, policy } };
+      return { value: { machine: identity.name, disks, policyName: machine.policy, policy, paused } };
     },
   };
 }
@@ -184,14 +190,16 @@ function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatu
       }
       const { name } = identity;
       const changes: Change[] = [];
-      const protectedHere: string[] = [];
+      const protectedHere: { readonly name: string; readonly policy: string }[] = [];
       let report: schemas.Report = body;
       if (body.role === 'target') {
         for (const machine of body.machines) {
-          if (!(await state.get('machines', machine.name))) continue;
-          protectedHere.push(machine.name);
+          const record = await state.get('machines', machine.name);
+          if (!record) continue;
+          protectedHere.push({ name: machine.name, policy: schemas.machineSchema.parse(record.value).policy });
           changes.push(...(await pointChanges(state, machine)));
         }
+        changes.push(...(await replicasDeleted(state, body.deleted)));
         report = { ...body, machines: body.machines.map((machine) => ({ ...machine, points: [] })) };
       }
       const value = { name, receivedMs: clock.wallMs(), report } satisfies schemas.StoredReport;
@@ -199,12 +207,15 @@ function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatu
       invariant(result.ok, 'a commit without conditions is made');
       const machines = [];
       for (const machine of protectedHere) {
-        const prefix = pointPrefix(machine);
+        const prefix = pointPrefix(machine.name);
         const [newest] = await state.list('points', { prefix, backwards: true, limit: 1 });
-        machines.push({ name: machine, newestPoint: newest ? Number(newest.id.slice(prefix.length)) : null });
+        const newestPoint = newest ? Number(newest.id.slice(prefix.length)) : null;
+        const { retentionHours } = (await policyOf(state, machine.policy)).policy;
+        machines.push({ name: machine.name, newestPoint, retentionHours });
       }
+      const unprotected = body.role === 'target' ? await unprotectedMachines(state) : [];
       const resync = body.role === 'agent' ? await pendingResync(state, name, body.resyncDone) : null;
-      return { value: { machines, resync } };
+      return { value: { machines, resync, unprotected } };
     },
 
     async getStatus() {

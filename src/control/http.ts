@@ -46,6 +46,7 @@ const statusOfCode: Readonly<Record<string, number>> = {
   'bad-registration-key': 403,
   'not-authorised': 403,
   'not-found': 404,
+  unprotected: 410,
   'version-conflict': 412,
   'too-large': bodyTooLarge,
   'idempotency-mismatch': 422,

@@ -99,7 +99,7 @@ export const policySchema = z.strictObject({
     .min(1)
     .max(24 * 366)
     .default(24)
-    .describe('Stored; enforced once the target folds.'),
+    .describe('How long the target keeps points; the newest, pinned ones and those in use are kept longer.'),
   resyncWindow: textFor((value) => parseDayWindow(value, 'UTC'))
     .nullable()
     .default(null)
@@ -124,8 +124,18 @@ export const machineSchema = z.strictObject({
     .max(disk.perMachineMax)
     .refine(uniqueNames, 'disk names differ'),
   policy: nameSchema.default('default'),
+  paused: z.boolean().default(false).describe('Its agent captures what changes and makes no points.'),
 });
 export type Machine = z.infer<typeof machineSchema>;
+export const unprotectQuery = z.strictObject({
+  deleteReplica: z.stringbool().default(false).describe('Have the target delete all points and keys of the machine.'),
+});
+/** What stays behind a machine whose protection was disabled. */
+export const storedUnprotected = z.object({
+  atMs: timeMs,
+  deleteReplica: z.boolean().describe('A target still has to delete the replica.'),
+});
+
 export const machineReply = z.object({ name: nameSchema, ...machineSchema.shape });
 
 export const agentConfigReply = z.object({
@@ -133,7 +143,9 @@ export const agentConfigReply = z.object({
   disks: z.array(z.object({ name: diskName })),
   policyName: nameSchema,
   policy: z.object(policySchema.shape),
+  paused: z.boolean().default(false),
 });
+export type AgentDuties = z.infer<typeof agentConfigReply>;
 
 // ---------------------------------------------------------------- resync on request
 
@@ -241,6 +253,11 @@ export const targetReport = z.object({
   role: z.literal('target'),
   ...common,
   recoveryFileWritten: z.boolean(),
+  deleted: z
+    .array(nameSchema)
+    .max(1024)
+    .default([])
+    .describe('Unprotected machines it was told to delete and holds nothing of any more.'),
   freeBytes: bytes.nullable(),
   machines: z
     .array(
@@ -268,8 +285,20 @@ export type TargetReport = z.infer<typeof targetReport>;
 export type AgentReport = z.infer<typeof agentReport>;
 export const reportReply = z.object({
   machines: z
-    .array(z.object({ name: nameSchema, newestPoint: z.int().nullable() }))
-    .describe('To a target: the newest point known here of each machine it named and that is protected here.'),
+    .array(
+      z.object({
+        name: nameSchema,
+        newestPoint: z.int().nullable(),
+        retentionHours: z.int().min(1).nullable().default(null),
+      }),
+    )
+    .describe(
+      'To a target, of each machine it named and that is protected here: the newest point known here, and how long points are kept.',
+    ),
+  unprotected: z
+    .array(z.object({ name: nameSchema, deleteReplica: z.boolean() }))
+    .default([])
+    .describe('To a target: machines whose sources it refuses, and whether it deletes their replica.'),
   resync: z
     .object({ id: count, disks: askedDisks })
     .nullable()

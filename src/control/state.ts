@@ -11,7 +11,15 @@
  *  5. `list` walks ids in byte order, forwards or backwards; a cursor is the last id seen, and stays good while others change.
  *  6. Values come back as they were given (JSON); changing one that was read changes nothing.
  */
-export const collections = ['machines', 'policies', 'registration-keys', 'points', 'reports', 'resyncs'] as const;
+export const collections = [
+  'machines',
+  'policies',
+  'registration-keys',
+  'points',
+  'reports',
+  'resyncs',
+  'unprotected',
+] as const;
 export type Collection = (typeof collections)[number];
 
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [name: string]: Json | undefined };

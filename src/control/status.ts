@@ -45,6 +45,7 @@ type ReportedProblem = StoredReport['report']['problems'][number];
 
 /** Every reason control itself finds, with what to do about it. */
 const known = {
+  paused: ['warning', 'let it go on with `tidemark resume`'],
   'no-point': ['warning', 'wait for the initial replication, or see what stops it'],
   behind: ['warning', 'see whether agent, process server and target run and reach one another'],
   'rpo-breached': ['critical', 'see whether agent, process server and target run and reach one another'],
@@ -197,7 +198,8 @@ function judgeMachine(input: StatusInput, machine: StatusInput['machines'][numbe
   });
   const isOfDisk = ({ disk }: ReportedProblem): boolean => machine.disks.some((one) => one.name === disk);
   const others = problems.filter((problem) => !isOfDisk(problem)).map(becauseOf);
-  const reasons = [...others, ...machineReasons(name, of)];
+  const paused = machine.paused ? [because('paused', `replication of ${name} is paused`)] : [];
+  const reasons = [...paused, ...others, ...machineReasons(name, of)];
   const oldest = (times: readonly number[]): number => Math.min(...times);
   const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
   const newestCommittedMs = allKnown(

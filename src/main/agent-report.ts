@@ -36,7 +36,8 @@ function problemsOf({ report, owed }: AgentFacts): ReportedProblem[] {
     machine,
   });
   return [
-    ...(reason === '' ? [] : [problem(state, reason, '', state !== 'critical')]),
+    // That it is paused control knows by itself.
+    ...(reason === '' || state === 'paused' ? [] : [problem(state, reason, '', state !== 'critical')]),
     ...(owed === null
       ? []
       : [problem('frozen', `the machine may still be frozen: ${owed}`, 'thaw it: virsh domfsthaw', true)]),
@@ -55,7 +56,7 @@ export function reportOf(facts: AgentFacts): Report {
     atMs: Math.round(atMs),
     version,
     problems: [...problemsOf(facts), ...facts.faults],
-    connected: report.state === 'idle' || report.state === 'cycling',
+    connected: report.state === 'idle' || report.state === 'cycling' || report.state === 'paused',
     resyncDone,
     gaps: [...report.gaps].flatMap(([reason, points]) => (points > 0 ? [{ reason, points }] : [])),
     disks: report.disks.map(({ disk, size, lagBytes, resync }) => ({

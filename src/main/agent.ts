@@ -21,7 +21,7 @@ import { openAppConsistency } from './agent-app.ts';
 import { openDisk } from './agent-disks.ts';
 import { AgentPolicy } from './agent-policy.ts';
 import { readiness, reportOf } from './agent-report.ts';
-import { controlLink, type ControlLink } from './control-link.ts';
+import { controlLink, type ControlLink, type Duties } from './control-link.ts';
 import { credentialsFor, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 import { ResyncRequests } from './resync-requests.ts';
 import { sourceFaults } from './source-watch.ts';
@@ -34,6 +34,12 @@ const cpuMs = (): number => {
 
 function governorOf({ cpuPercent }: AgentConfig, clock: Clock): Governor | null {
   return cpuPercent === undefined ? null : new Governor({ cores: cpuPercent / 100, clock, cpuMs });
+}
+
+/** Why no points are made though all is well. */
+function holdReason({ told, unprotected }: Duties): string | null {
+  if (unprotected) return 'protection of this machine was disabled';
+  return told?.paused === true ? 'replication is paused' : null;
 }
 
 interface Told {
@@ -112,7 +118,8 @@ export function startAgent(common: Parts, config: AgentConfig): Promise<Running>
     builder.closers.add(() => {
       link.close();
     });
-    const policy = new AgentPolicy(config, await link.policy());
+    const duties = await link.duties();
+    const policy = new AgentPolicy(config, () => duties().told?.policy ?? null);
     await files.makeDirectory(config.data);
     const opening = { parts, config, newBlockSize: policy.blockSize, memory, builder, logger };
     const disks: ReplicaDisk[] = [];
@@ -135,6 +142,7 @@ export function startAgent(common: Parts, config: AgentConfig): Promise<Running>
       appEveryMs: () => policy.appEveryMs,
       resyncWindow: () => policy.resyncWindow(clock.wallMs()),
       resyncAtDirtyRatio: () => policy.resyncAtDirtyRatio,
+      hold: () => holdReason(duties()),
       ...(governor ? { pace: (bytes) => governor.pace(bytes) } : {}),
       hasher,
       clock,

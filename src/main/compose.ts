@@ -32,6 +32,8 @@ export function composeRoles(version: string): Roles {
     createToken: async (request) => (await import('./operator.ts')).createToken(parts, request),
     enroll: async (request) => (await import('./operator.ts')).enroll(parts, request),
     protect: async (request) => (await import('./operator.ts')).protect(parts, request),
+    pause: async (request) => (await import('./operator.ts')).pause(parts, request),
+    unprotect: async (request) => (await import('./operator.ts')).unprotect(parts, request),
     resync: async (request) => (await import('./operator.ts')).resync(parts, request),
     status: async (request) => (await import('./operator.ts')).status(parts, request),
   };

@@ -4,24 +4,34 @@
  */
 import type { RoleCommon } from '../config.ts';
 import { ControlClient } from '../control/client.ts';
-import type { Policy, Report, ReportReply } from '../control/schemas.ts';
+import type { AgentDuties, Report, ReportReply } from '../control/schemas.ts';
 import type { Clock, Timer } from '../kit/clock.ts';
-import { messageOf } from '../kit/problem.ts';
+import { isProblem, messageOf } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { Credentials } from '../transport/credentials.ts';
 import type { Parts } from './parts.ts';
 
+/** What control wants of an agent. */
+export interface Duties {
+  /** Null: control never said. */
+  readonly told: AgentDuties | null;
+  /** Control answered that protection of the machine was disabled; what was told before is what it was. */
+  readonly unprotected: boolean;
+}
+
+const nothingTold: Duties = { told: null, unprotected: false };
+
 export interface ControlLink {
-  /** Asks once, then keeps asking; the function it gives tells the newest policy known. */
-  policy(): Promise<() => Policy | null>;
+  /** Asks once, then keeps asking; the function it gives tells the newest answer. */
+  duties(): Promise<() => Duties>;
   /** Sends what `make` gives, again and again, one at a time; at once if `answered` says that the answer brought news to report. */
   reportEvery(make: () => Report | Promise<Report>, answered?: (answer: ReportReply) => boolean): void;
   close(): void;
 }
 
 const withoutControl: ControlLink = {
-  policy: () => Promise.resolve(() => null),
+  duties: () => Promise.resolve(() => nothingTold),
   reportEvery: () => undefined,
   close: () => undefined,
 };
@@ -39,11 +49,18 @@ class RealLink implements ControlLink {
     this.#logger = logger;
   }
 
-  async policy(): Promise<() => Policy | null> {
-    let newest: Policy | null = null;
+  async duties(): Promise<() => Duties> {
+    let newest = nothingTold;
     const ask = async (): Promise<void> => {
-      const answer = await this.#attempt('asking for the policy', () => this.#client.call('getAgentConfig'));
-      if (answer) newest = answer.value.policy;
+      const answer = await this.#attempt('asking for the policy', async (): Promise<Duties> => {
+        try {
+          return { told: (await this.#client.call('getAgentConfig')).value, unprotected: false };
+        } catch (error) {
+          if (isProblem(error) && error.code === 'unprotected') return { ...newest, unprotected: true };
+          throw error;
+        }
+      });
+      if (answer) newest = answer;
     };
     await ask();
     this.#every(limits.control.policyPollMs, ask);

@@ -2,11 +2,15 @@
 import * as path from 'node:path';
 import type {
   EnrollReport,
+  PauseReport,
+  PauseRequest,
   ProtectReport,
   ProtectRequest,
   ResyncReport,
   ResyncRequest,
   Roles,
+  UnprotectReport,
+  UnprotectRequest,
   StatusReport,
   TokenReport,
 } from '../cli/roles.ts';
@@ -92,6 +96,28 @@ export function protect(parts: Parts, request: ProtectRequest): Promise<ProtectR
     const body = { disks: disks.map((name) => ({ name })), policy };
     await client.call('putMachine', { name: machine, body, ...(ifMatch === undefined ? {} : { ifMatch }) });
     return { machine, disks, policy };
+  });
+}
+
+export function pause(parts: Parts, request: PauseRequest): Promise<PauseReport> {
+  const { machine, paused } = request;
+  return withControl(parts, request, async (client) => {
+    const { value, version } = await client.call('getMachine', { name: machine });
+    const { name, ...body } = value;
+    const changed = body.paused !== paused;
+    if (changed) {
+      const ifMatch = version === undefined ? {} : { ifMatch: version };
+      await client.call('putMachine', { name, body: { ...body, paused }, ...ifMatch });
+    }
+    return { machine, paused, changed };
+  });
+}
+
+export function unprotect(parts: Parts, request: UnprotectRequest): Promise<UnprotectReport> {
+  const { machine, deleteReplica } = request;
+  return withControl(parts, request, async (client) => {
+    await client.call('deleteMachine', { name: machine, query: { deleteReplica: String(deleteReplica) } });
+    return { machine, deleteReplica };
   });
 }
 

@@ -83,6 +83,7 @@ function unopenedProblems(target: Target): TargetReport['problems'] {
 /** Makes the target's reports, remembering what control already has. */
 export class TargetReporter {
   readonly #known = new Map<string, number | null>();
+  #deleted: string[] = [];
   /** Points told as committed only, which may be proven or damaged meanwhile; and those told as damaged, which any other may become. */
   readonly #told = new Map<string, { readonly open: ReadonlySet<number>; readonly damaged: ReadonlySet<number> }>();
 
@@ -107,9 +108,19 @@ export class TargetReporter {
       version: parts.version,
       problems: [...full.map(([machine]) => fullProblem(machine)), ...unopenedProblems(target)].slice(0, problemsMax),
       recoveryFileWritten,
+      deleted: this.#deleted,
       freeBytes,
       machines,
     };
+  }
+
+  /** These replicas were to be deleted and are gone. */
+  deleted(names: readonly string[]): void {
+    this.#deleted = [...names];
+    for (const name of names) {
+      this.#known.delete(name);
+      this.#told.delete(name);
+    }
   }
 
   answered(answer: ReportReply): void {

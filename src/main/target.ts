@@ -6,6 +6,7 @@ import type { Logger } from '../observe/logger.ts';
 import type { Readiness } from '../observe/server.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import { openMachineStore } from '../store/machine-open.ts';
+import { finishRemovals } from '../store/machine-removal.ts';
 import { listMachines, openDataDirectory, type DataDirectory } from '../store/machine-directory.ts';
 import { Vault } from '../store/vault.ts';
 import { registerTargetSeries } from '../target/metrics.ts';
@@ -16,6 +17,7 @@ import { controlLink } from './control-link.ts';
 import { credentialsFor, lockIdentity, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 import { readBootId } from './boot-id.ts';
 import { TargetReporter } from './target-report.ts';
+import { UnprotectedMachines } from './unprotected.ts';
 
 async function openVault(parts: Parts, config: TargetConfig, data: DataDirectory): Promise<Vault> {
   const { files, random } = parts;
@@ -103,6 +105,7 @@ export function startTarget(common: Parts, config: TargetConfig): Promise<Runnin
     const data = await openDataDirectory({ files, clock, path: config.data, identity: lockIdentity(clock, 'target') });
     builder.closers.add(() => data.close());
     const vault = await openVault(parts, config, data);
+    await finishRemovals(files, config.data);
     const target = await openTarget(parts, logger, builder, data, vault);
     const listener = await listen({
       ...config.listen,
@@ -128,6 +131,7 @@ export function startTarget(common: Parts, config: TargetConfig): Promise<Runnin
       link.close();
     });
     const reporter = new TargetReporter();
+    const unprotected = new UnprotectedMachines({ target, files, data: config.data, logger });
     link.reportEvery(
       async () =>
         reporter.make(
@@ -138,6 +142,9 @@ export function startTarget(common: Parts, config: TargetConfig): Promise<Runnin
         ),
       (answer) => {
         reporter.answered(answer);
+        void unprotected.take(answer.unprotected).then((names) => {
+          reporter.deleted(names);
+        });
         return false;
       },
     );

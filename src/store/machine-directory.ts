@@ -19,7 +19,7 @@ import { diskName, hex, machineName, safeInteger } from '../wire/control-body.ts
 export const storeFormat = 2;
 const storeFileName = 'tidemark.json';
 const machineFileName = 'machine.json';
-const machinesName = 'machines';
+export const machinesName = 'machines';
 
 const storeSchema = z.object({ format: z.literal(storeFormat), vault: hex(16), created: z.number().min(0) });
 const wrappedKey = z.string().regex(/^([0-9a-f]{2}){1,256}$/);

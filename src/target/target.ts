@@ -42,6 +42,8 @@ export class Target {
   /** Stores that failed and are being closed; they are not opened again before. */
   readonly #givenUp = new Map<string, Promise<void>>();
   readonly #sessions = new Map<string, TargetSession>();
+  /** Machines whose sources are refused, and why. */
+  #refused: ReadonlyMap<string, Problem> = new Map();
   readonly #all = new Set<TargetSession>();
   readonly #host: SessionHost;
   #closing = false;
@@ -102,6 +104,20 @@ export class Target {
     return this.#unopened;
   }
 
+  /** From now on these machines' sources are refused, and no others; sessions they have end. */
+  refuse(machines: ReadonlyMap<string, Problem>): void {
+    this.#refused = machines;
+    for (const [name, problem] of machines) this.#sessions.get(name)?.end(problem);
+  }
+
+  /** Closes the store of a machine that is refused, so that its directory can be removed. */
+  async release(name: string): Promise<void> {
+    const machine = await this.#machines.get(name)?.catch(() => undefined);
+    this.#machines.delete(name);
+    this.#stores.delete(name);
+    if (machine) await closeMachine(machine);
+  }
+
   sessions(): number {
     return this.#sessions.size;
   }
@@ -113,9 +129,7 @@ export class Target {
       session.end(new Problem('shutting-down', 'the target is stopping', { retryable: true }));
     for (const opening of this.#machines.values()) {
       const machine = await opening.catch(() => null);
-      await machine?.prover.stop();
-      await machine?.gaps.stop();
-      await machine?.store.close();
+      if (machine) await closeMachine(machine);
     }
     await Promise.all(this.#givenUp.values());
   }
@@ -157,8 +171,8 @@ export class Target {
   }
 
   /** The machine's session ends, and its store is closed, so that the next session opens it anew. */
-  #giveUp(name: string, { store, prover, gaps }: Machine, problem: Problem): void {
-    if (this.#closing || this.#stores.get(name) !== store) return;
+  #giveUp(name: string, machine: Machine, problem: Problem): void {
+    if (this.#closing || this.#stores.get(name) !== machine.store) return;
     this.#options.logger.error(
       { machine: name, error: problem },
       'the store of this machine failed and is opened again',
@@ -168,11 +182,7 @@ export class Target {
     this.#machines.delete(name);
     const told = { remedy: problem.remedy, retryable: true, cause: problem };
     this.#sessions.get(name)?.end(new Problem('store-failed', problem.message, told));
-    const closed = prover
-      .stop()
-      .then(() => gaps.stop())
-      .then(() => store.settle())
-      .then(() => store.close())
+    const closed = closeMachine(machine)
       .catch((error: unknown) => {
         this.#options.logger.error({ machine: name, error }, 'a failed store could not be closed cleanly');
       })
@@ -183,6 +193,8 @@ export class Target {
   }
 
   async #admit(name: string, session: TargetSession): Promise<MachineStore> {
+    const refusal = this.#refused.get(name);
+    if (refusal) throw refusal;
     const machine = await this.#machine(name);
     // Opening a store takes time; one who left meanwhile must not end who came after.
     if (session.isOver()) throw new Problem('closed', 'the session is over', { retryable: true });
@@ -201,4 +213,11 @@ export class Target {
       if (machine.store === store) act(machine);
     });
   }
+}
+
+async function closeMachine({ store, prover, gaps }: Machine): Promise<void> {
+  await prover.stop();
+  await gaps.stop();
+  await store.settle();
+  await store.close();
 }

@@ -21,6 +21,9 @@ export const wireCodes = {
   overloaded: { close: 4014, retryable: true },
   damaged: { close: 4015, retryable: false },
   internal: { close: 4016, retryable: true },
+  /** The machine runs from its replica: the source is refused until that was taken back. */
+  'failed-over': { close: 4017, retryable: false },
+  unprotected: { close: 4018, retryable: false },
 } as const satisfies Record<string, { close: number; retryable: boolean }>;
 
 export type WireCode = keyof typeof wireCodes;

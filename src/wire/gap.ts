@@ -5,9 +5,9 @@ import { frameType, noDisk } from './frame.ts';
 
 /**
  * Why: the writes in flight did not end in time; the memory and scratch of old pages were full, or the scratch could not be written; the link was
- * away; hooks failed (the point then became `crash` consistent); something else that `detail` tells.
+ * away; hooks failed (the point then became `crash` consistent); replication was paused; something else that `detail` tells.
  */
-export const gapReasons = ['drain', 'copy-before-write', 'disconnected', 'hooks', 'other'] as const;
+export const gapReasons = ['drain', 'copy-before-write', 'disconnected', 'hooks', 'paused', 'other'] as const;
 
 const schema = z.object({
   /** When the first of the points was due. */

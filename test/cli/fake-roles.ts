@@ -25,6 +25,8 @@ function refusingRoles(): Roles {
     createToken: refuse,
     enroll: refuse,
     protect: refuse,
+    pause: refuse,
+    unprotect: refuse,
     resync: refuse,
     status: refuse,
   };
@@ -47,6 +49,8 @@ export interface Setting {
   readonly environment?: Readonly<Record<string, string>>;
   readonly files?: Readonly<Record<string, string>>;
   readonly terminal?: boolean;
+  /** What the operator types; left out: nobody is there. */
+  readonly typed?: string;
   readonly clock?: Clock;
 }
 
@@ -82,6 +86,7 @@ export function commandLine(setting: Setting = {}): CommandLine {
       if (text === undefined) throw new Problem('not-found', `${file} does not exist`);
       return text;
     },
+    ask: () => Promise.resolve(setting.typed ?? null),
     onSignal(listener) {
       listeners.add(listener);
       return () => listeners.delete(listener);

@@ -90,6 +90,7 @@ describe('enrolment', () => {
     await operator.call('putMachine', { name: 'm1', body: machine });
     expect((await client.call('getAgentConfig')).value).toEqual({
       machine: 'm1',
+      paused: false,
       disks: [{ name: 'root' }],
       policyName: 'default',
       policy: policySchema.parse({}),
@@ -254,7 +255,7 @@ describe('reports and points', () => {
     await operator.call('putMachine', { name: 'm1', body: machine });
     const numbers = Array.from({ length: 12 }, (_, index) => index + 1);
     const { value } = await client.call('report', { body: targetReport(Date.now(), 'm1', numbers) });
-    expect(value.machines).toEqual([{ name: 'm1', newestPoint: 12 }]);
+    expect(value.machines).toEqual([{ name: 'm1', newestPoint: 12, retentionHours: 24 }]);
     const seen: number[] = [];
     let cursor: string | null = null;
     do {
@@ -288,7 +289,7 @@ describe('reports and points', () => {
     expect((await client.call('report', { body: targetReport(1, 'm9', [1]) })).value.machines).toEqual([]);
     await (await site.operator()).call('putMachine', { name: 'm9', body: machine });
     const empty = await client.call('report', { body: targetReport(1, 'm9', []) });
-    expect(empty.value.machines).toEqual([{ name: 'm9', newestPoint: null }]);
+    expect(empty.value.machines).toEqual([{ name: 'm9', newestPoint: null, retentionHours: 24 }]);
   });
 
   it('lets nobody report as someone else', async () => {

@@ -41,6 +41,7 @@ export const command: CommandRunner = async (args, options = {}) => {
     environment: options.environment ?? {},
     clock: systemClock,
     readText: (file) => readText(posixFiles, Readable.from([options.input ?? '']), file),
+    ask: () => Promise.resolve(null),
     onSignal: () => () => undefined,
   });
   return { code, stdout: out.text(), stderr: err.text() };

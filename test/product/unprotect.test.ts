@@ -1,0 +1,65 @@
+/** Pause, resume and the end of protection through the whole product: what the operator asks for is what agent and target do, and status says so. */
+import { readdir, readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { expect, test } from 'vitest';
+import { exitCodes } from '../../src/fatal.ts';
+import { systemClock } from '../../src/kit/clock.ts';
+import { MiB } from './content.ts';
+import { OneDisk } from './one-disk.ts';
+import { machine } from './scene.ts';
+
+const one = new OneDisk({ size: 4 * MiB, seed: 5 });
+const machines = (): Promise<string[]> => readdir(path.join(one.site.targetData, 'machines'));
+const reasons = async (): Promise<string[]> => (await one.status())?.reasons.map(({ code }) => code) ?? [];
+
+async function replicating(): Promise<void> {
+  await one.protect('--interval-seconds', '1');
+  await one.site.startAgent();
+  await one.untilPoint('the first point');
+}
+
+test('a paused machine makes no points and goes on when it is resumed; the gap is on record', async () => {
+  await replicating();
+  const changed = JSON.parse((await one.operate('pause', machine, '--json')).stdout) as object;
+  expect(changed).toEqual({ machine, paused: true, changed: true });
+  await one.until('the status says so', async () => (await reasons()).includes('paused'));
+  await one.until('the agent rests', async () => (await one.status())?.disks[0]?.phase === 'paused');
+  const last = await one.newest();
+  await systemClock.sleep(3000);
+  expect(await one.newest()).toBe(last);
+  expect((await one.operate('resume', machine)).stderr).toContain('is now not paused');
+  expect((await one.operate('resume', machine)).stderr).toContain('was already not paused');
+  await one.untilPoint('a point after it was resumed', last);
+  const gaps = await one.until('the gap', async () => {
+    const found = (await one.status())?.gaps.find(({ reason }) => reason === 'paused');
+    return found !== undefined && found;
+  });
+  expect(gaps.points).toBeGreaterThanOrEqual(2);
+});
+
+test('an unprotected machine is not replicated any more; its points stay', async () => {
+  await replicating();
+  const refused = await one.operate('unprotect', machine);
+  expect([refused.code, refused.stderr]).toEqual([exitCodes.usage.code, expect.stringContaining('--yes')]);
+  expect((await one.operate('unprotect', machine, '--yes')).code).toBe(0);
+  await one.until('the agent is refused', async () =>
+    (await readFile(one.site.dir('agent.log'), 'utf8')).includes(`protection of ${machine} was disabled`),
+  );
+  const last = await one.newest();
+  await systemClock.sleep(2500);
+  expect(await one.newest()).toBe(last);
+  expect(last).toBeGreaterThan(0);
+});
+
+test('with --delete-replica everything of the machine is gone from the target, and it can be protected anew', async () => {
+  await replicating();
+  expect((await one.operate('unprotect', machine, '--delete-replica', '--yes')).code).toBe(0);
+  await one.until('the replica is gone', async () => (await machines()).length === 0);
+  await one.until('it can be protected again', async () => {
+    const again = await one.operate('protect', machine, '--disk', 'vda', '--interval-seconds', '1');
+    return again.code === 0;
+  });
+  await one.site.role('agent').stop();
+  await one.site.startAgent();
+  await one.untilPoint('a point of the new replica');
+});
