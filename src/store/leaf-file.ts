@@ -243,6 +243,7 @@ export class LeafFile {
     const laidOver = this.#overlay.chunk(index);
     if (laidOver) return laidOver;
     if (this.#cached !== index) {
+      this.#cached = -1; // Nothing, if the reading fails.
       this.#readCommitted(index, this.#cache);
       this.#cached = index;
     }

@@ -6,6 +6,7 @@
  * Invariants:
  *  1. A chunk here is whole: the committed leaves it was made from with the set ones laid over.
  *  2. A chunk is either in memory or in `#spilled`, never in both.
+ *     So too when the file refuses: a chunk moves once it has been written or read.
  *  3. At most `memoryBytes` of chunks are in memory (at least one).
  */
 import { invariant } from '../kit/invariant.ts';
@@ -55,10 +56,11 @@ export class LeafOverlay {
     if (bytes) {
       this.#inMemory.delete(index);
     } else {
-      invariant(this.#spilled.delete(index), 'a chunk is in memory or spilled');
+      invariant(this.#spilled.has(index), 'a chunk is in memory or spilled');
       bytes = this.#room();
       const got = this.#spill.readSync(bytes, index * chunkBytes);
       bytes.fill(0, got);
+      this.#spilled.delete(index);
     }
     this.#inMemory.set(index, bytes);
     this.#lastIndex = index;

@@ -16,6 +16,7 @@ import {
   turns,
   hold,
 } from './setup.ts';
+import type { File } from '../../src/posix/files.ts';
 import type { Fault, Operation } from '../simulated-file.ts';
 import type { SimulatedFiles } from '../simulated-files.ts';
 
@@ -182,6 +183,40 @@ test.each<[string, Operation, Fault['code'], number]>([
     await write(capture, 3, 0);
     expect((await readBlock(capture, 0))[0]).toBe(2);
     expect(capture.cutVoid).toBeNull();
+    capture.endSending();
+  },
+);
+
+test.each(['fails', 'ends early'])(
+  'an old page whose reading back %s: the cut is void, nobody gets another page for it, the next cut works',
+  async (how) => {
+    const { files, capture } = await quiet({ copyBeforeWriteMemoryBytes: 0 });
+    const open = files.open.bind(files);
+    const scratches: File[] = [];
+    files.open = async (...what) => {
+      const file = await open(...what);
+      if (file.path.endsWith('.scratch')) scratches.push(file);
+      return file;
+    };
+    await write(capture, 1, 0, 2 * blockSize);
+    await cutAll([capture], 1000);
+    await write(capture, 2, 0, blockSize);
+    expect(capture.cutVoid).toBeNull();
+    if (how === 'ends early') await scratches[0]?.truncate(blockSize - 1);
+    else
+      files.fault = (operation, filePath) =>
+        operation === 'read' && filePath.endsWith('.scratch') ? { code: 'EIO' } : null;
+    await expect(readBlock(capture, 0)).rejects.toMatchObject({ code: 'cut-void' });
+    expect(capture.cutVoid).toContain('an old page could not be read back');
+    await expect(readBlock(capture, 1)).rejects.toMatchObject({ code: 'cut-void' });
+    expect(() => capture.endSending()).toThrow();
+    expect(capture.logFailure).toBeNull();
+    files.fault = () => null;
+    capture.giveUp();
+    expect([capture.cutVoid, capture.currentMask(0), capture.currentMask(1)]).toEqual([null, 0xffff, 0xffff]);
+    await cutAll([capture], 1000);
+    await write(capture, 3, 0);
+    expect((await readBlock(capture, 0))[0]).toBe(2);
     capture.endSending();
   },
 );
