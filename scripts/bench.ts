@@ -1,7 +1,7 @@
 /**
  * The benchmarks of the whole product, each beside its peers in the same run.
  *
- *   npm run bench -- --only resync [--size 4G] [--json]
+ *   npm run bench -- --only resync recovery [--size 4G] [--json]
  *
  * Figures go to standard output (one JSON object with `--json`), everything else to standard error. No figure is printed that was not measured in
  * this run. Exit code 0: measured. 2: not.
@@ -13,6 +13,7 @@ import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { blockBytes } from './bench/content.ts';
 import { machineFacts } from './bench/machine.ts';
+import { measureRecovery, recoveryLines } from './bench/recovery.ts';
 import { measureResync, resyncLines } from './bench/resync.ts';
 import { endChildren } from './demo/process.ts';
 import { parseSize } from './demo/size.ts';
@@ -40,6 +41,10 @@ const benches: Readonly<Record<string, (run: Run) => Promise<Measured>>> = {
   resync: async (run) => {
     const figures = await measureResync(run);
     return { figures, lines: resyncLines(figures) };
+  },
+  recovery: async (run) => {
+    const figures = await measureRecovery(run);
+    return { figures, lines: recoveryLines(figures) };
   },
 };
 

@@ -1,0 +1,284 @@
+/**
+ * Starting from a recovery point: seconds from the command to the first checked block, however many points and however large the disk; reading a
+ * point through NBD beside `qemu-nbd` serving the same bytes as a raw file and as a compressed qcow2, all by the same client, in turns.
+ *
+ * The point that is read was replicated by the product and its disk was written a second and third time since, so that it is not the newest one and
+ * its blocks lie in many layers. What comes out is compared with the disk as it was.
+ */
+import { copyFile, rm, stat } from 'node:fs/promises';
+import * as path from 'node:path';
+import { systemClock } from '../../src/kit/clock.ts';
+import { connectNbd } from '../../src/nbd/client.ts';
+import { firstDifference } from '../demo/compare.ts';
+import { requireSpace } from '../demo/image.ts';
+import { commandOk, RoleProcess, tidemark } from '../demo/process.ts';
+import { Site } from '../demo/site.ts';
+import { blockBytes, changeBlocks, chooseBlocks, makeContent, warm } from './content.ts';
+import { makeLargeStore } from './large-store.ts';
+import { missingPrograms, runProgram, Server } from './programs.ts';
+
+export interface RecoveryOptions {
+  readonly directory: string;
+  /** Of the disk, bytes. */
+  readonly size: number;
+  readonly seed: number;
+  readonly say: (text: string) => void;
+}
+
+/** Medians over the turns. */
+export interface ReadFigures {
+  readonly name: string;
+  readonly megabytesPerSecond: number;
+  readonly randomRead: { readonly iops: number; readonly p50Microseconds: number; readonly p99Microseconds: number };
+}
+
+export interface RecoveryResult {
+  /** From the start of `tidemark nbd` to a checked block in the hands of an NBD client: the newest point and one in the middle, medians. */
+  readonly firstBlockSeconds: number;
+  readonly firstBlock: { readonly points: number; readonly diskBytes: number; readonly turns: readonly number[] };
+  /** How long the program alone takes to say its version. */
+  readonly startSeconds: number;
+  readonly disk: { readonly bytes: number; readonly points: number; readonly pointRead: number };
+  readonly read: ReadFigures;
+  readonly peers: readonly ReadFigures[] | 'absent';
+  /** Sequential: ours ÷ peer's; goals 0.3 and 1.5. */
+  readonly ratioToRaw: number | null;
+  readonly ratioToCompressed: number | null;
+}
+
+const machine = 'bench';
+const disk = 'disk0';
+const turns = 3;
+const randomReadSeconds = 5;
+const waitMsMax = 30 * 60_000;
+
+const median = (values: readonly number[]): number =>
+  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
+const rounded = (value: number, digits = 2): number => Number(value.toFixed(digits));
+
+async function until(what: string, holds: () => Promise<boolean>): Promise<void> {
+  const end = performance.now() + waitMsMax;
+  while (!(await holds())) {
+    if (performance.now() > end) throw new Error(`${what} did not happen`);
+    await systemClock.sleep(200);
+  }
+}
+
+interface Place {
+  readonly data: string;
+  readonly machine: string;
+  readonly disk: string;
+}
+
+/** `tidemark nbd` on a socket; `where` resolves when it serves. */
+function servePoint(place: Place, point: number, directory: string): { role: RoleProcess; socket: string } {
+  const socket = path.join(directory, 'point.sock');
+  const words = ['nbd', place.machine, place.disk, '--data', place.data, '--point', String(point), '--socket', socket];
+  return { role: new RoleProcess('nbd', words, path.join(directory, 'nbd.log')), socket };
+}
+
+/** From nothing to the first block. */
+async function timeFirstBlock(place: Place, point: number, directory: string): Promise<number> {
+  const started = performance.now();
+  const { role, socket } = servePoint(place, point, directory);
+  await role.running;
+  const client = await connectNbd({ unixPath: socket }, { exportName: place.disk, clock: systemClock });
+  const block = await client.read(0, blockBytes);
+  const seconds = (performance.now() - started) / 1000;
+  await client.close();
+  await role.stop();
+  if (block.every((byte) => byte === 0)) throw new Error('the first block is zeros');
+  return seconds;
+}
+
+async function measureFirstBlock({ directory, say }: RecoveryOptions, points: number, diskBytes: number) {
+  say(`making ${points} points of a sparse disk of ${diskBytes / 1024 ** 4} TiB`);
+  const store = await makeLargeStore(directory, points, diskBytes);
+  say('command to first block');
+  const seconds: number[] = [];
+  const starts: number[] = [];
+  for (let turn = 0; turn < turns; turn += 1) {
+    seconds.push(await timeFirstBlock(store, points, directory), await timeFirstBlock(store, points / 2, directory));
+    const started = performance.now();
+    await commandOk(tidemark, ['version']);
+    starts.push((performance.now() - started) / 1000);
+  }
+  await rm(store.data, { recursive: true });
+  return {
+    firstBlockSeconds: rounded(median(seconds)),
+    firstBlock: { points, diskBytes, turns: seconds.map((each) => rounded(each)) },
+    startSeconds: rounded(median(starts)),
+  };
+}
+
+/** The first point, then two more that each changed a tenth of the disk; everything is stopped then. `original`: the disk as of the first. */
+async function replicate({ directory, size, seed, say }: RecoveryOptions, original: string): Promise<Place> {
+  const image = path.join(directory, 'disk.raw');
+  await makeContent(image, size, seed);
+  await copyFile(image, original);
+  const disks = [{ name: disk, image }];
+  const site = new Site({ directory, machine, disks, intervalSeconds: 3600, compression: 'lz4' });
+  try {
+    await site.enrollAll();
+    await site.startTarget();
+    await site.startProcessServer();
+    for (let point = 1; point <= 3; point += 1) {
+      say(`replicating point ${point}`);
+      if (point > 1) await changeBlocks(image, chooseBlocks(size, 0.1, seed + point), seed + point);
+      // Changed behind the agent's back, so it compares the disk with its replica.
+      await site.startAgent();
+      await until(`point ${point}`, async () => {
+        const text = await commandOk(tidemark, ['points', machine, '--data', site.targetData, '--json']);
+        const { points } = JSON.parse(text) as { points: { provenMs: number | null }[] };
+        return points.length >= point && points.every(({ provenMs }) => provenMs !== null);
+      });
+      await site.role('agent').stop();
+    }
+  } finally {
+    await site.stop();
+  }
+  await rm(image);
+  return { data: site.targetData, machine, disk };
+}
+
+interface FioResult {
+  readonly jobs: readonly { readonly read: { iops: number; clat_ns: { percentile: Record<string, number> } } }[];
+}
+
+/** 4 KiB at random places, four at a time. */
+async function randomRead(uri: string): Promise<ReadFigures['randomRead']> {
+  const job = ['--name=read', '--ioengine=nbd', `--uri=${uri}`, '--rw=randread', '--bs=4k', '--iodepth=4'];
+  const run = ['--time_based', `--runtime=${randomReadSeconds}`, '--output-format=json'];
+  const { stdout } = await runProgram('fio', [...job, ...run]);
+  const { read } = (JSON.parse(stdout.slice(stdout.indexOf('{'))) as FioResult).jobs[0] ?? {};
+  if (!read) throw new Error('fio said nothing');
+  const percentile = (name: string): number => Math.round((read.clat_ns.percentile[name] ?? Number.NaN) / 1000);
+  return {
+    iops: Math.round(read.iops),
+    p50Microseconds: percentile('50.000000'),
+    p99Microseconds: percentile('99.000000'),
+  };
+}
+
+interface Way {
+  readonly name: string;
+  /** Serves the disk on the socket. */
+  readonly serve: (socket: string) => Promise<() => Promise<void>>;
+}
+
+function peerWay(name: string, format: string, file: string): Way {
+  return {
+    name,
+    async serve(socket) {
+      const server = new Server('qemu-nbd', ['-r', '-f', format, '-k', socket, '-t', '-e', '8', '-x', disk, file]);
+      await until(name, () =>
+        stat(socket).then(
+          () => true,
+          () => false,
+        ),
+      );
+      return () => server.stop();
+    },
+  };
+}
+
+/** Every way in turn, `turns` times, on warm files. */
+async function measureReads(ways: readonly Way[], directory: string, size: number): Promise<ReadFigures[]> {
+  const rates = ways.map((): number[] => []);
+  const randoms = ways.map((): ReadFigures['randomRead'][] => []);
+  for (let turn = 0; turn < turns; turn += 1) {
+    for (const [index, way] of ways.entries()) {
+      const socket = path.join(directory, 'read.sock');
+      const stop = await way.serve(socket);
+      const uri = `nbd+unix:///${disk}?socket=${socket}`;
+      try {
+        const { seconds } = await runProgram('nbdcopy', ['--connections=1', uri, 'null:']);
+        rates[index]?.push(size / 1e6 / seconds);
+        randoms[index]?.push(await randomRead(uri));
+      } finally {
+        await stop();
+        await rm(socket, { force: true });
+      }
+    }
+  }
+  return ways.map(({ name }, index) => {
+    const of = (pick: (one: ReadFigures['randomRead']) => number): number => median((randoms[index] ?? []).map(pick));
+    return {
+      name,
+      megabytesPerSecond: Math.round(median(rates[index] ?? [])),
+      randomRead: {
+        iops: of(({ iops }) => iops),
+        p50Microseconds: of(({ p50Microseconds }) => p50Microseconds),
+        p99Microseconds: of(({ p99Microseconds }) => p99Microseconds),
+      },
+    };
+  });
+}
+
+async function verify(place: Place, point: number, original: string, directory: string): Promise<void> {
+  const exported = path.join(directory, 'exported.raw');
+  const words = ['export', place.machine, place.disk, '--data', place.data, '--point', String(point), '--to', exported];
+  await commandOk(tidemark, words, { timeoutMs: waitMsMax });
+  const difference = await firstDifference(original, exported);
+  await rm(exported);
+  if (difference !== null) throw new Error(`point ${point} differs from the disk as it was from byte ${difference} on`);
+}
+
+/** @throws Error when something could not be measured, or a result was not identical. */
+export async function measureRecovery(options: RecoveryOptions): Promise<RecoveryResult> {
+  const { directory, size, say } = options;
+  await requireSpace(directory, size * 6);
+  const missing = await missingPrograms('nbdcopy', 'fio');
+  if (missing.length > 0) throw new Error(`${missing.join(', ')} not installed (Debian: libnbd-bin fio)`);
+  const first = await measureFirstBlock(options, 10_000, 4 * 1024 ** 4);
+  const original = path.join(directory, 'original.raw');
+  const place = await replicate(options, original);
+  const pointRead = 1;
+  const ours: Way = {
+    name: 'tidemark nbd',
+    async serve(socket) {
+      const words = ['nbd', machine, disk, '--data', place.data, '--point', String(pointRead), '--socket', socket];
+      const role = new RoleProcess('nbd', words, path.join(directory, 'nbd.log'));
+      await role.running;
+      return async () => {
+        await role.stop();
+      };
+    },
+  };
+  const ways = [ours];
+  if ((await missingPrograms('qemu-nbd', 'qemu-img')).length === 0) {
+    const compressed = path.join(directory, 'original.qcow2');
+    say('compressing the disk for the peer');
+    await runProgram('qemu-img', ['convert', '-c', '-f', 'raw', '-O', 'qcow2', original, compressed]);
+    ways.push(peerWay('qemu-nbd, raw', 'raw', original), peerWay('qemu-nbd, compressed qcow2', 'qcow2', compressed));
+    await warm(original, compressed);
+  } else say('  qemu-nbd is not installed: no peer is measured');
+  say('reading, each way three times');
+  const [read, ...peers] = await measureReads(ways, directory, size);
+  if (!read) throw new Error('nothing was read');
+  say('comparing the point with the disk as it was');
+  await verify(place, pointRead, original, directory);
+  const ratio = (peer: ReadFigures | undefined): number | null =>
+    peer ? rounded(read.megabytesPerSecond / peer.megabytesPerSecond) : null;
+  return {
+    ...first,
+    disk: { bytes: size, points: 3, pointRead },
+    read,
+    peers: peers.length === 0 ? 'absent' : peers,
+    ratioToRaw: ratio(peers[0]),
+    ratioToCompressed: ratio(peers[1]),
+  };
+}
+
+/** For people. */
+export function recoveryLines(result: RecoveryResult): string[] {
+  const { firstBlock, read, peers } = result;
+  const row = ({ name, megabytesPerSecond, randomRead: random }: ReadFigures): string =>
+    `  ${name.padEnd(38)} ${String(megabytesPerSecond).padStart(6)} MB/s ${String(random.iops).padStart(7)} IOPS  p50 ${random.p50Microseconds} µs  p99 ${random.p99Microseconds} µs`;
+  return [
+    `command to first checked block, ${firstBlock.points} points of a disk of ${firstBlock.diskBytes / 1024 ** 4} TiB: ${result.firstBlockSeconds} s (the program alone starts in ${result.startSeconds} s)`,
+    `reading a point of ${(result.disk.bytes / 1024 ** 2).toFixed(0)} MiB through NBD, and 4 KiB at random places, four at a time:`,
+    ...[read, ...(peers === 'absent' ? [] : peers)].map(row),
+    `  ours ÷ raw ${result.ratioToRaw ?? 'not measured'} (goal 0.3), ours ÷ compressed ${result.ratioToCompressed ?? 'not measured'} (goal 1.5)`,
+  ];
+}
