@@ -140,6 +140,7 @@ export async function openMachineStore(
     directory: paths.segments,
     machineId,
     extents: points.view.extents,
+    removed: points.view.removed,
     check: 'headers' as const,
     ...(fullChanged ? { fullChanged } : {}),
   };

@@ -92,7 +92,7 @@ export class MachineSurvey {
     try {
       const filler = new IndexFiller(index, facts, points);
       const newest = { epoch: -1, base: 0 };
-      const replayOptions = { files, directory: paths.segments, machineId, extents: points.extents };
+      const replayOptions = { files, directory: paths.segments, machineId, extents: points.extents, removed: points.removed };
       const checked = check === 'headers' ? null : await replayAll({ ...replayOptions, check }, options.visit);
       const filled = await replayAll({ ...replayOptions, check: 'headers' }, async (entry) => {
         await options.visit(entry);

@@ -255,7 +255,14 @@ export class MachineView {
     const machineId = Buffer.from(this.facts.id, 'hex');
     const { segments } = machinePaths(data, machine);
     await replayAll(
-      { files, directory: segments, machineId, extents: this.points.extents, check: 'headers' },
+      {
+        files,
+        directory: segments,
+        machineId,
+        extents: this.points.extents,
+        removed: this.points.removed,
+        check: 'headers',
+      },
       (entry) => filler.take(entry),
     );
     return index.reader();

@@ -26,6 +26,8 @@ export interface ReplayOptions {
   readonly machineId: Uint8Array;
   /** The extents of all committed points (`PointsView.extents`). */
   readonly extents: readonly Extent[];
+  /** The segments that were removed (`PointsView.removed`). */
+  readonly removed: ReadonlySet<number>;
   /** Yield entries at or after this position; absent: from the first segment. The chain is followed from the start of its segment. */
   readonly from?: Position | undefined;
   /**
@@ -61,8 +63,8 @@ export interface ReplayOutcome {
 
 /** Yields entries in order; the return value of the generator is the outcome. @throws what `Files` throws. */
 export async function* replay(options: ReplayOptions): AsyncGenerator<ReplayedEntry, ReplayOutcome, void> {
-  const { files, directory, machineId, extents, from, check } = options;
-  const survey = await surveySegments({ files, directory, machineId, extents, from: from?.segment ?? 0 });
+  const { files, directory, machineId, extents, removed, from, check } = options;
+  const survey = await surveySegments({ files, directory, machineId, extents, removed, from: from?.segment ?? 0 });
   const walkOptions = {
     files,
     machineId,

@@ -6,7 +6,7 @@ import { isZero } from '../kernels/hash.ts';
 import { isProblem } from '../kit/problem.ts';
 import { decodeSealedHeader, sealedHeaderBytes, sealedRowBytes, type SealedHeader } from '../wire/sealed.ts';
 import {
-  batchDigestFits,
+  bodyDigestFits,
   checkedPrefixBytes,
   checkFits,
   decodeDropBody,
@@ -21,6 +21,7 @@ import {
   type FooterBody,
   type LayerBody,
 } from './segment-format.ts';
+import { decodeMovedHeader, movedTableBytes } from './segment-moved.ts';
 import type { SegmentWindow } from './segment-window.ts';
 
 export type EntryContent =
@@ -35,6 +36,14 @@ export type EntryContent =
       readonly body: Uint8Array | null;
     }
   | { readonly type: 'drop'; readonly seq: number }
+  | {
+      readonly type: 'moved';
+      /** What stands before the payloads; a view, valid until the reader goes on. */
+      readonly table: Uint8Array;
+      readonly bodyLength: number;
+      /** As of a batch. */
+      readonly body: Uint8Array | null;
+    }
   | { readonly type: 'footer'; readonly footer: FooterBody };
 
 export type Reading =
@@ -58,7 +67,7 @@ export type Reading =
       readonly content: EntryContent;
     };
 
-/** @param whole read BATCH bodies whole and check their digests. */
+/** @param whole read BATCH and MOVED bodies whole and check their digests. */
 export async function readEntry(window: SegmentWindow, place: EntryPlace, whole: boolean): Promise<Reading> {
   const at = place.position.offset;
   const bytes = await window.bytes(at, entryHeaderBytes);
@@ -70,6 +79,7 @@ export async function readEntry(window: SegmentWindow, place: EntryPlace, whole:
   if (!checkFits(headerBytes, prefix)) return { kind: 'not-an-entry' };
   const known = { header, headerBytes, bytes: entryBytes(header.bodyLength) };
   if (header.type === entryType.batch) return readBatch(window, at, known, whole);
+  if (header.type === entryType.moved) return readMoved(window, at, known, whole);
   const content = contentOf(header, prefix);
   return content ? { kind: 'entry', ...known, content } : { kind: 'bad-body', ...known, batch: null };
 }
@@ -107,34 +117,52 @@ function sealedHeaderOf(prefix: Uint8Array): SealedHeader | null {
   }
 }
 
-async function readBatch(
+interface Known {
+  readonly header: EntryHeader;
+  readonly headerBytes: Uint8Array;
+  readonly bytes: number;
+}
+
+async function readBatch(window: SegmentWindow, at: number, known: Known, whole: boolean): Promise<Reading> {
+  const { bodyLength } = known.header;
+  const batch = sealedHeaderOf(await window.bytes(at + entryHeaderBytes, sealedHeaderBytes));
+  const rowsEnd = batch ? sealedHeaderBytes + batch.count * sealedRowBytes : Infinity;
+  const read = batch && (await readDigested(window, at, known, rowsEnd, whole));
+  if (!read) return { kind: 'bad-body', ...known, batch };
+  return {
+    kind: 'entry',
+    ...known,
+    content: { type: 'batch', header: batch, rows: read.table, bodyLength, body: read.body },
+  };
+}
+
+async function readMoved(window: SegmentWindow, at: number, known: Known, whole: boolean): Promise<Reading> {
+  const { bodyLength } = known.header;
+  const moved = decodeMovedHeader(await window.bytes(at + entryHeaderBytes, sealedHeaderBytes));
+  const read = moved && (await readDigested(window, at, known, movedTableBytes(moved), whole));
+  if (!read) return { kind: 'bad-body', ...known, batch: null };
+  return { kind: 'entry', ...known, content: { type: 'moved', bodyLength, ...read } };
+}
+
+/** A body whose first bytes carry the digest of its rest, up to `tableEnd` or whole; null when it is not what that says. */
+async function readDigested(
   window: SegmentWindow,
   at: number,
-  known: { header: EntryHeader; headerBytes: Uint8Array; bytes: number },
+  known: Known,
+  tableEnd: number,
   whole: boolean,
-): Promise<Reading> {
+): Promise<{ table: Uint8Array; body: Uint8Array | null } | null> {
   const { bodyLength } = known.header;
   const bodyAt = at + entryHeaderBytes;
-  const batch = sealedHeaderOf(await window.bytes(bodyAt, sealedHeaderBytes));
-  const rowsEnd = batch ? sealedHeaderBytes + batch.count * sealedRowBytes : 0;
-  if (!batch || rowsEnd > bodyLength) return { kind: 'bad-body', ...known, batch };
+  if (tableEnd > bodyLength) return null;
   if (!whole) {
-    const rows = await window.bytes(bodyAt, rowsEnd);
-    if (rows.byteLength < rowsEnd) return { kind: 'bad-body', ...known, batch };
-    return { kind: 'entry', ...known, content: { type: 'batch', header: batch, rows, bodyLength, body: null } };
+    const table = await window.bytes(bodyAt, tableEnd);
+    return table.byteLength < tableEnd ? null : { table, body: null };
   }
   // The padding is covered by neither check nor digest; it must be what was written, so that no byte goes unlooked at.
   const stored = await window.bytes(bodyAt, known.bytes - entryHeaderBytes);
   const body = stored.subarray(0, bodyLength);
-  if (
-    stored.byteLength < known.bytes - entryHeaderBytes ||
-    !batchDigestFits(body) ||
-    !isZero(stored.subarray(bodyLength))
-  )
-    return { kind: 'bad-body', ...known, batch };
-  return {
-    kind: 'entry',
-    ...known,
-    content: { type: 'batch', header: batch, rows: body.subarray(0, rowsEnd), bodyLength, body },
-  };
+  if (stored.byteLength < known.bytes - entryHeaderBytes) return null;
+  if (!bodyDigestFits(body) || !isZero(stored.subarray(bodyLength))) return null;
+  return { table: body.subarray(0, tableEnd), body };
 }

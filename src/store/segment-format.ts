@@ -25,10 +25,10 @@ const entryMagic = 0x45534d54;
 const noDisk = 0xffff;
 const noBase = 2n ** 64n - 1n;
 
-export const entryType = { layer: 1, batch: 2, drop: 3, footer: 15 } as const;
+export const entryType = { layer: 1, batch: 2, drop: 3, moved: 4, footer: 15 } as const;
 export type EntryType = (typeof entryType)[keyof typeof entryType];
 
-const layerBodyBytes = 56;
+export const layerBodyBytes = 56;
 const dropBodyBytes = 8;
 const footerBodyBytes = 40;
 export const footerEntryBytes = entryHeaderBytes + footerBodyBytes;
@@ -145,9 +145,14 @@ export function entryBytes(bodyLength: number): number {
   return entryHeaderBytes + Math.ceil(bodyLength / 8) * 8;
 }
 
+/** Entries whose body begins with the digest of its rest: large ones, of which a reader may want no more than the beginning. */
+function hasDigest(type: EntryType): boolean {
+  return type === entryType.batch || type === entryType.moved;
+}
+
 /** How many bytes of the body the check covers, and so how many a reader needs to believe a header. */
 export function checkedPrefixBytes(type: EntryType, bodyLength: number): number {
-  return type === entryType.batch ? Math.min(bodyLength, sealedHeaderBytes) : bodyLength;
+  return hasDigest(type) ? Math.min(bodyLength, sealedHeaderBytes) : bodyLength;
 }
 
 /** Where and of which machine an entry is written. */
@@ -176,10 +181,10 @@ export function encodeEntryHeader(
   return bytes;
 }
 
+const entryTypes: ReadonlySet<number> = new Set(Object.values(entryType));
+
 function isEntryType(value: number): value is EntryType {
-  return (
-    value === entryType.layer || value === entryType.batch || value === entryType.drop || value === entryType.footer
-  );
+  return entryTypes.has(value);
 }
 
 function lengthFits(type: EntryType, bodyLength: number): boolean {
@@ -187,6 +192,7 @@ function lengthFits(type: EntryType, bodyLength: number): boolean {
     case entryType.layer:
       return bodyLength === layerBodyBytes;
     case entryType.batch:
+    case entryType.moved:
       return bodyLength > sealedHeaderBytes && bodyLength <= limits.wire.frameBytesMax;
     case entryType.drop:
       return bodyLength === dropBodyBytes;
@@ -275,8 +281,8 @@ export function decodeFooterBody(bytes: Uint8Array): FooterBody | null {
   return { entries: readU64(viewOf(bytes), 0), chain: bytes.slice(8, 8 + hashBytes) };
 }
 
-/** Whether a whole BATCH body carries the digest its prefix promises. */
-export function batchDigestFits(body: Uint8Array): boolean {
+/** Whether a whole BATCH or MOVED body carries the digest its prefix promises. */
+export function bodyDigestFits(body: Uint8Array): boolean {
   return sameBytes(digest(body.subarray(sealedHeaderBytes)), body.subarray(24, 24 + hashBytes));
 }
 

@@ -8,7 +8,8 @@
  *  3. A layer that lost an append takes no more: its later batches are refused. So the durable batches of a layer are always
  *     0, 1, 2, … without a gap, and a batch left whole in a given-up file can not become the middle of anything.
  *  4. What is queued is the caller's memory and bounded by the credit its sender has (C5); nothing is copied.
- *  5. While `full`, layers and batches are refused; drops are taken, they are what makes room in the end.
+ *  5. While `full`, layers and batches are refused; drops and what compaction moves are taken, they are what makes room in the end. Whoever
+ *     moves looks first whether there is room for it.
  */
 import { invariant } from '../kit/invariant.ts';
 import type { Clock } from '../kit/clock.ts';
@@ -64,7 +65,9 @@ export type NewEntry =
   | { readonly type: 'layer'; readonly diskNo: number; readonly layer: LayerBody }
   /** `body`: a SEALED body whose digest the caller has checked. It must not change until `durable` settles. */
   | { readonly type: 'batch'; readonly diskNo: number; readonly body: Uint8Array }
-  | { readonly type: 'drop'; readonly diskNo: number; readonly seq: number };
+  | { readonly type: 'drop'; readonly diskNo: number; readonly seq: number }
+  /** `body`: of `encodeMoved`. Must not change either. */
+  | { readonly type: 'moved'; readonly diskNo: number; readonly body: Uint8Array };
 
 export interface Appended {
   readonly position: Position;
@@ -156,7 +159,7 @@ export class SegmentLog {
    */
   append(entry: NewEntry): Appended {
     if (this.#closed) throw this.#failed('it is closed');
-    if (this.full && entry.type !== 'drop') throw this.#outOfSpace();
+    if (this.full && entry.type !== 'drop' && entry.type !== 'moved') throw this.#outOfSpace();
     const { type, body } = this.#admit(entry);
     let appended: Appended | null = null;
     for (const placed of this.#plan.place(type, entry.diskNo, body)) {
@@ -205,6 +208,8 @@ export class SegmentLog {
       case 'drop':
         if (this.#layers.get(entry.diskNo)?.seq === entry.seq) this.#layers.delete(entry.diskNo);
         return { type: entryType.drop, body: encodeDropBody(entry.seq) };
+      case 'moved':
+        return { type: entryType.moved, body: entry.body };
       case 'batch': {
         const { seq, batch, count } = decodeSealedHeader(entry.body);
         const { byteLength } = entry.body;

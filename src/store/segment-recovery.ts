@@ -21,6 +21,8 @@ import { SegmentLog, segmentLimits, type SegmentLogOptions } from './segment-log
 export interface OpenSegmentLogOptions extends SegmentLogOptions {
   /** The extents of all committed points. */
   readonly extents: readonly Extent[];
+  /** Segments that were removed: what still lies there goes now. */
+  readonly removed: ReadonlySet<number>;
   /** Entries at or after this position are shown to `visit`; absent: all. */
   readonly from?: Position | undefined;
   /** How what committed points rely on is checked; what lies above always is. */
@@ -43,14 +45,18 @@ export async function openSegmentLog(
   options: OpenSegmentLogOptions,
   visit: (entry: ReplayedEntry) => void | Promise<void>,
 ): Promise<OpenedSegmentLog> {
-  const { files, directory, machineId, extents, check, from } = options;
+  const { files, directory, machineId, extents, removed, check, from } = options;
   await files.makeDirectory(directory);
+  await removeSegments(files, directory, removed);
   // From where the chain must be known again: the segment the last point ends in, or what the caller asks for if it lies before.
   const mark = endOfExtents(extents);
   const start = from && mark ? (isBefore(from, mark) ? from : mark) : undefined;
-  const outcome = await replayAll({ files, directory, machineId, extents, from: start, check }, async (entry) => {
-    if (!(from && isBefore(entry.position, from))) await visit(entry);
-  });
+  const outcome = await replayAll(
+    { files, directory, machineId, extents, removed, from: start, check },
+    async (entry) => {
+      if (!(from && isBefore(entry.position, from))) await visit(entry);
+    },
+  );
   await removeSpares(files, directory);
   try {
     const repaired = await settleEnd(options, outcome);
@@ -66,6 +72,18 @@ export async function openSegmentLog(
       cause: error,
     });
   }
+}
+
+/** Unlinks those of the segments that are there. REMOVED names them durably, so whoever is interrupted does it again. */
+export async function removeSegments(files: Files, directory: string, segments: Iterable<number>): Promise<void> {
+  const there = new Set(await files.list(directory));
+  let any = false;
+  for (const segment of segments) {
+    if (!there.has(segmentName(segment))) continue;
+    await files.remove(`${directory}/${segmentName(segment)}`);
+    any = true;
+  }
+  if (any) await files.syncDirectory(directory);
 }
 
 async function settleEnd(

@@ -2,7 +2,8 @@
  * What is there before anything is replayed: the segment files of a machine, their headers, and from those how far each must
  * reach (C10). The known end of a segment is the largest of
  *  - what committed points rely on (their extents), and
- *  - what the next segment's header says of it: that header was made durable after those bytes were.
+ *  - what the next segment's header says of it: that header was made durable after those bytes were. A next one that was removed lay below the newest
+ *    point, and so did all of this one: its extents name its end.
  * What should be there up to the known end and is not, is damage; only above it can a tail be torn.
  */
 import { systemCode } from '../kit/problem.ts';
@@ -105,26 +106,31 @@ export async function lostRanges(options: {
   return lost.sort((a, b) => a.segment - b.segment);
 }
 
-/** Surveys the segments from number `from` on. Reads names and headers only. */
+/** Surveys the segments from number `from` on, up to `to` if the log goes on behind it. Reads names and headers only. */
 export async function surveySegments(options: {
   readonly files: Files;
   readonly directory: string;
   readonly machineId: Uint8Array;
   readonly extents: readonly Extent[];
+  /** Segments whose files may be gone (`PointsView.removed`): whatever still lies there is nothing. */
+  readonly removed: ReadonlySet<number>;
   readonly from: number;
+  /** The last one; default: all there are. */
+  readonly to?: number | undefined;
 }): Promise<Survey> {
-  const { files, directory, machineId, from } = options;
+  const { files, directory, machineId, removed, from, to = Infinity } = options;
+  const isAsked = (segment: number): boolean => segment >= from && segment <= to && !removed.has(segment);
   const pathOf = (segment: number): string => `${directory}/${segmentName(segment)}`;
-  const relied = extentsBySegment(options.extents.filter((extent) => extent.segment >= from));
+  const relied = extentsBySegment(options.extents.filter(({ segment }) => isAsked(segment)));
   const found = new Map<number, Found>();
   for (const name of await files.list(directory)) {
     const segment = segmentNumberOf(name);
-    if (segment !== null && segment >= from)
+    if (segment !== null && (isAsked(segment) || isAsked(segment - 1)) && !removed.has(segment))
       found.set(segment, await readHeader(files, pathOf(segment), segment, machineId));
   }
-  const numbers = new Set([...found.keys(), ...relied.keys()]);
+  const numbers = new Set([...[...found.keys()].filter(isAsked), ...relied.keys()]);
   for (const [segment, { header }] of found)
-    if (header && header.previousEnd > 0 && segment > from) numbers.add(segment - 1);
+    if (header && header.previousEnd > 0 && isAsked(segment - 1)) numbers.add(segment - 1);
 
   const born: SurveyedSegment[] = [];
   const unborn: number[] = [];
@@ -145,8 +151,8 @@ export async function surveySegments(options: {
       headerBytes: here?.headerBytes ?? new Uint8Array(0),
       extents,
       knownEnd,
-      closed: next !== null,
-      followed: born.length > 0,
+      closed: next !== null || removed.has(segment + 1),
+      followed: born.length > 0 || segment === to,
     });
   }
   return { segments: born, unborn };

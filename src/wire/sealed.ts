@@ -58,7 +58,8 @@ export function decodeSealedHeader(body: Uint8Array): SealedHeader {
   };
 }
 
-function checkRow(row: SealedRow, bounds: RowBounds, previous: number): void {
+/** @throws Problem `protocol-error`. */
+export function checkSealedRow(row: SealedRow, bounds: RowBounds, previous: number): void {
   const refuse = (what: string): never => {
     throw protocolError(`SEALED block ${row.block}: ${what}`);
   };
@@ -76,7 +77,9 @@ function checkRow(row: SealedRow, bounds: RowBounds, previous: number): void {
   if (row.codec === codec.raw && row.storedLength !== row.rawLength) refuse('stored raw but of another length');
 }
 
-function rowAt(body: Uint8Array, view: DataView, at: number, payloadOffset: number): SealedRow {
+/** The row at `at`, not checked. */
+export function readSealedRow(body: Uint8Array, at: number, payloadOffset: number): SealedRow {
+  const view = viewOf(body);
   return {
     block: view.getUint32(at, true),
     pageMask: view.getUint16(at + 4, true),
@@ -107,9 +110,9 @@ export function decodeSealedRows(
   let previous = -1;
   let payloadOffset = table;
   for (let at = sealedHeaderBytes; at < table; at += sealedRowBytes) {
-    const row = rowAt(body, view, at, payloadOffset);
+    const row = readSealedRow(body, at, payloadOffset);
     if (view.getUint8(at + 7) !== 0) throw protocolError(`SEALED block ${row.block}: reserved byte is not 0`);
-    checkRow(row, bounds, previous);
+    checkSealedRow(row, bounds, previous);
     rows.push(row);
     previous = row.block;
     payloadOffset += row.storedLength;

@@ -43,6 +43,7 @@ async function openStore(files: SimulatedFiles): Promise<OpenStore> {
       machineId,
       limits: tinyLimits,
       extents: points.view.extents,
+      removed: points.view.removed,
       check: 'digests',
     },
     (entry) => void seen.push(nameOf(entry)),

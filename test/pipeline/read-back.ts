@@ -116,6 +116,7 @@ async function readSegments(site: Site, view: MachineView, repaired: ReadonlySet
       directory: `${site.store}/segments`,
       machineId: Buffer.from(view.facts.id, 'hex'),
       extents: view.points.extents,
+      removed: view.points.removed,
       check: 'digests',
     },
     (entry) => {

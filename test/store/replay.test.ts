@@ -246,7 +246,15 @@ it('starts at a position, and lets a reader leave early', async () => {
   invariant(outcome.end, 'an end');
   const from = { segment: 1, offset: Number(names[2]?.split(/[: ]/)[1]) };
   const offsets: number[] = [];
-  for await (const entry of replay({ files: disk, directory, machineId, extents: [], from, check: 'headers' })) {
+  for await (const entry of replay({
+    files: disk,
+    directory,
+    machineId,
+    extents: [],
+    removed: new Set<number>(),
+    from,
+    check: 'headers',
+  })) {
     offsets.push(entry.position.offset);
     if (offsets.length === 2) break;
   }

@@ -62,9 +62,19 @@ export function openLog(
   files: Files,
   extents: readonly Extent[] = [],
   limits: SegmentLimits = smallLimits,
+  removed: ReadonlySet<number> = new Set(),
 ): Promise<OpenedSegmentLog & { seen: string[] }> {
   const seen: string[] = [];
-  const options = { files, clock: systemClock, directory, machineId, limits, extents, check: 'digests' as const };
+  const options = {
+    files,
+    clock: systemClock,
+    directory,
+    machineId,
+    limits,
+    extents,
+    removed,
+    check: 'digests' as const,
+  };
   return openSegmentLog(options, (entry) => void seen.push(nameOf(entry))).then((opened) => ({ ...opened, seen }));
 }
 
@@ -73,6 +83,7 @@ export function nameOf(entry: ReplayedEntry): string {
   const at = `${entry.position.segment}:${entry.position.offset} ${entry.diskNo}`;
   if (entry.type === 'layer') return `${at} layer ${entry.layer.seq}`;
   if (entry.type === 'drop') return `${at} drop ${entry.seq}`;
+  if (entry.type === 'moved') return `${at} moved ${entry.bodyLength}`;
   invariant(entry.body, 'the body was read');
   return `${at} batch ${entry.header.seq}/${entry.header.batch} ${Buffer.from(digest(entry.body)).toString('hex').slice(0, 8)}`;
 }
@@ -89,7 +100,7 @@ export async function readAll(
 ): Promise<{ seen: string[]; outcome: ReplayOutcome }> {
   const seen: string[] = [];
   const outcome = await replayAll(
-    { files, directory, machineId, extents, check: 'digests' },
+    { files, directory, machineId, extents, removed: new Set<number>(), check: 'digests' },
     (entry) => void seen.push(nameOf(entry)),
   );
   return { seen, outcome };

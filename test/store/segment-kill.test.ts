@@ -18,7 +18,8 @@ const writerCode = `
   const { openSegmentLog } = await import(root + 'src/store/segment-recovery.ts');
   const fixture = await import(root + 'test/store/segment-fixture.ts');
   const limits = ${JSON.stringify(limits)};
-  const options = { files: posixFiles, clock: systemClock, directory, machineId: fixture.machineId, limits, extents: [], check: 'digests' };
+  const options = { files: posixFiles, clock: systemClock, directory, machineId: fixture.machineId, limits, extents: [], removed: new Set(),
+    check: 'digests' };
   const { log } = await openSegmentLog(options, () => undefined);
   for (let seq = Number(first); ; seq += 1) {
     for (const name of await fixture.appendLayer(log, 0, seq, 7, 333)) process.stdout.write(name + '\\n');
@@ -44,7 +45,15 @@ it('what a killed writer had acknowledged is replayed, and another writer goes o
       expect(writer.signalCode).toBe('SIGKILL');
       acknowledged.push(...said.split('\n').slice(0, -1));
       const seen: string[] = [];
-      const options = { files: posixFiles, clock: systemClock, directory, machineId, limits, extents: [] };
+      const options = {
+        files: posixFiles,
+        clock: systemClock,
+        directory,
+        machineId,
+        limits,
+        extents: [],
+        removed: new Set<number>(),
+      };
       const { log, outcome } = await openSegmentLog(
         { ...options, check: 'digests' },
         (entry) => void seen.push(nameOf(entry)),

@@ -140,6 +140,7 @@ it('is full below the mark, takes drops meanwhile, and goes on when space return
       machineId,
       limits,
       extents: [],
+      removed: new Set<number>(),
       check: 'digests',
       fullChanged: (full) => changes.push(full),
     },
@@ -180,6 +181,7 @@ it('preallocates and rolls on a real file system, with large batches', async () 
     machineId,
     limits: { ...segmentLimits, segmentBytesMax: 4 << 20, freeBytesStop: 0, freeBytesResume: 1 },
     extents: [],
+    removed: new Set<number>(),
     check: 'digests' as const,
   };
   const { log } = await openSegmentLog(options, () => undefined);
