@@ -141,6 +141,13 @@ describe('the cache of a point', () => {
     expect(pool.givenBack).toBeGreaterThan(10);
   });
 
+  it('gives a run to who waits for it though there is no room to keep it', async () => {
+    const cache = new ReadCache(await imageOf(diskOf(content, blockSize), new FakePool()), 0);
+    const into = Buffer.alloc(content.byteLength);
+    await cache.read(into, 0);
+    expect([into.equals(content), cache.bytes]).toEqual([true, 0]);
+  });
+
   it('reads ahead of who reads in order, whole runs, each block once, and never past the end', async () => {
     const planned: number[] = [];
     const disk = diskOf(content, blockSize, (blocks) => planned.push(...blocks));

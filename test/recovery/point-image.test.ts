@@ -111,7 +111,15 @@ describe('a point read by an index', () => {
   it('that finds another record than it listed is not believed, though that record matches its own leaf', async () => {
     await expect(exported(diskOf(good, older))).rejects.toMatchObject(damaged);
     expect(await readdir(directory)).toEqual([]);
+    // Leaves are looked up first, then what is to be read.
     await expect(served(diskOf(good, good, older), 2 * 4096, 4096)).rejects.toMatchObject(damaged);
+    for (const [block, lost] of [
+      [0, good.slice(1)],
+      [2, good.filter((entry) => entry.block !== 2)],
+      [5, good.slice(0, -1)],
+    ] as const) {
+      await expect(served(diskOf(good, good, lost), block * 4096, 4096)).rejects.toMatchObject(damaged);
+    }
   });
 
   it('whose export was done could lose its name, because the directory was not synced after the rename', async () => {

@@ -6,12 +6,14 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest
 import { systemClock as clock } from '../../src/kit/clock.ts';
 import { isProblem } from '../../src/kit/problem.ts';
 import { systemRandom as random } from '../../src/kit/random.ts';
+import { limits } from '../../src/limits.ts';
 import { posixFiles as files } from '../../src/posix/files.ts';
 import { serveNbd } from '../../src/nbd/server.ts';
 import { PointBackend } from '../../src/recovery/point-backend.ts';
 import { PointImage, type PointImageOptions } from '../../src/recovery/point-image.ts';
 import { ReadPool } from '../../src/recovery/read-pool.ts';
 import { DiskStore } from '../../src/store/disk-store.ts';
+import { IndexReader } from '../../src/store/index-reader.ts';
 import type { DiskAtPoint } from '../../src/store/machine-view.ts';
 import { MachineLife, type BlockChange } from '../store/machine-fixture.ts';
 import { requireTool, runToolOk } from '../tools.ts';
@@ -21,9 +23,9 @@ const blockSize = 4096;
 const blocks = 2048;
 const size = blocks * blockSize;
 
-function changes(most: number): BlockChange[] {
+function changes(most: number, least = 1): BlockChange[] {
   const made = new Map<number, BlockChange>();
-  for (let count = 1 + ((random.bytes(1)[0] ?? 0) % most); count > 0; count -= 1) {
+  for (let count = least + ((random.bytes(1)[0] ?? 0) % most); count > 0; count -= 1) {
     const [high = 0, low = 0, kind = 0, mask = 0] = random.bytes(4);
     // Half of it in a few blocks that are written over and over.
     const block = kind % 2 === 0 ? low % 8 : (high * 256 + low) % blocks;
@@ -69,13 +71,14 @@ describe('a point of a store', () => {
   const told = async (
     points: number,
     most = 60,
+    least = 1,
   ): Promise<{ life: MachineLife; reading: StoreReading; models: Buffer[] }> => {
     const life = await MachineLife.begin();
     const reading = new StoreReading(life);
     undo.push(() => reading.end());
     const models: Buffer[] = [];
     for (let point = 1; point <= points; point += 1) {
-      await life.point(changes(most));
+      await life.point(changes(most, least));
       models.push(whole(life.image));
     }
     await life.close();
@@ -208,8 +211,30 @@ describe('a point of a store', () => {
     expect([into.equals(models[7] ?? Buffer.alloc(0)), asked]).toEqual([true, 1]);
   });
 
+  it('walks not through all versions of a block that was written often', async () => {
+    const life = await MachineLife.begin();
+    const reading = new StoreReading(life);
+    undo.push(() => reading.end());
+    const models: Buffer[] = [];
+    for (let point = 1; point <= 30; point += 1) {
+      await life.point([{ block: 3 }, { block: 4 + point, mask: 1 }]);
+      models.push(whole(life.image));
+    }
+    await life.close();
+    const at = await reading.view();
+    const lookUp = vi.spyOn(IndexReader.prototype, 'lookup');
+    for (const point of [1, 5, 17, 30]) {
+      lookUp.mockClear();
+      expect([...(await at(point)).entries()].map(({ block }) => block).length).toBe(point + 1);
+      expect(lookUp.mock.calls.length).toBe(1);
+      expect((await readAll(await imageOf(await at(point)))).bytes.equals(models[point - 1] ?? Buffer.alloc(0))).toBe(
+        true,
+      );
+    }
+  });
+
   it('names what rotted, in the threads as here, and serves the rest', async () => {
-    const { life, reading, models } = await told(1, 200);
+    const { life, reading, models } = await told(1, 200, 60);
     const model = models[0] ?? Buffer.alloc(0);
     const disk = await (await reading.view())(1);
     const stored = [...disk.entries()].filter(({ record }) => record.storedLength > 64);
@@ -256,6 +281,9 @@ describe('a point of a store', () => {
     const reads = Array.from({ length: 20 }, (_, index) =>
       backend.read(Buffer.alloc(400_000), index * 400_000).then(() => 'served', codeOf),
     );
+    await vi.waitFor(() => {
+      expect(ending.availableBytes).toBeLessThan(limits.recovery.runsInFlightBytes);
+    });
     await ending.close();
     const outcomes = new Set(await Promise.all(reads));
     expect(outcomes.has('shutting-down')).toBe(true);
