@@ -119,6 +119,7 @@ describe('a point read by an index', () => {
       [5, good.slice(0, -1)],
     ] as const) {
       await expect(served(diskOf(good, good, lost), block * 4096, 4096)).rejects.toMatchObject(damaged);
+      await expect(served(diskOf(good, good, lost), 0, geometry.size)).rejects.toMatchObject(damaged);
     }
   });
 
