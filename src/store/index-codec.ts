@@ -146,6 +146,14 @@ export function writeRecord(
   return entryBytes + (pages === null ? 0 : writePageMap(into, at + entryBytes, pages));
 }
 
+/** Where a record lies, changed in a copy of its value: all else is as it was. */
+export function movedValue(value: Buffer, place: { readonly segment: number; readonly payloadOffset: number }): Buffer {
+  const moved = Buffer.from(value);
+  moved.writeUInt32LE(place.segment, 0);
+  moved.writeUInt32LE(place.payloadOffset, 4);
+  return moved;
+}
+
 function writePageMap(into: Buffer, at: number, pages: readonly (number | null)[]): number {
   const seqs: number[] = [];
   const indices = pages.map((seq) => {

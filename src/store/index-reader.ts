@@ -220,6 +220,20 @@ export class IndexReader implements RecordLookup {
     return value && codec.readRecord(block, seq, value);
   }
 
+  /** All records of the disk, by block and seq, `indexStepEntries` at a time. */
+  *recordsOf(diskNo: number): Generator<IndexEntry[]> {
+    const { indexStepEntries } = limits.store;
+    let step: IndexEntry[] = [];
+    const end = codec.diskEndKey(diskNo);
+    for (const { key, value } of steps(this.#stores.records, codec.blockStartKey(diskNo, 0), end)) {
+      const { block, seq } = codec.readRecordKey(key);
+      if (step.push(codec.readRecord(block, seq, value)) < indexStepEntries) continue;
+      yield step;
+      step = [];
+    }
+    if (step.length > 0) yield step;
+  }
+
   layer(diskNo: number, seq: number): Uint8Array | undefined {
     return this.#stores.layers.get(codec.layerKey(diskNo, seq));
   }
@@ -299,6 +313,18 @@ export class IndexReader implements RecordLookup {
     return { entries, next: endBlock };
   }
 
+  /** Every record from this block on with its raw value, by block and seq, a step at a time: what changes meanwhile may be met or not. */
+  *rawRecords(diskNo: number, fromBlock: number, endBlock = 2 ** 32): Generator<RawRecord> {
+    const end = endBlock < 2 ** 32 ? codec.blockStartKey(diskNo, endBlock) : codec.diskEndKey(diskNo);
+    for (const { key, value } of steps(this.#stores.records, codec.blockStartKey(diskNo, fromBlock), end))
+      yield { ...codec.readRecordKey(key), value };
+  }
+
+  /** The raw value of one record. */
+  getRaw(diskNo: number, block: number, seq: number): Buffer | undefined {
+    return this.#stores.records.get(codec.recordKey(diskNo, block, seq));
+  }
+
   /** The newest Merkle nodes up to the point, as far as the index has them (`index-nodes.ts`). */
   *nodesAt(diskNo: number, point: number): Generator<NodeHash> {
     if (this.#stores.nodes) yield* nodesAt(this.#stores.nodes, diskNo, point);
@@ -307,6 +333,12 @@ export class IndexReader implements RecordLookup {
   async close(): Promise<void> {
     await this.#stores.root.close();
   }
+}
+
+export interface RawRecord {
+  readonly block: number;
+  readonly seq: number;
+  readonly value: Buffer;
 }
 
 interface EntriesStep {

@@ -6,7 +6,9 @@ import type { Clock } from '../kit/clock.ts';
 import { isProblem, type Problem } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';
 import type { Files } from '../posix/files.ts';
+import { limits } from '../limits.ts';
 import { decodeSealedRows, type SealedRow } from '../wire/sealed.ts';
+import { replayMoved } from './index-moved.ts';
 import { openDiskStore } from './disk-open.ts';
 import type { DiskStore } from './disk-store.ts';
 import { lostBlocks, type LostBlocks } from './lost-blocks.ts';
@@ -20,6 +22,7 @@ import { RecordIndex } from './record-index.ts';
 import type { ReplayedEntry, ReplayOutcome } from './replay.ts';
 import { encodeLayerBody, isBefore } from './segment-format.ts';
 import { openSegmentLog, type OpenedSegmentLog } from './segment-recovery.ts';
+import { decodeMoved } from './segment-moved.ts';
 import { lostRanges, type LostRange } from './segment-survey.ts';
 import { SegmentReader } from './segment-reader.ts';
 import type { Vault } from './vault.ts';
@@ -83,7 +86,20 @@ export class IndexFiller {
       case 'batch':
         await this.#takeBatch(entry);
         return;
+      case 'moved':
+        await this.#takeMoved(entry);
+        return;
     }
+  }
+
+  async #takeMoved(entry: ReplayedEntry & { type: 'moved' }): Promise<void> {
+    const { diskNo, table, bodyLength } = entry;
+    const disk = this.#facts.disks.find(({ no }) => no === diskNo);
+    const moved = disk
+      ? decodeMoved(Uint8Array.from(table), disk.blockSize / limits.disk.pagesPerBlock, bodyLength)
+      : null;
+    if (moved) await replayMoved(this.#index, diskNo, moved, entry.position, entry.end);
+    else this.#index.advance(entry.end);
   }
 
   async #takeBatch(entry: ReplayedEntry & { type: 'batch' }): Promise<void> {
@@ -97,7 +113,7 @@ export class IndexFiller {
       this.#index.advance(entry.end);
       return;
     }
-    const rows = rowsOf(entry, disk.blockSize / 16);
+    const rows = rowsOf(entry, disk.blockSize / limits.disk.pagesPerBlock);
     if (!rows) {
       this.#index.advance(entry.end);
       return;
@@ -148,7 +164,7 @@ export async function openMachineStore(
   // Before anything may empty the index.
   const missed = lostBlocks(await index.reader(), points.view, missing);
   const { opened, filler, copies } = await openAndIndex(logOptions, index, facts, points.view);
-  const log = new MachineLog({ segments: opened.log, index, highestSeq: await highestSeq(index, facts) });
+  const log = new MachineLog({ segments: opened.log, index, highestSeq: await highestSeq(index, facts, points.view) });
   const dropped = await dropBroken({ facts, points, log, clock, random, fatal }, filler.gaps);
   const disks: DiskStore[] = [];
   for (const record of facts.disks) {
@@ -265,9 +281,13 @@ async function makeMachine(options: OpenMachineOptions): Promise<MachineFacts> {
   return facts;
 }
 
-async function highestSeq(index: RecordIndex, facts: MachineFacts): Promise<number> {
+/** What points list counts though fold took the layers away. */
+async function highestSeq(index: RecordIndex, facts: MachineFacts, view: PointsView): Promise<number> {
   const reader = await index.reader();
   let highest = 0;
-  for (const { no } of facts.disks) for (const seq of reader.layersOf(no)) highest = Math.max(highest, seq);
+  for (const { no } of facts.disks) {
+    highest = Math.max(highest, view.listedSeq(no));
+    for (const seq of reader.layersOf(no, highest)) highest = Math.max(highest, seq);
+  }
   return highest;
 }

@@ -24,6 +24,7 @@ import type { Files } from '../posix/files.ts';
 import * as codec from './index-codec.ts';
 import type { IndexEntry, IndexRow } from './index-codec.ts';
 import { nodeKey, type NodeHash } from './index-nodes.ts';
+import { mendedPages, type IndexChange } from './index-pages.ts';
 import {
   bootFileName,
   dataDigest,
@@ -168,27 +169,34 @@ export class RecordIndex implements RecordLookup {
   }
 
   /**
-   * A DROP entry: forgets the layer and its records. Await it before the disk's next layer is applied. A process killed in the
-   * middle has not moved the position and does it again.
+   * A DROP entry: forgets the layer and its records. Await it before the disk's next layer is applied; where it comes later, because it was moved,
+   * the page maps above are made anew. A process killed in the middle has not moved the position and does it again.
    */
   async dropLayer(diskNo: number, seq: number, position: LogPosition): Promise<void> {
     await this.flushed();
-    for (const { batch, blocks } of this.#reader.batchesOf(diskNo, seq)) {
+    const batches = [...this.#reader.batchesOf(diskNo, seq)];
+    for (const { blocks } of batches) {
       await this.room();
-      this.#commit(
-        this.#position,
-        noGroup,
-        () => {
-          for (const block of blocks) {
-            this.#watch(this.#stores.records.remove(codec.writeRecordKey(this.#keyScratch, diskNo, block, seq)));
-          }
-          this.#watch(this.#stores.batches.remove(codec.batchKey(diskNo, seq, batch)));
-        },
-        blocks.length,
-      );
+      this.rewrite([...blocks].map((block) => ({ store: 'records', key: codec.recordKey(diskNo, block, seq) })));
     }
-    this.#commit(position, noGroup, () => this.#watch(this.#stores.layers.remove(codec.layerKey(diskNo, seq))));
     await this.flushed();
+    for (const { batch, blocks } of batches) {
+      const mended = [...blocks].flatMap((block) => mendedPages(this.#reader, diskNo, block));
+      await this.room();
+      this.rewrite([...mended, { store: 'batches', key: codec.batchKey(diskNo, seq, batch) }]);
+    }
+    this.rewrite([{ store: 'layers', key: codec.layerKey(diskNo, seq) }], position);
+    await this.flushed();
+  }
+
+  /** Changes as they are, in one transaction; the position moves where they are what the log says up to there. */
+  rewrite(changes: readonly IndexChange[], position: LogPosition = this.#position): void {
+    const rewriteOne = ({ store, key, value }: IndexChange): void => {
+      const into = this.#stores[store];
+      invariant(into, 'an index that is written has all stores');
+      this.#watch(value ? into.put(key, value) : into.remove(key));
+    };
+    this.#commit(position, noGroup, () => changes.forEach(rewriteOne), changes.length);
   }
 
   /** Merkle nodes that a point changes (`index-nodes.ts`). Says nothing about the log. */
