@@ -29,8 +29,9 @@ const owners = [
       'src/posix/lock.ts',
       'src/agent/guest-channel.ts',
       'src/recovery/forwarded-port.ts',
+      'src/target/admin',
     ],
-    say: 'sockets belong to transport, nbd, control and observe; the guest agent has one, the probe of a boot proof another',
+    say: 'sockets belong to transport, nbd, control and observe; the guest agent has one, the probe of a boot proof another, the target its admin socket',
   },
   {
     modules: ['node:timers', 'node:timers/promises'],
@@ -50,8 +51,8 @@ const owners = [
   },
   {
     modules: ['node:child_process'],
-    only: ['src/posix/program.ts', 'src/posix/running-program.ts'],
-    say: 'programs are started by src/posix/program.ts and src/posix/running-program.ts',
+    only: ['src/posix/program.ts', 'src/posix/running-program.ts', 'src/posix/detached.ts'],
+    say: 'programs are started by src/posix: program.ts, running-program.ts, detached.ts',
   },
   { modules: ['node:cluster'], only: [], say: 'nothing in the product forks itself' },
   { modules: ['ws'], only: ['src/transport/'], say: 'WebSockets belong to transport' },

@@ -8,6 +8,7 @@ import { addAgent } from './commands/agent.ts';
 import { addControl } from './commands/control.ts';
 import { addEnroll } from './commands/enroll.ts';
 import { addExport } from './commands/export.ts';
+import { addFailover } from './commands/failover.ts';
 import { addKey } from './commands/key.ts';
 import { addNbd } from './commands/nbd.ts';
 import { addPause, addResume } from './commands/pause.ts';
@@ -30,7 +31,7 @@ const commands = [
   ...[addUp, addControl, addProcessServer, addTarget, addAgent],
   ...[addToken, addEnroll, addKey, addProtect, addUnprotect, addStatus],
   ...[addPause, addResume, addResync],
-  ...[addPoints, addExport, addNbd, addVerify, addVersion],
+  ...[addPoints, addExport, addNbd, addFailover, addVerify, addVersion],
 ];
 
 export function buildProgram(context: CliContext): Command {

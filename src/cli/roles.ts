@@ -13,6 +13,7 @@ import type {
   TargetConfig,
   UpConfig,
 } from '../config.ts';
+import type { FailoverRoles } from './failover-roles.ts';
 
 /** Something that runs until it is closed. */
 export interface Running {
@@ -282,7 +283,7 @@ export interface StatusReport extends Judged {
   readonly machines: readonly MachineStatus[];
 }
 
-export interface Roles {
+export interface Roles extends FailoverRoles {
   startUp(config: UpConfig): Promise<Running>;
   startControl(config: ControlConfig): Promise<Running>;
   startTarget(config: TargetConfig): Promise<Running>;

@@ -1,6 +1,7 @@
 /** Composition of the master target: data directory, vault, stores, listener for process servers, reports, metrics. */
 import * as path from 'node:path';
 import type { Running } from '../cli/roles.ts';
+import { Problem } from '../kit/problem.ts';
 import type { TargetConfig } from '../config.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { Readiness } from '../observe/server.ts';
@@ -9,11 +10,13 @@ import { openMachineStore } from '../store/machine-open.ts';
 import { finishRemovals } from '../store/machine-removal.ts';
 import { listMachines, openDataDirectory, type DataDirectory } from '../store/machine-directory.ts';
 import { Vault } from '../store/vault.ts';
+import { startAdmin } from '../target/admin.ts';
 import { registerTargetSeries } from '../target/metrics.ts';
 import { Target } from '../target/target.ts';
 import { formatAddress } from '../transport/address.ts';
 import { listen } from '../transport/server.ts';
 import { controlLink } from './control-link.ts';
+import { keepFailovers } from './failover-keeper.ts';
 import { credentialsFor, lockIdentity, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 import { readBootId } from './boot-id.ts';
 import { TargetReporter } from './target-report.ts';
@@ -96,6 +99,35 @@ async function openTarget(
   return target;
 }
 
+/** Commands have records written by us from here on; what failovers there are is put in order beside. */
+async function openDoorForCommands(
+  parts: Parts,
+  logger: Logger,
+  builder: RoleBuilder,
+  config: TargetConfig,
+  target: Target,
+): Promise<void> {
+  const { files } = parts;
+  const { data } = config;
+  const admin = await startAdmin({
+    files,
+    logger,
+    data,
+    record: async (machine, entry) => {
+      if (!(await listMachines(files, data)).includes(machine))
+        throw new Problem('not-found', `${data} holds no machine ${machine}`);
+      await target.record(machine, entry);
+    },
+  });
+  builder.closers.add(() => admin.close());
+  const stopping = new AbortController();
+  const kept = keepFailovers(parts, config, logger, stopping.signal);
+  builder.closers.add(() => {
+    stopping.abort();
+    return kept;
+  });
+}
+
 export function startTarget(common: Parts, config: TargetConfig): Promise<Running> {
   const logger = common.loggerOf(config, 'target');
   const parts = partsOfRole(common, logger);
@@ -107,6 +139,7 @@ export function startTarget(common: Parts, config: TargetConfig): Promise<Runnin
     const vault = await openVault(parts, config, data);
     await finishRemovals(files, config.data);
     const target = await openTarget(parts, logger, builder, data, vault);
+    await openDoorForCommands(parts, logger, builder, config, target);
     const listener = await listen({
       ...config.listen,
       credentials,

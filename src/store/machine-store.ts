@@ -27,7 +27,7 @@ import type { MachineLog } from './machine-log.ts';
 import { giveUpLeaves, makeDiskFacts, openDiskStore, replaceLeaves } from './disk-open.ts';
 import { maxSeqAt } from './point-layers.ts';
 import { PointReader } from './point-reader.ts';
-import type { GapBody, PointBody } from './points-record.ts';
+import type { Aside, GapBody, PointBody } from './points-record.ts';
 import type { PointsLog } from './points-log.ts';
 import type { PointsView } from './points-view.ts';
 import type { Position } from './segment-format.ts';
@@ -292,6 +292,11 @@ export class MachineStore {
   /** Points that were due and not made. @throws Problem `full` (nothing changed), `points-log-sync-failed`. */
   async recordGap(gap: GapBody): Promise<void> {
     await this.#appendPoint({ type: 'gap', body: gap });
+  }
+
+  /** Writes down what is no part of a point; in turn with commits. @throws Problem `bad-record` (it can not follow what is there), `full`. */
+  recordAside(entry: Aside): Promise<void> {
+    return this.#oneAtATime.run(() => this.#appendPoint(entry));
   }
 
   async markProven(point: number, blocks: number): Promise<void> {

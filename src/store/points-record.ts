@@ -146,6 +146,13 @@ const entrySchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('removed'), body: removedBody }),
 ]);
 
+/** What others than the target may have it write down: nothing of it decides what a point is made of. */
+export const asideSchema = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('failover'), body: failoverBody }),
+  z.object({ type: z.literal('booted'), body: bootedBody }),
+]);
+export type Aside = z.infer<typeof asideSchema>;
+
 /** The hash the first record names as its predecessor's. */
 export function firstPreviousHash(machineId: Uint8Array): Uint8Array {
   return digest(machineId);

@@ -10,8 +10,10 @@ import type { Clock } from '../kit/clock.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { MachineStore } from '../store/machine-store.ts';
+import type { Aside } from '../store/points-record.ts';
 import type { Connection } from '../transport/connection.ts';
 import { newTargetCounters, type TargetCounters } from './counters.ts';
+import { failedOver } from './failed-over.ts';
 import { Gaps } from './gaps.ts';
 import { Prover } from './prover.ts';
 import { TargetSession, type SessionHost } from './session.ts';
@@ -118,6 +120,14 @@ export class Target {
     if (machine) await closeMachine(machine);
   }
 
+  /** Writes down what a command asks for, and ends the session of a source that is refused from now on. @throws as `MachineStore.recordAside`. */
+  async record(name: string, entry: Aside): Promise<void> {
+    const { store } = await this.#machine(name);
+    await store.recordAside(entry);
+    const moved = failedOver(name, store.points);
+    if (moved) this.#sessions.get(name)?.end(moved);
+  }
+
   sessions(): number {
     return this.#sessions.size;
   }
@@ -198,6 +208,8 @@ export class Target {
     const machine = await this.#machine(name);
     // Opening a store takes time; one who left meanwhile must not end who came after.
     if (session.isOver()) throw new Problem('closed', 'the session is over', { retryable: true });
+    const moved = failedOver(name, machine.store.points);
+    if (moved) throw moved;
     const older = this.#sessions.get(name);
     this.#sessions.set(name, session);
     older?.end(new Problem('superseded', `a newer session of ${name} took over`, { retryable: true }));

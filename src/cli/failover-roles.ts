@@ -1,0 +1,54 @@
+/** What `tidemark failover` needs done (`roles.ts`). */
+import type { PointChoice, Running, Vault } from './roles.ts';
+
+export interface MachineOfVault extends Vault {
+  readonly machine: string;
+}
+
+export interface FailoverRequest extends MachineOfVault {
+  /** By number or rank, or the newest proven one whose cut was not later; left out: the newest proven one. */
+  readonly point: PointChoice | { readonly atMs: number } | undefined;
+  /** TCP: on the loopback address only. */
+  readonly listen: 'unix' | 'tcp';
+  /** What may be written, map included; left out: as much as `limits.recovery` says for a test, everything for an unplanned failover. */
+  readonly spaceBytes: number | undefined;
+}
+
+export interface FailoverReport {
+  readonly id: string;
+  readonly kind: 'test' | 'unplanned';
+  readonly machine: string;
+  readonly point: number;
+  /** Null: `points.log` no longer says. */
+  readonly cutTimeMs: number | null;
+  readonly createdMs: number;
+  readonly state: 'starting' | 'running' | 'committed' | 'ending';
+  readonly generation: number;
+  /** Whether its disks can be reached now. */
+  readonly served: boolean;
+  readonly disks: readonly { readonly name: string; readonly size: number; readonly uri: string | null }[];
+  /** One line for a shell that starts the machine; null: its definition is not known, or needs files of a firmware. */
+  readonly qemu: string | null;
+  /** File with the machine as a libvirt domain. */
+  readonly domainXml: string | null;
+  readonly directory: string;
+}
+
+export interface FailoverRoles {
+  /** Beside the running replication. */
+  testFailover(request: FailoverRequest): Promise<FailoverReport>;
+  /** The replica becomes the primary. Asking again gives the one that is there. */
+  unplannedFailover(request: FailoverRequest): Promise<FailoverReport>;
+  /** What was written in it is removed, the source is the primary again. */
+  cancelFailover(request: MachineOfVault): Promise<{ readonly id: string }>;
+  commitFailover(request: MachineOfVault): Promise<FailoverReport>;
+  /** Of tests: this one, all, or (undefined) the only one. */
+  cleanUpFailovers(
+    request: MachineOfVault & { readonly which: { readonly id: string } | 'all' | undefined },
+  ): Promise<{ readonly removed: readonly string[] }>;
+  listFailovers(
+    request: Vault & { readonly machine: string | undefined },
+  ): Promise<{ readonly failovers: readonly FailoverReport[] }>;
+  /** Serves one failover's disks until it is ended; started by the others. */
+  serveFailover(request: MachineOfVault & { readonly id: string }): Promise<Running>;
+}

@@ -1,0 +1,66 @@
+/** Composition of the process that serves one failover: the point's disks, an overlay over each, one NBD server for all. */
+import { availableParallelism } from 'node:os';
+import * as path from 'node:path';
+import type { FailoverRoles } from '../cli/failover-roles.ts';
+import type { Running } from '../cli/roles.ts';
+import { Problem } from '../kit/problem.ts';
+import type { Backend } from '../nbd/backend.ts';
+import { serveNbd } from '../nbd/server.ts';
+import { FailoverDirectory } from '../recovery/failover-directory.ts';
+import { Overlay } from '../recovery/overlay.ts';
+import { OverlaySpace } from '../recovery/overlay-space.ts';
+import { PointBackend } from '../recovery/point-backend.ts';
+import { ReadPool } from '../recovery/read-pool.ts';
+import { lockIdentity, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
+import { openServedImage, openVault } from './point-access.ts';
+
+export function serveFailover(common: Parts, request: Parameters<FailoverRoles['serveFailover']>[0]): Promise<Running> {
+  const { machine, data, id } = request;
+  const logger = common.loggerOf({ logLevel: 'info' }, 'failover');
+  const parts = partsOfRole(common, logger);
+  const { files, clock } = parts;
+  return RoleBuilder.build(async (builder) => {
+    const { closers } = builder;
+    const place = new FailoverDirectory(files, data, machine, id);
+    const lock = await place.lock(clock, lockIdentity(clock, `failover ${id} of ${machine}`));
+    closers.add(() => lock.release());
+    const failover = await place.read();
+    if (!failover || failover.state === 'ending')
+      throw new Problem('not-found', `failover ${id} of ${machine} is over`);
+    const vault = await openVault(parts, request);
+    const pool = new ReadPool({ threads: availableParallelism() });
+    closers.add(() => pool.close());
+    const space = new OverlaySpace(failover.spaceBytes);
+    const exports = new Map<string, Backend>();
+    for (const { no, name } of failover.disks) {
+      const disk = { ...request, disk: name, point: failover.point };
+      const base = new PointBackend(await openServedImage(parts, closers, disk, vault, pool));
+      const overlay = await Overlay.open({
+        files,
+        paths: place.overlay(no),
+        point: failover.point,
+        base,
+        space,
+        failed: (problem) => {
+          logger.error({ machine, disk: name, error: problem }, 'a disk of this failover can only be read from now on');
+        },
+      });
+      closers.add(() => overlay.close());
+      exports.set(name, overlay);
+    }
+    const { listen } = failover;
+    if ('socket' in listen) await files.makeDirectory(path.dirname(listen.socket));
+    const server = await serveNbd({
+      exports,
+      listen: 'socket' in listen ? { unixPath: listen.socket } : listen,
+      clock,
+      files,
+    });
+    closers.add(() => server.close());
+    const disks = failover.disks.map(({ name }) => ({ name, uri: server.uri(name) }));
+    await place.writeProcess({ pid: process.pid, startedMs: clock.wallMs(), disks });
+    closers.add(() => place.removeProcess());
+    for (const { name, uri } of disks) builder.reachable(`disk ${name} of ${machine} in ${id}`, uri);
+    logger.info({ machine, failover: id, point: failover.point }, 'serving');
+  });
+}

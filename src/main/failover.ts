@@ -1,0 +1,302 @@
+/** Composition of `tidemark failover`: the steps of FAILOVER.md, each by whoever holds the turn of the machine. */
+import { tmpdir } from 'node:os';
+import type { FailoverReport, FailoverRequest, FailoverRoles, MachineOfVault } from '../cli/failover-roles.ts';
+import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
+import { limits, MiB } from '../limits.ts';
+import { lockHolder } from '../posix/lock.ts';
+import {
+  listFailovers,
+  newFailoverDirectory,
+  type Failover,
+  type FailoverDirectory,
+  type FailoverProcess,
+} from '../recovery/failover-directory.ts';
+import { listMachines, readMachineFacts } from '../store/machine-directory.ts';
+import type { FailoverBody, PointBody } from '../store/points-record.ts';
+import type { PointsView } from '../store/points-view.ts';
+import { writeAside } from './data-writer.ts';
+import { machineWordsOf, writeDomainXml } from './failover-machine.ts';
+import { choosePointFor } from './failover-point.ts';
+import { endServing } from '../recovery/failover-process.ts';
+import { failoverNamed, inTurn, pointsOf, removeFailover, served, sweep, type Turn } from './failover-turn.ts';
+import type { Parts } from './parts.ts';
+import { openVault, storeFacts } from './point-access.ts';
+
+export function testFailover(parts: Parts, request: FailoverRequest): Promise<FailoverReport> {
+  return inTurn(parts, request, async (turn) => {
+    await sweep(turn);
+    const { place, process } = await begin(turn, 'test', request);
+    return reportRunning(turn, place, process);
+  });
+}
+
+export function unplannedFailover(parts: Parts, request: FailoverRequest): Promise<FailoverReport> {
+  return inTurn(parts, request, async (turn) => {
+    const open = (await pointsOf(turn)).failover;
+    if (open) return goOn(turn, open, request.point);
+    await sweep(turn);
+    const { place, failover, process } = await begin(turn, 'unplanned', request);
+    const { id, generation, point } = failover;
+    const atMs = parts.clock.wallMs();
+    try {
+      await writeAside(parts, request.data, request.machine, {
+        type: 'failover',
+        body: { id, step: 'begun', generation, point, atMs },
+      });
+    } catch (error) {
+      // Where nobody knows whether it was written, the next run sees: it goes on, or removes what was prepared.
+      if (!isProblem(error) || error.code !== 'unreachable') await removeFailover(turn, place);
+      throw error;
+    }
+    return reportRunning(turn, place, process);
+  });
+}
+
+/** Steps 1 and 2: all that can go wrong goes wrong before anything was promised, and leaves nothing behind. */
+async function begin(
+  turn: Turn,
+  kind: Failover['kind'],
+  request: FailoverRequest,
+): Promise<{ place: FailoverDirectory; failover: Failover; process: FailoverProcess }> {
+  const { parts } = turn;
+  const points = await pointsOf(turn);
+  const body = choosePointFor(request.machine, points, request.point);
+  await openVault(parts, request);
+  const place = await newFailoverDirectory(parts.files, request.data, request.machine, kind);
+  const failover = await plan(turn, { kind, place, body, points }, request);
+  try {
+    await place.create(failover);
+    return { place, failover, process: await served(turn, place) };
+  } catch (error) {
+    await removeFailover(turn, place).catch(() => undefined);
+    const code = systemCode(error);
+    if (code !== 'ENOSPC' && code !== 'EDQUOT') throw error;
+    throw new Problem('full', `${place.path}: ${messageOf(error)}`, { remedy: 'make room there', cause: error });
+  }
+}
+
+async function plan(
+  { parts, place: { data, machine } }: Turn,
+  made: { kind: Failover['kind']; place: FailoverDirectory; body: PointBody; points: PointsView },
+  { listen, spaceBytes }: FailoverRequest,
+): Promise<Failover> {
+  const { kind, place, body, points } = made;
+  const facts = await readMachineFacts(parts.files, data, machine);
+  const disks = body.disks.map(({ no, size }) => ({
+    no,
+    name: facts?.disks.find((disk) => disk.no === no)?.name ?? `disk-${no}`,
+    size,
+  }));
+  const everything = disks.reduce((sum, { size }) => sum + 2 * size + MiB, 0);
+  const secret = parts.random.bytes(8).toString('hex');
+  return {
+    format: 1,
+    id: place.id,
+    kind,
+    machine,
+    point: body.point,
+    generation: points.generation + (kind === 'unplanned' ? 1 : 0),
+    createdMs: parts.clock.wallMs(),
+    state: 'starting',
+    disks,
+    listen: listen === 'unix' ? { socket: place.socket(tmpdir(), secret) } : { host: '127.0.0.1', port: 0 },
+    spaceBytes: spaceBytes ?? (kind === 'unplanned' ? everything : limits.recovery.overlayBytesMax),
+    definition: points.definitionAt(body.point),
+  };
+}
+
+/** An unplanned failover that was begun: what is missing of it is made good. */
+async function goOn(turn: Turn, open: FailoverBody, wanted: FailoverRequest['point']): Promise<FailoverReport> {
+  const { machine } = turn.place;
+  const points = await pointsOf(turn);
+  const point = wanted === undefined ? open.point : choosePointFor(machine, points, wanted).point;
+  if (point !== open.point) {
+    throw new Problem('bad-argument', `${machine} runs from point ${open.point} already: failover ${open.id}`, {
+      remedy: `to start it from point ${point} instead, give up what was written there: tidemark failover cancel ${machine}`,
+    });
+  }
+  const place = await failoverNamed(turn, open.id);
+  if (!place) throw directoryGone(machine, open);
+  return reportRunning(turn, place, await served(turn, place), open.step === 'committed' ? 'committed' : 'running');
+}
+
+function directoryGone(machine: string, { id, point }: FailoverBody): Problem {
+  return new Problem('damaged', `${machine} was failed over to point ${point}, and the directory of ${id} is gone`, {
+    remedy: `restore it from a copy, or give up what was written there: tidemark failover cancel ${machine}`,
+  });
+}
+
+/** The last step: it is there from now on, and where it is served stays the same. */
+export async function reportRunning(
+  turn: Turn,
+  place: FailoverDirectory,
+  process: FailoverProcess,
+  state: 'running' | 'committed' = 'running',
+): Promise<FailoverReport> {
+  const failover = await place.read();
+  if (!failover) throw new Problem('not-found', `failover ${place.id} is over`);
+  const uri = process.disks[0]?.uri ?? '';
+  const listen =
+    'socket' in failover.listen ? failover.listen : { ...failover.listen, port: Number(new URL(uri).port) };
+  const now = { ...failover, state, listen };
+  if (JSON.stringify(now) !== JSON.stringify(failover)) await place.write(now);
+  await writeDomainXml(turn.parts.files, place, now, process);
+  return report(place, now, process, await pointsOf(turn));
+}
+
+function report(
+  place: FailoverDirectory,
+  failover: Failover,
+  process: FailoverProcess | null,
+  points: PointsView,
+): FailoverReport {
+  const { id, kind, machine, point, createdMs, state, generation, disks } = failover;
+  return {
+    ...{ id, kind, machine, point, createdMs, state, generation },
+    cutTimeMs: points.point(point)?.cutTimeMs ?? null,
+    served: process !== null,
+    disks: disks.map(({ name, size }) => ({
+      name,
+      size,
+      uri: process?.disks.find((disk) => disk.name === name)?.uri ?? null,
+    })),
+    ...machineWordsOf(place, failover, process),
+    directory: place.path,
+  };
+}
+
+export function cancelFailover(parts: Parts, request: MachineOfVault): Promise<{ id: string }> {
+  const { data, machine } = request;
+  return inTurn(parts, request, async (turn) => {
+    const points = await pointsOf(turn);
+    const open = points.failover;
+    if (!open) {
+      const undone = (await sweep(turn)).find((id) => id.startsWith('unplanned-'));
+      if (undone !== undefined) return { id: undone };
+      throw new Problem('not-found', `${machine} is not failed over`, {
+        remedy: 'tidemark failover list shows what there is',
+      });
+    }
+    const { id, point } = open;
+    if (open.step === 'committed') {
+      throw new Problem('bad-argument', `failover ${id} of ${machine} was committed and can not be cancelled`, {
+        remedy: 'bring the machine back by reverse replication',
+      });
+    }
+    const place = await failoverNamed(turn, id);
+    // Ended and locked first, so that nothing is written any more when the source is the primary again.
+    const lock = place && (await endServing(place, parts, turn.identity));
+    try {
+      const generation = points.generation + 1;
+      const atMs = parts.clock.wallMs();
+      await writeAside(parts, data, machine, {
+        type: 'failover',
+        body: { id, step: 'cancelled', generation, point, atMs },
+      });
+      await place?.remove();
+    } finally {
+      await lock?.release();
+    }
+    return { id };
+  });
+}
+
+export function commitFailover(parts: Parts, request: MachineOfVault): Promise<FailoverReport> {
+  const { data, machine } = request;
+  return inTurn(parts, request, async (turn) => {
+    const points = await pointsOf(turn);
+    const open = points.failover;
+    if (!open) {
+      throw new Problem('not-found', `${machine} is not failed over`, {
+        remedy: 'tidemark failover list shows what there is',
+      });
+    }
+    const place = await failoverNamed(turn, open.id);
+    const failover = await place?.read();
+    if (!place || !failover) throw directoryGone(machine, open);
+    const { id, generation, point } = open;
+    if (open.step === 'begun') {
+      const atMs = parts.clock.wallMs();
+      await writeAside(parts, data, machine, {
+        type: 'failover',
+        body: { id, step: 'committed', generation, point, atMs },
+      });
+    }
+    const committed = { ...failover, state: 'committed' as const };
+    if (failover.state !== 'committed') await place.write(committed);
+    return report(place, committed, await processOf(parts, place), await pointsOf(turn));
+  });
+}
+
+export function cleanUpFailovers(
+  parts: Parts,
+  request: Parameters<FailoverRoles['cleanUpFailovers']>[0],
+): Promise<{ removed: string[] }> {
+  const { machine, which } = request;
+  return inTurn(parts, request, async (turn) => {
+    const open = (await pointsOf(turn)).failover;
+    if (typeof which === 'object' && which.id === open?.id) {
+      throw new Problem('bad-argument', `${which.id} is no test: ${machine} runs there`, {
+        remedy: `take it back with tidemark failover cancel ${machine}`,
+      });
+    }
+    const removed = await sweep(turn);
+    const tests = (await listFailovers(parts.files, turn.place.data, machine)).filter(({ id }) =>
+      id.startsWith('test-'),
+    );
+    const chosen = testsToRemove(machine, which, tests, removed);
+    for (const place of chosen) await removeFailover(turn, place);
+    return { removed: [...removed, ...chosen.map(({ id }) => id)] };
+  });
+}
+
+function testsToRemove(
+  machine: string,
+  which: Parameters<FailoverRoles['cleanUpFailovers']>[0]['which'],
+  tests: readonly FailoverDirectory[],
+  swept: readonly string[],
+): readonly FailoverDirectory[] {
+  const names = tests.map(({ id }) => id).join(', ') || 'none';
+  if (which === 'all') return tests;
+  if (which === undefined) {
+    if (tests.length === 1 || (tests.length === 0 && swept.length > 0)) return tests;
+    if (tests.length === 0)
+      throw new Problem('not-found', `there is no test of ${machine}`, { remedy: 'nothing is to be done' });
+    throw new Problem('bad-argument', `${machine} has several tests: ${names}`, {
+      remedy: 'name one of them, or say --all',
+    });
+  }
+  const found = tests.filter(({ id }) => id === which.id);
+  if (found.length > 0 || swept.includes(which.id)) return found;
+  throw new Problem('not-found', `${machine} has no test ${which.id}`, { remedy: `its tests: ${names}` });
+}
+
+export async function listAllFailovers(
+  parts: Parts,
+  request: Parameters<FailoverRoles['listFailovers']>[0],
+): Promise<{ failovers: FailoverReport[] }> {
+  const { data } = request;
+  await storeFacts(parts, data);
+  const machines = request.machine === undefined ? await listMachines(parts.files, data) : [request.machine];
+  const failovers: FailoverReport[] = [];
+  for (const machine of machines) {
+    if (!(await readMachineFacts(parts.files, data, machine))) {
+      throw new Problem('not-found', `${data} holds no machine ${machine}`, {
+        remedy: 'run tidemark points to see which there are',
+      });
+    }
+    const points = await pointsOf({ parts, place: { ...request, machine } });
+    for (const place of await listFailovers(parts.files, data, machine)) {
+      const failover = await place.read();
+      if (failover) failovers.push(report(place, failover, await processOf(parts, place), points));
+    }
+  }
+  return { failovers };
+}
+
+/** The process that serves it now; looks without taking anything. */
+async function processOf({ files, clock }: Parts, place: FailoverDirectory): Promise<FailoverProcess | null> {
+  const holder = await lockHolder(files, clock, place.path).catch(() => null);
+  const found = await place.process();
+  return holder !== null && found?.pid === holder.pid ? found : null;
+}
