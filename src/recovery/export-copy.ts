@@ -65,6 +65,7 @@ export class ExportCopy {
     for await (const run of this.#image.runs(this.#missing())) {
       for (const problem of run.damaged.values()) throw problem;
       await this.#writeRun(run);
+      this.#image.giveBack(run);
       const last = run.entries.at(-1);
       if (last) this.#options.progress(Math.min(geometry.size, (last.block + 1) * geometry.blockSize));
       if (this.#options.signal.aborted) throw new Problem('interrupted', 'the export was interrupted');

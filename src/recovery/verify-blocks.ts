@@ -31,7 +31,7 @@ export interface BlocksOfPoint {
 /** Blocks whose versions are gone through together, so that neighbours in a task are of different blocks. */
 const stretchBlocks = 64;
 
-/** For each of the history's points. @throws Problem `interrupted`, `read-failed`, `no-key`, `shutting-down`. */
+/** For each of the history's points. @throws Problem `interrupted`, `read-failed`, `shutting-down`. */
 export async function checkBlocks(history: DiskHistory, options: BlocksOptions): Promise<BlocksOfPoint[]> {
   const { blockSize } = history.disk;
   const tally = new Tally(history.points.length);
@@ -117,11 +117,13 @@ async function checkRun(
   { keys, pool }: BlocksOptions,
   tally: Tally,
 ): Promise<void> {
-  const { failures } = await pool.read(history.plan(versions, keys));
+  const { bytes, failures } = await pool.read(history.plan(versions, keys));
+  pool.giveBack(bytes);
   for (const failure of failures) {
     const version = versions[failure.index];
     invariant(version, 'a failure is of a block of the run');
-    if (failure.code !== 'damaged') throw problemOf(failure);
+    // A key version that `machine.json` does not have is damage of that file.
+    if (failure.code !== 'damaged' && failure.code !== 'no-key') throw problemOf(failure);
     tally.damaged(version);
   }
   for (const version of versions) tally.checked(version);

@@ -10,7 +10,7 @@ import { merkleHashes } from '../kernels/hash.ts';
 import type { Clock } from '../kit/clock.ts';
 import { Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
-import type { DiskHistory, PointOfDisk } from '../store/disk-history.ts';
+import type { DiskHistory, PointOfDisk, Version } from '../store/disk-history.ts';
 
 const { leafBytes, leavesPerNode } = limits.disk;
 
@@ -22,7 +22,7 @@ export interface RootOptions {
 }
 
 /** For each of the history's points whether the root matches. @throws Problem `interrupted`. */
-export async function checkRoots(history: DiskHistory, options: RootOptions): Promise<boolean[]> {
+export async function checkRoots(history: LeafHistory, options: RootOptions): Promise<boolean[]> {
   const good: boolean[] = [];
   while (good.length < history.points.length) {
     const window = new Window(history, good.length, options.changesMax ?? limits.recovery.verifyChangesMax);
@@ -39,6 +39,15 @@ export async function checkRoots(history: DiskHistory, options: RootOptions): Pr
   return good;
 }
 
+/** Of a `DiskHistory`. */
+export interface LeafHistory extends Pick<DiskHistory, 'points' | 'blocks'> {
+  versions(
+    block: number,
+    first: number,
+    end: number,
+  ): Iterable<Pick<Version, 'from' | 'end'> & { readonly entry: Pick<Version['entry'], 'leaf'> }>;
+}
+
 interface LeafChange {
   /** From this point of the history on. */
   readonly at: number;
@@ -53,7 +62,7 @@ interface NodeHash {
 
 /** Points [first, end) of a history. */
 class Window {
-  readonly #history: DiskHistory;
+  readonly #history: LeafHistory;
   readonly #first: number;
   readonly #changesMax: number;
   /** Points at which the disk is larger than at the one before. */
@@ -68,7 +77,7 @@ class Window {
   /** Points that select a block behind the end of their disk. */
   readonly #beyond = new Set<number>();
 
-  constructor(history: DiskHistory, first: number, changesMax: number) {
+  constructor(history: LeafHistory, first: number, changesMax: number) {
     this.#history = history;
     this.#first = first;
     this.#end = history.points.length;

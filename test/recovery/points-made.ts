@@ -1,5 +1,5 @@
 /** A machine with some points on real files, what its disk was at each, and a way to read them. */
-import { rm } from 'node:fs/promises';
+import { cp, rm } from 'node:fs/promises';
 import * as path from 'node:path';
 import { systemClock as clock } from '../../src/kit/clock.ts';
 import { systemRandom as random } from '../../src/kit/random.ts';
@@ -15,30 +15,54 @@ export const diskBytes = 2048 * blockSize;
 /** What changed before a point, in one layer; nothing: the point adds none. */
 export type PointPlan = readonly BlockChange[];
 
+export interface MakeOptions {
+  /** The target begins anew, in a new segment, before every n-th point. */
+  readonly restartEvery?: number;
+  /** A copy of its directory is kept after every n-th point. */
+  readonly keepEvery?: number;
+  /** A layer behind the last point that no point lists. */
+  readonly unlisted?: PointPlan;
+}
+
 export class PointsMade {
   /** `home/data` is the target's directory, `home/vault.key` its key. */
   readonly home: string;
   /** By point, from 1 on at index 0. */
   readonly contents: readonly Buffer[];
+  /** Copies of the target's directory. */
+  readonly kept: readonly string[];
   readonly #undo: (() => Promise<void>)[] = [];
 
-  private constructor(home: string, contents: readonly Buffer[]) {
+  private constructor(home: string, contents: readonly Buffer[], kept: readonly string[]) {
     this.home = home;
+    this.kept = kept;
     this.contents = contents;
   }
 
-  /** @param restartEvery the target begins anew, in a new segment, before every n-th point. */
-  static async make(plan: readonly PointPlan[], restartEvery = Infinity): Promise<PointsMade> {
+  static async make(
+    plan: readonly PointPlan[],
+    { restartEvery = Infinity, keepEvery = Infinity, unlisted = [] }: MakeOptions = {},
+  ): Promise<PointsMade> {
     let life = await MachineLife.begin();
     const contents: Buffer[] = [];
+    const kept: string[] = [];
     for (const [number, changes] of plan.entries()) {
-      if (number > 0 && number % restartEvery === 0) life = await life.again();
+      if (number > 0 && number % restartEvery === 0) {
+        life = await life.again();
+        // Another process server: an epoch of its own.
+        await life.store.acquireEpoch('bb');
+      }
       if (changes.length > 0) await life.point(changes);
       else await life.commit(null, 0);
       contents.push(contentOf(life.image));
+      if ((number + 1) % keepEvery !== 0) continue;
+      const copy = path.join(life.directory, `after-${number + 1}`);
+      await cp(path.join(life.directory, 'data'), copy, { recursive: true });
+      kept.push(copy);
     }
+    if (unlisted.length > 0) await life.layer(unlisted);
     await life.close();
-    return new PointsMade(life.directory, contents);
+    return new PointsMade(life.directory, contents, kept);
   }
 
   get data(): string {

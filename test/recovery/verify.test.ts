@@ -31,7 +31,7 @@ beforeAll(async () => {
       blocks(1900, 148),
       blocks(55, 5, 1, 0x8000),
     ],
-    3,
+    { restartEvery: 3 },
   );
   damaged = path.join(made.home, 'damaged');
 }, 30_000);
