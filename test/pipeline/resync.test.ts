@@ -2,12 +2,12 @@
  * Resync over the whole data path: whatever the agent lost, old points stay, what differs travels and nothing else does, and what was read or
  * sent once is neither read nor sent again, whoever is interrupted where.
  */
-import { closeSync, openSync, rmSync, utimesSync, writeSync } from 'node:fs';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { registerAgentSeries } from '../../src/agent/metrics.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { createRegistry } from '../../src/observe/registry.ts';
 import { frameType } from '../../src/wire/frame.ts';
+import { changeBehind, lose, segmentReads, type Loss } from './losses.ts';
 import { readBack } from './read-back.ts';
 import { Site, type SiteOptions } from './site.ts';
 import { clock } from './surroundings.ts';
@@ -74,28 +74,6 @@ function hashed(site: Site): number {
   return site.agent?.agent.report().counters.blocksHashed ?? 0;
 }
 
-type Loss = 'leaves' | 'log' | 'both' | 'json' | 'state' | 'touched';
-
-function lose(site: Site, loss: Loss): void {
-  if (loss === 'leaves' || loss === 'both') rmSync(`${site.state}/vd0.leaves`);
-  if (loss === 'log' || loss === 'both') rmSync(`${site.state}/vd0.hrl`);
-  if (loss === 'json') rmSync(`${site.state}/vd0.json`);
-  if (loss === 'state') rmSync(site.state, { recursive: true });
-  if (loss === 'touched') utimesSync(site.disk(0).image, new Date(), new Date(1_000_000_000_000));
-}
-
-/** Changes every 100th block of the image while no agent looks. Returns how many. */
-function changeBehind(site: Site): number {
-  const fd = openSync(site.disk(0).image, 'r+');
-  let changed = 0;
-  // Nothing in the last node.
-  for (let block = 7; block < 2 * 1024; block += 100, changed += 1)
-    writeSync(fd, Buffer.from('behind'), 0, 6, block * blockSize + 99);
-  closeSync(fd);
-  site.disk(0).changedBehind();
-  return changed;
-}
-
 describe('what is lost while the agent is away', () => {
   const cases: [Loss, string, 'compares' | 'knows'][] = [
     ['leaves', 'leaves-lost', 'compares'],
@@ -104,14 +82,21 @@ describe('what is lost while the agent is away', () => {
     ['json', 'leaves-lost', 'compares'],
     ['state', 'log-new', 'compares'],
     ['touched', 'changed-behind', 'knows'],
+    ['header', 'log-damaged', 'knows'],
+    ['activity', 'log-damaged', 'knows'],
+    ["another disk's log", 'log-foreign', 'knows'],
+    ['half the leaves', 'leaves-lost', 'compares'],
+    ['too small a disk', 'grown', 'knows'],
   ];
 
   test.each(cases)('%s: an unchanged disk is read, and no block travels', async (loss, reason, how) => {
     const site = await started();
     const first = await site.point();
+    await site.proven(first);
     await site.endAgent('close');
     lose(site, loss);
     const traffic = new Traffic(site);
+    const reads = segmentReads(site);
     await site.startAgent();
     await site.until(() => site.resyncOf() !== null || site.acknowledged.size > 1, 'the loss is noticed');
     expect(site.resyncOf()?.reason ?? reason).toBe(reason);
@@ -120,7 +105,8 @@ describe('what is lost while the agent is away', () => {
     expect(traffic.of(frameType.batch)).toBe(0);
     expect(traffic.of(frameType.leaves)).toBeLessThanOrEqual(8);
     expect(traffic.of(frameType.checksums)).toBe(how === 'compares' ? nodesBytes : 0);
-    expect(hashed(site)).toBe(blocks);
+    expect(hashed(site)).toBe(site.disk(0).size / blockSize);
+    expect(reads()).toBe(0);
     expect(site.resyncOf()).toBeNull();
     await over(site);
   });
@@ -133,13 +119,16 @@ describe('what is lost while the agent is away', () => {
     lose(site, loss);
     const traffic = new Traffic(site);
     await site.startAgent();
-    await site.point();
+    const reads = segmentReads(site);
+    await site.proven(await site.point());
+    // To prove what was changed the target reads it: they are counted.
+    expect(reads()).toBeGreaterThan(0);
     const leavesBytes = 16 + 2 * 1024 * 32;
     expect(traffic.of(frameType.checksums)).toBe(how === 'compares' ? nodesBytes + leavesBytes : 0);
     const batches = traffic.frames.get(frameType.batch) ?? 0;
     expect(traffic.of(frameType.batch)).toBe(batches * 16 + changed * (48 + blockSize));
     // Once to find them, once to send them.
-    expect(hashed(site)).toBe(blocks + changed);
+    expect(hashed(site)).toBe(site.disk(0).size / blockSize + changed);
     await over(site);
   });
 });
