@@ -18,7 +18,6 @@ import { FlightLog, newCounters, type AgentCounters } from './counters.ts';
 import { runCycle, type CycleContext, type CycleOutcome } from './cycle.ts';
 import { Gaps, type GapReason } from './gaps.ts';
 import { inlineHasher, type BlockHasher } from './hash-blocks.ts';
-import type { ReplicaDisk } from './replica-disk.ts';
 import { resyncDisk } from './resync-disk.ts';
 import { ResyncGate } from './resync-gate.ts';
 import type { ResyncReport, ResyncRequest, ResyncWindow } from './resync.ts';

@@ -9,6 +9,7 @@ import type { CutAll, CutReport } from '../capture/contract.ts';
 import { withLayer } from '../kernels/layer-run.ts';
 import type { Clock } from '../kit/clock.ts';
 import { limits } from '../limits.ts';
+import type { MachineDefinition } from '../wire/definition.ts';
 import type { Gap } from '../wire/gap.ts';
 import type { PointMessage } from '../wire/point.ts';
 import type { AgentCounters, FlightLog } from './counters.ts';
@@ -39,6 +40,8 @@ export interface CycleContext {
   readonly pace: (bytes: number) => Promise<void>;
   /** What made the cut app-consistent; null: nothing did. Asked for after the cut. */
   readonly evidence: () => string | null;
+  /** What the machine is, beside its disks; default and null: nobody said. Travels with the points. */
+  readonly definition?: () => MachineDefinition | null;
 }
 
 interface Sums {
@@ -121,7 +124,8 @@ async function commit(context: CycleContext, cut: CutReport, sums: readonly Sums
     writes: cut.writes[index] ?? 0,
   }));
   const askedMs = context.clock.monotonicMs();
-  const answer = await context.session.commit({ cutTimeMs: cut.cutTimeMs, ...claimOf(context), disks });
+  const definition = context.definition?.() ?? null;
+  const answer = await context.session.commit({ cutTimeMs: cut.cutTimeMs, ...claimOf(context), definition, disks });
   context.counters.stageMs.commit += context.clock.monotonicMs() - askedMs;
   if (answer.kind === 'committed') {
     for (const disk of context.disks) await disk.committed(answer.message.point);

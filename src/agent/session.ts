@@ -18,6 +18,7 @@ import type { ChecksumBounds, Checksums, Difference } from '../wire/checksums.ts
 import { decodeCommitted, type Committed } from '../wire/committed.ts';
 import { decodeCredit } from '../wire/credit.ts';
 import { encodeCycle, type Cycle } from '../wire/cycle.ts';
+import { type MachineDefinition, sameDefinition } from '../wire/definition.ts';
 import { decodeDurable, type Durable } from '../wire/durable.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
 import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
@@ -65,6 +66,8 @@ export class Session {
   /** Cut time of the newest point the target has of these disks, milliseconds since the Unix epoch; null: it has none. */
   newestCutMs: number | null = null;
   #nextCounter = 1;
+  /** As the target was told with a point of this session. */
+  #definition: MachineDefinition | null = null;
   #state: State;
   readonly #ended = Promise.withResolvers<Problem>();
   readonly #connection: Connection;
@@ -172,14 +175,20 @@ export class Session {
     await this.#send(encodeGap(gap));
   }
 
-  /** Sends POINT and waits for its answer. */
-  async commit(message: PointMessage): Promise<PointAnswer> {
+  /** Sends POINT and waits for its answer. The definition goes out with the first point of the session, and when it changed. */
+  async commit({
+    definition = null,
+    ...message
+  }: Omit<PointMessage, 'definition'> & { readonly definition?: MachineDefinition | null }): Promise<PointAnswer> {
     const state = this.#assertReady();
     invariant(state.answer === null, 'one POINT at a time');
     const answer = Promise.withResolvers<PointAnswer>();
     state.answer = answer;
-    await this.#send(encodePointMessage(message));
-    return answer.promise;
+    const news = definition !== null && !sameDefinition(definition, this.#definition);
+    await this.#send(encodePointMessage(news ? { ...message, definition } : message));
+    const answered = await answer.promise;
+    if (answered.kind === 'committed') this.#definition = definition;
+    return answered;
   }
 
   /** What of these checksums differs at the target. Answers come in order. */

@@ -18,6 +18,7 @@ import { Serial } from '../kit/serial.ts';
 import { limits } from '../limits.ts';
 import type { Geometry } from '../disk/geometry.ts';
 import type { Files } from '../posix/files.ts';
+import { type MachineDefinition, sameDefinition } from '../wire/definition.ts';
 import type { Consistency } from '../wire/point.ts';
 import { counterOf, epochOf } from '../wire/seq.ts';
 import { inheritedDamage, leansOn, type InheritedDamage } from './damaged-blocks.ts';
@@ -32,12 +33,15 @@ import type { PointsLog } from './points-log.ts';
 import type { PointsView } from './points-view.ts';
 import type { Position } from './segment-format.ts';
 import type { SegmentReader } from './segment-reader.ts';
+import { StoredRecords } from './stored-records.ts';
 import type { Vault } from './vault.ts';
 
 export interface NewPoint {
   readonly cutTimeMs: number;
   readonly consistency: Consistency;
   readonly evidence?: string | undefined;
+  /** What the machine is from this point on; left out: what it was. */
+  readonly definition?: MachineDefinition | undefined;
   readonly epoch: number;
   readonly disks: readonly {
     readonly store: DiskStore;
@@ -221,6 +225,7 @@ export class MachineStore {
       extents: log.segments.extentsSince(this.points.mark),
     };
     for (const { store } of wanted.disks) await store.noteNodes(point);
+    await this.#noteDefinition(point, wanted);
     await this.#appendPoint({ type: 'point', body });
     // The point exists: every disk takes note, even if the leaf file of one of them fails.
     const noted = await Promise.allSettled(
@@ -236,6 +241,12 @@ export class MachineStore {
       if (store.leavesLost) await giveUpLeaves(store, files, leaves).catch(() => undefined);
     }
     return { kind: 'committed', point };
+  }
+
+  /** Before the point, so that a point is never without the definition that came with it. */
+  async #noteDefinition(point: number, { definition }: NewPoint): Promise<void> {
+    if (definition === undefined || sameDefinition(definition, this.points.definitionAt(point))) return;
+    await this.#appendPoint({ type: 'machine', body: { atMs: this.#parts.clock.wallMs(), definition } });
   }
 
   /** Points whose proof has not ended yet, oldest first. */
@@ -287,6 +298,15 @@ export class MachineStore {
       readAt: (segment, into, offset) => reader.readAt(segment, into, offset),
     });
     return { geometry: disk.geometry, readBlock: (block, into) => points.readBlock(disk.no, block, into) };
+  }
+
+  /** All that is stored, for who checks it in place. */
+  storedRecords(): StoredRecords {
+    const { files, data, machine, facts, log, points, reader } = this.#parts;
+    const { directory: machineDirectory, segments: directory } = machinePaths(data.path, machine);
+    const [machineId, { index }] = [Buffer.from(facts.id, 'hex'), log];
+    const at = { machine, machineId, machineDirectory, directory };
+    return new StoredRecords({ ...at, files, points: points.view, index, reader });
   }
 
   /** Points that were due and not made. @throws Problem `full` (nothing changed), `points-log-sync-failed`. */

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { limits } from '../limits.ts';
 import { decodeControl, diskIndex, encodeControl, hex, safeInteger } from './control-body.ts';
+import { definitionSchema } from './definition.ts';
 import { frameType, noDisk } from './frame.ts';
 import { layerRunField } from './layer-run.ts';
 
@@ -14,6 +15,8 @@ const schema = z.object({
   consistency: z.enum(consistencies),
   /** What froze the applications, and for how long; with `app` only. */
   evidence: z.string().max(1024).optional(),
+  /** What the machine is from this point on; left out: what it was, or nobody knows. */
+  definition: definitionSchema.optional(),
   disks: z
     .array(
       z.object({

@@ -58,6 +58,7 @@ export class AgentLife {
       intervalMs: () => site.intervalMs,
       compression: () => 'lz4',
       ...(site.app ? { app: site.app } : {}),
+      definition: () => site.definition,
       resyncWindow: () => site.resyncWindow(),
       resyncAtDirtyRatio: () => site.resyncAtDirtyRatio,
       ...(site.hasher ? { hasher: site.hasher } : {}),

@@ -17,6 +17,7 @@ import { compareChecksums } from '../../src/process-server/compare-checksums.ts'
 import type { Sealer } from '../../src/process-server/pool.ts';
 import { sealBatch, sealedFrameBytesMax } from '../../src/process-server/seal-batch.ts';
 import { ProcessServer } from '../../src/process-server/server.ts';
+import type { MachineDefinition } from '../../src/wire/definition.ts';
 import { AgentLife } from './agent-life.ts';
 import { DiskModel } from './model.ts';
 import { clock, machine, type Surroundings } from './surroundings.ts';
@@ -72,6 +73,7 @@ export class Site implements Surroundings {
   readonly fatal: Problem[] = [];
   intervalMs: number;
   app: AppConsistency | undefined;
+  definition: MachineDefinition | null = null;
   oldPagesBytesMax = 256 * 1024;
   /** When the resync window opens; null: it is open. */
   resyncOpensAtMs: number | null = null;

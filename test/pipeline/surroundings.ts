@@ -7,6 +7,7 @@ import type { CutAll } from '../../src/capture/contract.ts';
 import type { Problem } from '../../src/kit/problem.ts';
 import type { Logger } from '../../src/observe/logger.ts';
 import type { ProcessServer } from '../../src/process-server/server.ts';
+import type { MachineDefinition } from '../../src/wire/definition.ts';
 import type { DiskModel } from './model.ts';
 import type { Hop } from './wires.ts';
 
@@ -35,6 +36,8 @@ export interface Surroundings {
   readonly hasher: BlockHasher | undefined;
   /** What freezes around the agent's cuts, if anything. */
   readonly app: AppConsistency | undefined;
+  /** What the agent is told that its machine is. */
+  readonly definition: MachineDefinition | null;
   /** Bounds of copy-before-write: memory, and as much again in the scratch file. */
   readonly oldPagesBytesMax: number;
   readonly agentHop: Hop;
