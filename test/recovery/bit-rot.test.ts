@@ -27,7 +27,7 @@ import { blocks, PointsMade } from './points-made.ts';
 // On the calling thread: starting threads a thousand times would take most of the time.
 vi.mock('../../src/recovery/read-pool.ts', async () => ({ ReadPool: (await import('./read-here.ts')).ReadHere }));
 
-const places = process.env['TIDEMARK_TEST_SOAK'] === '1' ? 1000 : 120;
+const places = process.env['TIDEMARK_TEST_SOAK'] === '1' ? 1000 : 100;
 const roles = composeRoles('0.0.0-test');
 const progress = { report: () => undefined };
 const { signal } = new AbortController();
@@ -346,6 +346,16 @@ async function lies(report: VerifyReport | 'refused'): Promise<string[]> {
   return found;
 }
 
+async function withoutIndex<T>(without: boolean, work: () => Promise<T>): Promise<T> {
+  if (!without) return work();
+  await files.rename(machineFile('index'), machineFile('index.away'));
+  try {
+    return await work();
+  } finally {
+    await files.rename(machineFile('index.away'), machineFile('index'));
+  }
+}
+
 describe('bit rot', () => {
   it('was not there before anything was changed', async () => {
     const report = await verified();
@@ -373,7 +383,9 @@ describe('bit rot', () => {
         const fault = faultOf(due, report);
         if (fault !== null) faults.push(`${what}: ${fault}`);
         // Exports cost most of the time: some places are enough for them in every run.
-        if (place % 4 === 0) faults.push(...(await lies(report)).map((lie) => `${what}: ${lie}`));
+        // Half of them without the target's index, which still knows what was there.
+        if (place % 2 === 0)
+          faults.push(...(await withoutIndex(place % 4 === 0, () => lies(report))).map((lie) => `${what}: ${lie}`));
       } finally {
         for (const [file, bytes] of kept) await writeFile(file, bytes);
       }
