@@ -104,6 +104,22 @@ export const limits = {
     proofSliceBytes: 256 * KiB,
     /** A proof that could not read is tried again after this, or when the next point comes. */
     proofRetryMs: 30_000,
+    /** Tries after which a block that the medium does not give back is damaged. */
+    unreadableTriesMax: 5,
+    /** Of one core, for checking what is stored, all machines together. */
+    scrubCpuShare: 0.05,
+    /** The shortest pause worth a timer, and how long a step waits for ingest and proof at most. */
+    scrubPauseMs: 20,
+    scrubYieldMs: 1_000,
+    /** From the begin of one pass over everything to the next one's, and from the start to the first step. */
+    scrubEveryMs: 24 * 3600 * 1000,
+    scrubFirstMs: 60_000,
+    /** A pass that could not go on is tried again after this. */
+    scrubRetryMs: 30_000,
+    /** How often its progress is noted. */
+    scrubSaveMs: 30_000,
+    /** Damaged places remembered per machine. */
+    scrubRangesMax: 1_000,
     /** Gaps of one machine are noted so often, merged by reason, and with each point. */
     gapsEveryMs: 60_000,
   },
@@ -132,6 +148,13 @@ export const limits = {
     pointsRecordBytesMax: 16 * MiB,
     /** Blocks one DAMAGED record names at most. */
     damagedBlocksMax: 1_000,
+    /** Records a fold looks at, and what compaction gathers into one MOVED, before ingest goes first. */
+    foldStepRecords: 1_024,
+    movedBytes: 1 * MiB,
+    /** How long the file of a removed segment stays after `points.log` says so: who looked a record up before may still be about to read it. */
+    removeAfterMs: 10_000,
+    /** Dead bytes in hundredths of the live ones that compaction leaves where they are, all segments together. */
+    deadPercentMax: 20,
     /** Runs of points one RETIRED record names at most; more follow in the next. */
     retiredRunsMax: 10_000,
   },

@@ -9,6 +9,9 @@ export interface TargetCounters {
   pointsProven: number;
   blocksProven: number;
   integrityErrors: number;
+  /** Stored bytes read and checked in the background, and versions of blocks that were found damaged then. */
+  scrubbedBytes: number;
+  scrubDamage: number;
   refused: number;
   /** Stores given up because their index could not be written, and opened again. */
   storesFailed: number;
@@ -29,6 +32,8 @@ export function newTargetCounters(): TargetCounters {
     pointsProven: 0,
     blocksProven: 0,
     integrityErrors: 0,
+    scrubbedBytes: 0,
+    scrubDamage: 0,
     refused: 0,
     storesFailed: 0,
     queuedBytes: 0,

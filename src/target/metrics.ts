@@ -3,6 +3,7 @@ import { limits } from '../limits.ts';
 import type { MetricRegistry, Sample, SeriesDeclaration } from '../observe/registry.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import type { TargetCounters } from './counters.ts';
+import type { Scrubber } from './scrubber.ts';
 import type { Target } from './target.ts';
 
 const counter = (name: string, help: string) =>
@@ -18,6 +19,8 @@ const counters: readonly (readonly [Exclude<keyof TargetCounters, 'stageMs'>, Se
   ['pointsProven', counter('points_proven', 'Recovery points proven from stored bytes.')],
   ['blocksProven', counter('blocks_proven', 'Blocks rebuilt from stored bytes and matched to their leaf.')],
   ['integrityErrors', counter('integrity_errors', 'Blocks whose stored bytes failed a check.')],
+  ['scrubbedBytes', counter('scrubbed_bytes', 'Stored bytes read and checked again in the background.')],
+  ['scrubDamage', counter('scrub_damaged_blocks', 'Versions of blocks that were found damaged in doing so.')],
   ['refused', counter('sessions_refused', 'Sessions ended for breaking the protocol or lacking authority.')],
   [
     'storesFailed',
@@ -35,6 +38,14 @@ const newestCommitted = perMachine(
 const newestProven = perMachine('newest_proven_point_cut_timestamp_seconds', 'Cut time of the newest proven point.');
 const points = perMachine('points', 'Recovery points kept.');
 const full = perMachine('target_full', '1 while there is no space for content and acknowledging has stopped.');
+const scrubCoverage = perMachine(
+  'scrub_coverage_ratio',
+  'Share of the stored bytes that were checked in the pass over everything that is under way, or in the one before.',
+);
+const scrubbedSince = perMachine(
+  'scrub_oldest_check_timestamp_seconds',
+  'When the last whole pass began: everything that was stored by then was checked since. Absent before the first.',
+);
 const stages = ['batch', 'commit', 'proof'] as const;
 const stageSeconds = {
   name: 'tidemark_target_stage_seconds_total',
@@ -89,6 +100,16 @@ export function registerTargetSeries(registry: MetricRegistry, target: Target): 
   registry.sampled(
     full,
     each((store) => (store.full ? 1 : 0)),
+  );
+  const scrubs = (value: (scrubber: Scrubber) => number | undefined) => (): Sample<'machine'>[] =>
+    [...target.scrubbers()].map(([machine, scrubber]) => ({ labels: { machine }, value: value(scrubber) }));
+  registry.sampled(
+    scrubCoverage,
+    scrubs(({ coverage }) => coverage),
+  );
+  registry.sampled(
+    scrubbedSince,
+    scrubs(({ checkedSinceMs }) => seconds(checkedSinceMs)),
   );
   registry.sampled(stageSeconds, () =>
     stages.map((stage) => ({ labels: { stage }, value: target.counters.stageMs[stage] / 1000 })),

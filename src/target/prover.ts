@@ -39,6 +39,10 @@ export class Prover {
     this.#running ??= this.#run();
   }
 
+  get isBusy(): boolean {
+    return this.#running !== null;
+  }
+
   /** Resolves when nothing is under way; a proof may wait to be tried again. */
   async idle(): Promise<void> {
     await this.#running;

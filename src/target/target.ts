@@ -1,5 +1,5 @@
 /**
- * The master target: one store per machine, at most one session per machine, a prover beside each store.
+ * The master target: one store per machine, at most one session per machine, a prover and a scrubber beside each store.
  *
  * A store whose index could not be written (no space) refuses everything until it is opened again: it is closed, and the machine's next
  * session opens it and catches it up from the segments. The other machines do not notice.
@@ -8,7 +8,9 @@
  */
 import type { Clock } from '../kit/clock.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
+import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
+import type { DiskStore } from '../store/disk-store.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import type { Aside } from '../store/points-record.ts';
 import type { Connection } from '../transport/connection.ts';
@@ -16,6 +18,8 @@ import { newTargetCounters, type TargetCounters } from './counters.ts';
 import { failedOver } from './failed-over.ts';
 import { Gaps } from './gaps.ts';
 import { Prover } from './prover.ts';
+import { ScrubPace } from './scrub-pace.ts';
+import { Scrubber } from './scrubber.ts';
 import { TargetSession, type SessionHost } from './session.ts';
 
 export interface TargetOptions {
@@ -31,6 +35,7 @@ export interface TargetOptions {
 interface Machine {
   readonly store: MachineStore;
   readonly prover: Prover;
+  readonly scrubber: Scrubber;
   readonly gaps: Gaps;
 }
 
@@ -38,7 +43,9 @@ export class Target {
   readonly counters: TargetCounters = newTargetCounters();
   readonly #options: TargetOptions;
   readonly #machines = new Map<string, Promise<Machine>>();
-  readonly #stores = new Map<string, MachineStore>();
+  /** Those of them whose store is open. */
+  readonly #open = new Map<string, Machine>();
+  readonly #pace: ScrubPace;
   /** Why a machine's store could not be opened the last time it was tried. */
   readonly #unopened = new Map<string, Problem>();
   /** Stores that failed and are being closed; they are not opened again before. */
@@ -52,6 +59,11 @@ export class Target {
 
   constructor(options: TargetOptions) {
     this.#options = options;
+    this.#pace = new ScrubPace({
+      clock: options.clock,
+      share: limits.target.scrubCpuShare,
+      isBusy: () => this.counters.queuedBytes > 0 || [...this.#open.values()].some(({ prover }) => prover.isBusy),
+    });
     this.#host = {
       version: options.version,
       clock: options.clock,
@@ -98,7 +110,12 @@ export class Target {
 
   /** Stores that are open, by machine. */
   stores(): ReadonlyMap<string, MachineStore> {
-    return this.#stores;
+    return new Map([...this.#open].map(([name, { store }]) => [name, store]));
+  }
+
+  /** The checks of what is stored, by machine. */
+  scrubbers(): ReadonlyMap<string, Scrubber> {
+    return new Map([...this.#open].map(([name, { scrubber }]) => [name, scrubber]));
   }
 
   /** Machines whose store could not be opened, with the reason; their sessions are refused with it. */
@@ -116,7 +133,7 @@ export class Target {
   async release(name: string): Promise<void> {
     const machine = await this.#machines.get(name)?.catch(() => undefined);
     this.#machines.delete(name);
-    this.#stores.delete(name);
+    this.#open.delete(name);
     if (machine) await closeMachine(machine);
   }
 
@@ -157,7 +174,7 @@ export class Target {
   }
 
   async #openMachine(name: string): Promise<Machine> {
-    const { clock, logger, openMachine } = this.#options;
+    const { openMachine } = this.#options;
     await this.#givenUp.get(name);
     const store = await openMachine(name).catch((error: unknown): never => {
       const problem = isProblem(error) ? error : new Problem('internal', messageOf(error), { cause: error });
@@ -165,30 +182,34 @@ export class Target {
       throw problem;
     });
     this.#unopened.delete(name);
-    this.#stores.set(name, store);
-    const prover = new Prover({
-      store,
-      clock,
-      logger,
-      counters: this.counters,
-      damaged: (disk, blocks) => this.#sessions.get(name)?.requestRepair(disk, blocks),
-    });
-    const machine = { store, prover, gaps: new Gaps({ store, clock, logger }) };
+    const machine = this.#beside(name, store);
+    this.#open.set(name, machine);
+    machine.scrubber.start();
     void store.indexFailed.then((problem) => {
       this.#giveUp(name, machine, problem);
     });
     return machine;
   }
 
+  #beside(name: string, store: MachineStore): Machine {
+    const { clock, logger } = this.#options;
+    const damaged = (disk: DiskStore, blocks: readonly number[]): void =>
+      this.#sessions.get(name)?.requestRepair(disk, blocks);
+    const common = { store, clock, logger, counters: this.counters, damaged };
+    const prover = new Prover(common);
+    const scrubber = new Scrubber({ ...common, pace: this.#pace, proofsWanted: () => prover.wake() });
+    return { store, prover, scrubber, gaps: new Gaps({ store, clock, logger }) };
+  }
+
   /** The machine's session ends, and its store is closed, so that the next session opens it anew. */
   #giveUp(name: string, machine: Machine, problem: Problem): void {
-    if (this.#closing || this.#stores.get(name) !== machine.store) return;
+    if (this.#closing || this.#open.get(name) !== machine) return;
     this.#options.logger.error(
       { machine: name, error: problem },
       'the store of this machine failed and is opened again',
     );
     this.counters.storesFailed += 1;
-    this.#stores.delete(name);
+    this.#open.delete(name);
     this.#machines.delete(name);
     const told = { remedy: problem.remedy, retryable: true, cause: problem };
     this.#sessions.get(name)?.end(new Problem('store-failed', problem.message, told));
@@ -214,7 +235,7 @@ export class Target {
     this.#sessions.set(name, session);
     older?.end(new Problem('superseded', `a newer session of ${name} took over`, { retryable: true }));
     await machine.store.settle();
-    if (this.#stores.get(name) !== machine.store)
+    if (this.#open.get(name) !== machine)
       throw new Problem('store-failed', `the store of ${name} is opened again`, { retryable: true });
     return machine.store;
   }
@@ -227,7 +248,8 @@ export class Target {
   }
 }
 
-async function closeMachine({ store, prover, gaps }: Machine): Promise<void> {
+async function closeMachine({ store, prover, scrubber, gaps }: Machine): Promise<void> {
+  await scrubber.stop();
   await prover.stop();
   await gaps.stop();
   await store.settle();
