@@ -1,5 +1,5 @@
 /** Points of a real store, read by nodes, leaves and worker threads, held against a plain model of every point. */
-import { mkdtemp, open, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, open, readdir, readFile, rename, rm, rmdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
@@ -272,6 +272,29 @@ describe('a point of a store', () => {
     const fresh = await imageOf(image.at, { pool: other });
     const { bytes, damaged } = await readAll(fresh);
     expect([damaged.length > 0, bytes.every((byte) => byte === 0)]).toEqual([true, true]);
+  });
+
+  it('calls nothing damaged because the system refused a read, and reads it when it can', async () => {
+    const { life, reading, models } = await told(1, 50, 20);
+    const segments = life.path('segments');
+    const aside = path.join(life.directory, 'aside');
+    const name = (await readdir(segments))[0] ?? '';
+    await rename(path.join(segments, name), aside);
+    // Opens, and can not be read.
+    await mkdir(path.join(segments, name));
+    const at = await (await reading.view())(1);
+    const readBy = async (): Promise<unknown> => {
+      const fresh = new ReadPool({ threads: 1 });
+      try {
+        return await readAll(await imageOf(at, { pool: fresh })).catch((error: unknown) => error);
+      } finally {
+        await fresh.close();
+      }
+    };
+    expect(await readBy()).toMatchObject({ code: 'read-failed', retryable: true });
+    await rmdir(path.join(segments, name));
+    await rename(aside, path.join(segments, name));
+    expect(await readBy()).toMatchObject({ damaged: [], bytes: models[0] });
   });
 
   it('refuses what is being read when reading ends', async () => {
