@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { ConfigSources } from '../config/sources.ts';
 import { keysOf, type Section } from '../config/tables.ts';
 import { isProblem } from '../kit/problem.ts';
+import { GiB, KiB, MiB } from '../limits.ts';
 import type { CliContext } from './context.ts';
 import type { PointChoice } from './roles.ts';
 
@@ -46,6 +47,16 @@ export function wholeNumber(least: number, most: number): (text: string) => numb
       throw new InvalidArgumentError(`Not a whole number from ${least} to ${most}.`);
     return value;
   };
+}
+
+const units: Readonly<Record<string, number>> = { '': 1, K: KiB, M: MiB, G: GiB, T: 1024 * GiB };
+
+/** `512M`, `20G`, or bytes. */
+export function parseSize(text: string): number {
+  const [, digits, unit = ''] = /^(\d{1,12})([KMGT]?)(?:i?B)?$/.exec(text) ?? [];
+  const bytes = Number(digits) * (units[unit] ?? Number.NaN);
+  if (Number.isSafeInteger(bytes) && bytes > 0) return bytes;
+  throw new InvalidArgumentError('Not a size: write 512M, 20G or bytes.');
 }
 
 /** What `parse` says to text it does not take, as the complaint about an argument. */

@@ -189,6 +189,17 @@ export interface ProtectRequest extends ClientConfig {
   /** Name of the policy; made or changed first when `change` says something. */
   readonly policy: string;
   readonly change: PolicyChange;
+  /** Text of a libvirt domain, or what the machine is; left out: as it is known, or not. */
+  readonly definition: { readonly xml: string } | Hardware | undefined;
+}
+/** Checked by who takes it. */
+export interface Hardware {
+  readonly cpus: number | undefined;
+  readonly memoryBytes: number | undefined;
+  readonly firmware: string;
+  readonly type: string;
+  readonly bus: string;
+  readonly nics: readonly Readonly<Record<string, string>>[];
 }
 export interface ProtectReport {
   readonly machine: string;

@@ -143,6 +143,7 @@ export const tables = {
   agent: z.strictObject({
     data: filePath.optional().describe("the agent's directory: change logs and leaves"),
     machine: name.describe('name of the machine, as in its certificate'),
+    machineXml: filePath.optional().describe('libvirt domain of the machine, when control does not know it'),
     disks: disks.describe('disks: name, image, and socket, port or capture "scan"'),
     processServer: address(null, 9443).describe('address of the process server'),
     intervalSeconds: wholeNumber(1, 86_400).optional().describe('seconds from one cut to the next'),

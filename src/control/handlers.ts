@@ -152,9 +152,9 @@ function protection({ state, clock }: Parts): MachineHandlers {
     async getAgentConfig({ identity }) {
       invariant('name' in identity, 'an agent has a name');
       await refuseUnprotected(state, identity.name);
-      const { disks, paused, ...machine } = await machineOf(state, identity.name);
+      const { disks, paused, definition, ...machine } = await machineOf(state, identity.name);
       const { policy } = await policyOf(state, machine.policy);
-      return { value: { machine: identity.name, disks, policyName: machine.policy, policy, paused } };
+      return { value: { machine: identity.name, disks, policyName: machine.policy, policy, paused, definition } };
     },
   };
 }

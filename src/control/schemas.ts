@@ -10,6 +10,7 @@ import { parseDayWindow } from '../kit/day-window.ts';
 import { localTimeIn } from '../kit/local-time.ts';
 import { isProblem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
+import { definitionSchema, type MachineDefinition } from '../wire/definition.ts';
 
 const { control, disk } = limits;
 
@@ -117,15 +118,26 @@ export const policyReply = z.object({ name: nameSchema, ...policySchema.shape })
 const uniqueNames = (disks: readonly { name: string }[]): boolean =>
   new Set(disks.map(({ name }) => name)).size === disks.length;
 
-export const machineSchema = z.strictObject({
-  disks: z
-    .array(z.strictObject({ name: diskName }))
-    .min(1)
-    .max(disk.perMachineMax)
-    .refine(uniqueNames, 'disk names differ'),
-  policy: nameSchema.default('default'),
-  paused: z.boolean().default(false).describe('Its agent captures what changes and makes no points.'),
-});
+const namesItsDisks = (machine: {
+  readonly disks: readonly { readonly name: string }[];
+  readonly definition: MachineDefinition | null;
+}): boolean => machine.definition?.disks.every((name) => machine.disks.some((each) => each.name === name)) ?? true;
+
+export const machineSchema = z
+  .strictObject({
+    disks: z
+      .array(z.strictObject({ name: diskName }))
+      .min(1)
+      .max(disk.perMachineMax)
+      .refine(uniqueNames, 'disk names differ'),
+    policy: nameSchema.default('default'),
+    paused: z.boolean().default(false).describe('Its agent captures what changes and makes no points.'),
+    definition: definitionSchema
+      .nullable()
+      .default(null)
+      .describe('What the machine is beside its disks; travels with its points. Null: not known.'),
+  })
+  .refine(namesItsDisks, { path: ['definition', 'disks'], message: 'names a disk that is not protected' });
 export type Machine = z.infer<typeof machineSchema>;
 export const unprotectQuery = z.strictObject({
   deleteReplica: z.stringbool().default(false).describe('Have the target delete all points and keys of the machine.'),
@@ -144,6 +156,7 @@ export const agentConfigReply = z.object({
   policyName: nameSchema,
   policy: z.object(policySchema.shape),
   paused: z.boolean().default(false),
+  definition: definitionSchema.nullable().default(null),
 });
 export type AgentDuties = z.infer<typeof agentConfigReply>;
 

@@ -16,13 +16,16 @@ import type { AgentConfig } from '../config.ts';
 import type { Report } from '../control/schemas.ts';
 import type { Clock } from '../kit/clock.ts';
 import { limits } from '../limits.ts';
+import type { MachineDefinition } from '../wire/definition.ts';
 import { connect } from '../transport/client.ts';
 import { openAppConsistency } from './agent-app.ts';
 import { openDisk } from './agent-disks.ts';
 import { AgentPolicy } from './agent-policy.ts';
 import { readiness, reportOf } from './agent-report.ts';
 import { controlLink, type ControlLink, type Duties } from './control-link.ts';
+import { definitionOf } from './machine-definition.ts';
 import { credentialsFor, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
+import { readText } from './read-text.ts';
 import { ResyncRequests } from './resync-requests.ts';
 import { sourceFaults } from './source-watch.ts';
 
@@ -40,6 +43,16 @@ function governorOf({ cpuPercent }: AgentConfig, clock: Clock): Governor | null 
 function holdReason({ told, unprotected }: Duties): string | null {
   if (unprotected) return 'protection of this machine was disabled';
   return told?.paused === true ? 'replication is paused' : null;
+}
+
+/** As its own configuration says; null: it does not. */
+async function ownDefinition(parts: Parts, { machineXml, disks }: AgentConfig): Promise<MachineDefinition | null> {
+  if (machineXml === undefined) return null;
+  const xml = await readText(parts.files, process.stdin, machineXml);
+  return definitionOf(
+    { xml },
+    disks.map(({ name }) => name),
+  );
 }
 
 interface Told {
@@ -120,6 +133,7 @@ export function startAgent(common: Parts, config: AgentConfig): Promise<Running>
     });
     const duties = await link.duties();
     const policy = new AgentPolicy(config, () => duties().told?.policy ?? null);
+    const own = await ownDefinition(parts, config);
     await files.makeDirectory(config.data);
     const opening = { parts, config, newBlockSize: policy.blockSize, memory, builder, logger };
     const disks: ReplicaDisk[] = [];
@@ -143,6 +157,7 @@ export function startAgent(common: Parts, config: AgentConfig): Promise<Running>
       resyncWindow: () => policy.resyncWindow(clock.wallMs()),
       resyncAtDirtyRatio: () => policy.resyncAtDirtyRatio,
       hold: () => holdReason(duties()),
+      definition: () => duties().told?.definition ?? own,
       ...(governor ? { pace: (bytes) => governor.pace(bytes) } : {}),
       hasher,
       clock,

@@ -17,6 +17,7 @@ import type {
 import type { ClientConfig } from '../config.ts';
 import { ControlClient, enroll as enrollWith } from '../control/client.ts';
 import { isProblem, Problem } from '../kit/problem.ts';
+import { definitionOf } from './machine-definition.ts';
 import type { Parts } from './parts.ts';
 
 const tokenFileName = 'operator.token';
@@ -77,8 +78,9 @@ async function existing<T>(call: () => Promise<T>): Promise<T | null> {
   }
 }
 
-export function protect(parts: Parts, request: ProtectRequest): Promise<ProtectReport> {
+export async function protect(parts: Parts, request: ProtectRequest): Promise<ProtectReport> {
   const { machine, disks, policy, change } = request;
+  const said = request.definition && definitionOf(request.definition, disks);
   return withControl(parts, request, async (client) => {
     const wanted = Object.fromEntries(Object.entries(change).filter(([, value]) => value !== undefined));
     const oldPolicy = await existing(() => client.call('getPolicy', { name: policy }));
@@ -93,7 +95,8 @@ export function protect(parts: Parts, request: ProtectRequest): Promise<ProtectR
     }
     const oldMachine = await existing(() => client.call('getMachine', { name: machine }));
     const ifMatch = oldMachine?.version;
-    const body = { disks: disks.map((name) => ({ name })), policy };
+    const { paused = false, definition: known = null } = oldMachine?.value ?? {};
+    const body = { disks: disks.map((name) => ({ name })), policy, paused, definition: said ?? known };
     await client.call('putMachine', { name: machine, body, ...(ifMatch === undefined ? {} : { ifMatch }) });
     return { machine, disks, policy };
   });

@@ -1,10 +1,9 @@
 /** `tidemark failover …`: parses, asks where something can not be taken back, prints. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { GiB, KiB, MiB } from '../../limits.ts';
 import { confirm } from '../confirm.ts';
 import type { CliContext } from '../context.ts';
 import type { FailoverReport, FailoverRequest } from '../failover-roles.ts';
-import { addJson, type Options, parsePoint } from '../options.ts';
+import { addJson, type Options, parsePoint, parseSize } from '../options.ts';
 import { printJson, printLine, printTable, say, timeText } from '../output.ts';
 import type { PointChoice } from '../roles.ts';
 import { addVaultOptions, vaultOf } from '../vault-options.ts';
@@ -20,15 +19,6 @@ interface StartOptions extends Options {
 interface WithYes extends Options {
   readonly yes?: boolean;
   readonly json?: boolean;
-}
-
-const units: Readonly<Record<string, number>> = { '': 1, K: KiB, M: MiB, G: GiB, T: 1024 * GiB };
-
-function parseSize(text: string): number {
-  const [, digits, unit = ''] = /^(\d{1,12})([KMGT]?)(?:i?B)?$/.exec(text) ?? [];
-  const bytes = Number(digits) * (units[unit] ?? Number.NaN);
-  if (Number.isSafeInteger(bytes) && bytes > 0) return bytes;
-  throw new InvalidArgumentError('Not a size: write 512M, 20G or bytes.');
 }
 
 function parseTime(text: string): number {

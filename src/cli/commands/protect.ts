@@ -5,12 +5,19 @@ import { localTimeIn } from '../../kit/local-time.ts';
 import { limits } from '../../limits.ts';
 import type { CliContext } from '../context.ts';
 import { printJson, say } from '../output.ts';
-import { addConfigOptions, addJson, checkedBy, type Options, sourcesOf, wholeNumber } from '../options.ts';
-import type { PolicyChange } from '../roles.ts';
+import { addConfigOptions, addJson, checkedBy, type Options, parseSize, sourcesOf, wholeNumber } from '../options.ts';
+import type { PolicyChange, ProtectRequest } from '../roles.ts';
 
 interface ProtectOptions extends Options {
   readonly disk: readonly string[];
   readonly policy: string;
+  readonly machineXml?: string;
+  readonly cpus?: number;
+  readonly memory?: number;
+  readonly firmware: string;
+  readonly machineType: string;
+  readonly bus: string;
+  readonly nic?: readonly string[];
   readonly json?: boolean;
 }
 
@@ -49,9 +56,35 @@ const policyOptions: readonly Option[] = [
   ),
 ];
 
+/** What the machine is, for starting it elsewhere. */
+const machineOptions: readonly Option[] = [
+  new Option('--machine-xml <file>', 'what the machine is, as a libvirt domain (virsh dumpxml); - is standard input'),
+  new Option('--cpus <n>', 'processors of the machine').argParser(wholeNumber(1, limits.machine.cpusMax)),
+  new Option('--memory <size>', 'memory of the machine, such as 4G').argParser(parseSize),
+  new Option('--firmware <firmware>', 'what the machine starts by').choices(['bios', 'uefi']).default('bios'),
+  new Option('--machine-type <type>', 'chipset of the machine').choices(['pc', 'q35']).default('q35'),
+  new Option('--bus <bus>', 'how its disks are attached').choices(['virtio', 'scsi', 'sata', 'ide']).default('virtio'),
+  new Option('--nic <cards...>', 'its network cards: model[,mac=ADDRESS][,network=NAME]'),
+];
+
+/** `virtio,mac=52:54:00:12:34:56`; what it says is checked by who takes it. */
+function networkCard(text: string): Record<string, string> {
+  const [model = '', ...pairs] = text.split(',');
+  return { model, ...Object.fromEntries(pairs.map((pair) => pair.split(/=(.*)/s).slice(0, 2) as [string, string])) };
+}
+
+/** Undefined: nothing was said of it. */
+async function definitionOf(context: CliContext, options: ProtectOptions): Promise<ProtectRequest['definition']> {
+  const { machineXml, cpus, memory, firmware, machineType, bus, nic = [] } = options;
+  if (machineXml !== undefined) return { xml: await context.readText(machineXml) };
+  if (cpus === undefined && memory === undefined && nic.length === 0) return undefined;
+  const nics = nic.map(networkCard);
+  return { cpus, memoryBytes: memory, firmware, type: machineType, bus, nics };
+}
+
 export function addProtect(program: Command, context: CliContext): void {
   const command = program.command('protect').description('protect a machine: name its disks and its policy');
-  for (const option of policyOptions) command.addOption(option);
+  for (const option of [...policyOptions, ...machineOptions]) command.addOption(option);
   addJson(addConfigOptions(command, 'client'))
     .argument('<machine>', 'name of the machine, as in its certificate')
     .requiredOption('--disk <names...>', 'names of its disks')
@@ -63,7 +96,8 @@ export function addProtect(program: Command, context: CliContext): void {
       const change: PolicyChange = Object.fromEntries(
         keys.map((key) => [key, options[key] === 'none' ? null : options[key]]),
       );
-      const made = await context.roles.protect({ ...client, machine, disks: options.disk, policy, change });
+      const definition = await definitionOf(context, options);
+      const made = await context.roles.protect({ ...client, machine, disks: options.disk, policy, change, definition });
       if (options.json) {
         printJson(context.terminal, made);
         return;
