@@ -1,6 +1,7 @@
 /**
- * Write order: a point is the disk at one instant of its writer's life. Several lanes write slots of their own, each write stamped with its
- * number through and through; flushes and writes with FUA lie between them. What was issued and answered when is noted on one counter.
+ * Write order: a point is all disks of the machine at one instant of its writer's life. Several lanes write slots of their own, on two disks by
+ * turns, each write stamped with its number through and through; zeros and trims, flushes and writes with FUA lie between them. What was issued
+ * and answered when is noted on one counter over both disks.
  *
  * Judged without anything the product says about its cuts: a point is right if there is an instant at which every write answered before is in
  * it and none issued later; and what a flush covered before the cut is in it. No write is there in part.
@@ -22,17 +23,22 @@ const slotsPerLane = 24;
 const slotStride = 97 * 512;
 const diskBytes = 8 * MiB;
 
-interface StampedWrite {
-  /** Unique, rising; 0 stands for what was there before. */
+const disks = [disk, 'vdb'] as const;
+
+interface NotedWrite {
+  /** Unique, rising. */
   readonly number: number;
+  /** Index into `disks`. */
+  readonly at: number;
   readonly offset: number;
   readonly length: number;
+  readonly kind: 'stamps' | 'zeros' | 'trim';
   /** On the common counter. */
   readonly issuedAt: number;
   answeredAt: number;
 }
 
-/** Wall clock at which a flush was answered, and the counter when it was issued: whatever was answered before is on the disk. */
+/** Wall clock at which a flush was answered, and the counter when it was issued: whatever was answered before is on its disk. */
 interface Barrier {
   readonly doneMs: number;
   readonly covers: number;
@@ -40,7 +46,9 @@ interface Barrier {
 
 const stampBytes = 16;
 
-function stamped(number: number, length: number): Buffer {
+/** What a write makes of its place. */
+function contentOf({ kind, number, length }: NotedWrite): Buffer {
+  if (kind !== 'stamps') return Buffer.alloc(length);
   const stamp = Buffer.alloc(stampBytes);
   stamp.writeUInt32BE(number, 0);
   stamp.writeUInt32BE(Math.imul(number, 2654435761) >>> 0, 4);
@@ -49,15 +57,16 @@ function stamped(number: number, length: number): Buffer {
 }
 
 class Workload {
-  readonly writes: StampedWrite[] = [];
+  readonly writes: NotedWrite[] = [];
   readonly barriers: Barrier[] = [];
-  readonly #client: NbdClient;
+  /** One for each of `disks`. */
+  readonly #clients: readonly NbdClient[];
   #tick = 0;
   #stopping = false;
   #done: Promise<unknown> = Promise.resolve();
 
-  constructor(client: NbdClient) {
-    this.#client = client;
+  constructor(clients: readonly NbdClient[]) {
+    this.#clients = clients;
   }
 
   start(dice: Dice): void {
@@ -72,54 +81,88 @@ class Workload {
 
   async #lane(lane: number, dice: Dice): Promise<void> {
     while (!this.#stopping) {
-      const offset = (lane * slotsPerLane + dice.between(0, slotsPerLane)) * slotStride;
-      const issuedAt = (this.#tick += 1);
-      const length = dice.between(1, slotStride / 512 + 1) * 512;
-      const write = { number: this.writes.length + 1, offset, length, issuedAt, answeredAt: Infinity };
-      this.writes.push(write);
-      const fua = dice.between(0, 10) === 0;
-      await this.#client.write(stamped(write.number, length), offset, { fua });
-      write.answeredAt = this.#tick += 1;
-      if (dice.between(0, 6) === 0) await this.#flush();
+      for (const [at, client] of this.#clients.entries()) await this.#write(lane, at, client, dice);
       await systemClock.sleep(dice.between(0, 6));
     }
   }
 
-  async #flush(): Promise<void> {
+  async #write(lane: number, at: number, client: NbdClient, dice: Dice): Promise<void> {
+    const offset = (lane * slotsPerLane + dice.between(0, slotsPerLane)) * slotStride;
+    const length = dice.between(1, slotStride / 512 + 1) * 512;
+    const kind = (['zeros', 'trim'] as const)[dice.between(0, 10)] ?? 'stamps';
+    const issuedAt = (this.#tick += 1);
+    const write: NotedWrite = {
+      number: this.writes.length + 1,
+      at,
+      offset,
+      length,
+      kind,
+      issuedAt,
+      answeredAt: Infinity,
+    };
+    this.writes.push(write);
+    const fua = dice.between(0, 10) === 0;
+    if (kind === 'stamps') await client.write(contentOf(write), offset, { fua });
+    else if (kind === 'zeros') await client.zero(offset, length, { fua });
+    else await client.trim(offset, length, { fua });
+    write.answeredAt = this.#tick += 1;
+    if (dice.between(0, 6) === 0) await this.#flush(client);
+  }
+
+  async #flush(client: NbdClient): Promise<void> {
     const covers = (this.#tick += 1);
-    await this.#client.flush();
+    await client.flush();
     this.barriers.push({ doneMs: Date.now(), covers });
   }
 }
 
-/** What a slot must hold when its newest write is `newest`; 0: none yet. */
-function slotAsOf(history: readonly StampedWrite[], newest: number, before: Buffer): Buffer {
+/** On the common counter, both ends included. */
+type Span = readonly [from: number, to: number];
+
+/** When a slot with this history, in order of issue, was as it is found: one span for each write that may be its newest. */
+function spansOf(history: readonly NotedWrite[], found: Buffer, before: Buffer): Span[] {
   const content = Buffer.from(before);
-  for (const write of history) if (write.number <= newest) stamped(write.number, write.length).copy(content);
-  return content;
+  const spans: Span[] = [];
+  const look = (from: number, next: number): void => {
+    const absent = history.slice(next).map(({ answeredAt }) => answeredAt);
+    if (content.equals(found)) spans.push([from, Math.min(Infinity, ...absent)]);
+  };
+  look(0, 0);
+  for (const [index, write] of history.entries()) {
+    contentOf(write).copy(content);
+    look(write.issuedAt, index + 1);
+  }
+  return spans;
 }
 
-/** What is wrong with a point, or null. `base`: the disk before the first write. */
-function orderFault(content: Buffer, base: Buffer, workload: Workload, cutTimeMs: number): string | null {
-  const slots = Map.groupBy(workload.writes, (write) => write.offset);
-  let presentIssuedAt = 0;
-  let absentAnsweredAt = Infinity;
-  for (const [offset, history] of slots) {
-    const found = content.subarray(offset, offset + slotStride);
-    const before = base.subarray(offset, offset + slotStride);
-    const stamp = found.readUInt32BE(0);
-    const newest = history.some(({ number }) => number === stamp) ? stamp : 0;
-    if (!slotAsOf(history, newest, before).equals(found)) return `the slot at ${offset} holds a part of a write`;
-    for (const { number, issuedAt, answeredAt } of history) {
-      if (number <= newest) presentIssuedAt = Math.max(presentIssuedAt, issuedAt);
-      else absentAnsweredAt = Math.min(absentAnsweredAt, answeredAt);
-    }
+/** What is wrong with a point, or null. Of each disk its content, and `bases`: what it held before the first write. */
+function orderFault(
+  contents: readonly Buffer[],
+  bases: readonly Buffer[],
+  { writes, barriers }: Workload,
+  cutTimeMs: number,
+): string | null {
+  const slots: Span[][] = [];
+  for (const history of Map.groupBy(writes, ({ at, offset }) => `${at}:${offset}`).values()) {
+    const [first] = history;
+    if (!first) continue;
+    const slotOf = (all: readonly Buffer[]): Buffer =>
+      all[first.at]?.subarray(first.offset, first.offset + slotStride) ?? Buffer.alloc(0);
+    const spans = spansOf(history, slotOf(contents), slotOf(bases));
+    if (spans.length === 0) return `the slot at ${first.offset} of ${disks[first.at]} holds a part of a write`;
+    slots.push(spans);
   }
-  if (absentAnsweredAt < presentIssuedAt) return 'a write is there that was issued after a missing one was answered';
+  // If there is an instant at all, then the latest beginning of a span is one.
+  const instants = new Set(slots.flatMap((spans) => spans.map(([from]) => from)));
+  const isRight = (instant: number): boolean =>
+    slots.every((spans) => spans.some(([from, to]) => from <= instant && instant <= to));
+  const right = [...instants].filter(isRight);
+  if (right.length === 0) return 'at no instant were the disks like that';
   // The millisecond of the cut is no order.
-  const covered = workload.barriers.filter(({ doneMs }) => doneMs < cutTimeMs).map(({ covers }) => covers);
-  if (absentAnsweredAt < Math.max(0, ...covered)) return 'a write is missing that was flushed before the cut';
-  return null;
+  const covers = barriers.filter(({ doneMs }) => doneMs < cutTimeMs).map((barrier) => barrier.covers);
+  const flushed = Math.max(0, ...covers);
+  const ends = slots.map((spans) => Math.max(...spans.map(([, to]) => to)));
+  return Math.min(...ends) < flushed ? 'a write is missing that was flushed before the cut' : null;
 }
 
 describe('write order', () => {
@@ -130,18 +173,20 @@ describe('write order', () => {
       const seed = seedOfRun('write order');
       const scene = await Scene.open({
         image: (path) => writeImage(path, diskBytes, diskBytes - 64 * KiB, seed),
+        moreDisks: disks.slice(1),
         writer: { from: 0, pauseMs: 0 },
       });
       onTestFinished(() => scene.close());
-      const base = await readFile(scene.image);
+      const bases = await Promise.all(scene.site.options.disks.map(({ image }) => readFile(image)));
       await scene.site.startTarget();
       await scene.site.startProcessServer();
       await scene.site.startAgent();
-      const client = await connectNbd(
-        { unixPath: scene.site.socketOf(disk) },
-        { exportName: disk, clock: systemClock },
+      const clients = await Promise.all(
+        disks.map((name) =>
+          connectNbd({ unixPath: scene.site.socketOf(name) }, { exportName: name, clock: systemClock }),
+        ),
       );
-      const workload = new Workload(client);
+      const workload = new Workload(clients);
       workload.start(diceOf(seed));
       let seen = 0;
       const points = await scene.untilPoints(
@@ -154,13 +199,17 @@ describe('write order', () => {
         pointsWanted * 3_000,
       );
       await workload.stop();
-      await client.close();
+      for (const client of clients) await client.close();
       const to = scene.file('exported.raw');
       const faults: string[] = [];
       for (const { point, cutTimeMs } of points) {
-        const words = ['export', machine, disk, '--data', scene.site.targetData, '--point', String(point), '--yes'];
-        expect((await command([...words, '--to', to])).code).toBe(0);
-        const fault = orderFault(await readFile(to), base, workload, cutTimeMs);
+        const contents: Buffer[] = [];
+        for (const name of disks) {
+          const words = ['export', machine, name, '--data', scene.site.targetData, '--point', String(point), '--yes'];
+          expect((await command([...words, '--to', to])).code).toBe(0);
+          contents.push(await readFile(to));
+        }
+        const fault = orderFault(contents, bases, workload, cutTimeMs);
         if (fault !== null) faults.push(`point ${point}: ${fault}`);
       }
       expect(faults).toEqual([]);

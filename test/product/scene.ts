@@ -34,8 +34,14 @@ interface Life {
 export interface SceneOptions {
   /** Makes the disk image at the path given. */
   readonly image: (path: string) => Promise<void>;
+  /** Names of disks beside `vda`, of images made in the same way; the writer leaves them alone. */
+  readonly moreDisks?: readonly string[];
   readonly writer: Omit<WriterPlan, 'size'>;
   readonly site?: Partial<Pick<SiteOptions, 'compression' | 'reporting' | 'intervalSeconds' | 'run' | 'places'>>;
+}
+
+function imageOf(directory: string, name: string): string {
+  return path.join(directory, name === disk ? 'disk.raw' : `${name}.raw`);
 }
 
 export class Scene {
@@ -50,7 +56,7 @@ export class Scene {
     this.site = new Site({
       directory,
       machine,
-      disks: [{ name: disk, image: path.join(directory, 'disk.raw') }],
+      disks: [disk, ...(options.moreDisks ?? [])].map((name) => ({ name, image: imageOf(directory, name) })),
       intervalSeconds: 1,
       compression: 'lz4',
       run: command,
@@ -62,7 +68,7 @@ export class Scene {
   static async open(options: SceneOptions): Promise<Scene> {
     const scene = new Scene(await mkdtemp(path.join(tmpdir(), 'tidemark-product-')), options);
     try {
-      await options.image(scene.image);
+      for (const name of [disk, ...(options.moreDisks ?? [])]) await options.image(imageOf(scene.directory, name));
       await scene.site.enrollAll();
       return scene;
     } catch (error) {
@@ -72,7 +78,7 @@ export class Scene {
   }
 
   get image(): string {
-    return path.join(this.directory, 'disk.raw');
+    return imageOf(this.directory, disk);
   }
 
   file(name: string): string {
