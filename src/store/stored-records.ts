@@ -119,7 +119,15 @@ export class StoredRecords {
       // An entry's payloads lie behind its headers, so a zero record's place is never that of another entry.
       const isIn = ({ seq, segment, payloadOffset: at }: IndexEntry): boolean =>
         segment === range.segment && at >= range.offset && at <= end && seq <= listed;
-      for (const step of index.recordsOf(disk.no)) yield step.filter(isIn).map((entry) => ({ disk, entry }));
+      let [step, seen]: [StoredRecord[], number] = [[], 0];
+      for (const entry of index.versionsOf(disk.no)) {
+        if (isIn(entry)) step.push({ disk, entry });
+        seen += 1;
+        if (seen % limits.store.indexStepEntries > 0) continue;
+        yield step;
+        step = [];
+      }
+      yield step;
     }
   }
 

@@ -4,14 +4,16 @@
  *
  * A mismatch marks the point damaged (a durable record) and asks the source for the blocks whole. What was found damaged at earlier points
  * is read again as of each later one: a point is proven only if it took over none of it. A read the system refused proves nothing either
- * way: the proof is tried again later.
+ * way: the proof is tried again later. What the medium does not give back is called damaged after some tries, so that one sector that is gone
+ * holds up no later point for ever.
  */
 import type { Clock, Timer } from '../kit/clock.ts';
-import { isProblem, messageOf } from '../kit/problem.ts';
+import { isProblem, messageOf, type Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { DiskStore } from '../store/disk-store.ts';
 import type { MachineStore } from '../store/machine-store.ts';
+import { isMediumError } from '../store/stored-records.ts';
 import type { TargetCounters } from './counters.ts';
 
 export interface ProverOptions {
@@ -28,6 +30,8 @@ export class Prover {
   #running: Promise<void> | null = null;
   #again = false;
   #retry: Timer | null = null;
+  /** Blocks of the oldest point without a proof that the medium did not give back → how often. */
+  readonly #unreadable = new Map<string, number>();
 
   constructor(options: ProverOptions) {
     this.#options = options;
@@ -109,6 +113,7 @@ export class Prover {
       damagedDisks += 1;
       this.#options.damaged(disk, await store.markDamaged(point, disk, [...own.bad, ...over]));
     }
+    this.#unreadable.clear();
     if (damagedDisks > 0) {
       // Proofs of later points may have been taken back.
       this.#again = true;
@@ -130,14 +135,18 @@ export class Prover {
     const bad: number[] = [];
     const into = Buffer.allocUnsafeSlow(disk.geometry.blockSize);
     const reader = store.readerAt(disk, point);
-    let read = 0;
-    let sinceTurn = 0;
+    let [read, sinceTurn] = [0, 0];
+    let unreadable: Problem | null = null;
     for await (const block of blocks) {
       if (this.#stopped()) return null;
       try {
         await reader.readBlock(block, into);
       } catch (error) {
-        if (!isProblem(error) || error.code !== 'damaged') throw error;
+        if (!isProblem(error)) throw error;
+        if (error.code !== 'damaged' && !this.#isGone(disk, block, error)) {
+          unreadable = error;
+          continue;
+        }
         counters.integrityErrors += 1;
         bad.push(block);
         logger.error({ machine: store.machine, disk: disk.name, point, block }, `proof: ${error.message}`);
@@ -149,6 +158,20 @@ export class Prover {
         await clock.turn();
       }
     }
+    // After all of them were tried, so that they are given up together.
+    if (unreadable) throw unreadable;
     return { read, bad };
+  }
+
+  /** Notes that the medium did not give the block back; answers whether it was tried often enough. @throws the problem when it is another one. */
+  #isGone(disk: DiskStore, block: number, problem: Problem): boolean {
+    if (!isMediumError(problem)) throw problem;
+    const { unreadableTriesMax, unreadableBlocksMax } = limits.target;
+    const key = `${disk.no}/${block}`;
+    const before = this.#unreadable.get(key);
+    if (before === undefined && this.#unreadable.size >= unreadableBlocksMax) throw problem;
+    const tries = (before ?? 0) + 1;
+    this.#unreadable.set(key, tries);
+    return tries >= unreadableTriesMax;
   }
 }

@@ -2,8 +2,10 @@
 import { open } from 'node:fs/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
+import { limits } from '../../src/limits.ts';
 import { posixFiles, type Files } from '../../src/posix/files.ts';
 import { MachineLife } from './machine-fixture.ts';
+import { unreadable } from './unreadable.ts';
 
 let life: MachineLife;
 beforeEach(async () => {
@@ -91,4 +93,31 @@ it('a proof that runs out of open files condemns nothing and is tried again', as
   later[0]?.();
   await prover.idle();
   expect(life.states()).toEqual(['proven']);
+});
+
+it('a sector that is gone for good is damage after some tries, and holds up no later point', async () => {
+  await life.point(some(2));
+  await life.point([{ block: 7 }]);
+  await life.point([{ block: 1 }]);
+  let broken = false;
+  const extent = life.store.points.extents[0]?.length ?? 0;
+  life = await life.again(unreadable(segment(1), { offset: extent - 100, broken: () => broken }));
+  broken = true;
+  let wake: () => void = () => undefined;
+  const clock: Clock = {
+    ...systemClock,
+    after: (_, run) => {
+      wake = run;
+      return { cancel: () => undefined };
+    },
+  };
+  const { asked, prover } = await life.prove(clock);
+  for (let tries = 1; tries < limits.target.unreadableTriesMax; tries += 1) {
+    expect([life.states(), asked]).toEqual([['committed', 'committed', 'committed'], []]);
+    wake();
+    await prover.idle();
+  }
+  // The sector holds block 1 of the first point; the third has it anew.
+  expect(life.states()).toEqual(['damaged', 'damaged', 'proven']);
+  expect(asked).toEqual([]);
 });

@@ -4,13 +4,14 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import { invariant } from '../../src/kit/invariant.ts';
 import { limits } from '../../src/limits.ts';
-import { posixFiles, type File, type Files } from '../../src/posix/files.ts';
+import { posixFiles } from '../../src/posix/files.ts';
 import { readProgress } from '../../src/store/scrub-progress.ts';
 import { newTargetCounters } from '../../src/target/counters.ts';
 import { ScrubPace } from '../../src/target/scrub-pace.ts';
 import { Scrubber } from '../../src/target/scrubber.ts';
 import { runOf } from '../layers.ts';
 import { MachineLife } from '../store/machine-fixture.ts';
+import { unreadable } from '../store/unreadable.ts';
 import { silent } from './peer.ts';
 
 let life: MachineLife;
@@ -229,28 +230,6 @@ describe('a pass', () => {
 });
 
 describe('a sector the medium does not give back', () => {
-  /** Reads that touch the place fail as those of a broken disk do. */
-  function failing(at: { segment: number; offset: number; from: () => boolean }): Files {
-    return {
-      ...posixFiles,
-      open: async (path, mode, permissions) => {
-        const file = await posixFiles.open(path, mode, permissions);
-        if (mode !== 'read' || !path.endsWith(segmentFile(at.segment).slice(-10))) return file;
-        const read: File['read'] = (into, position) =>
-          at.from() && position <= at.offset && position + into.byteLength > at.offset
-            ? Promise.reject(Object.assign(new Error('i/o error'), { code: 'EIO' }))
-            : file.read(into, position);
-        return new Proxy(file, {
-          get: (target, key) => {
-            if (key === 'read') return read;
-            const value: unknown = Reflect.get(target, key, target);
-            return typeof value === 'function' ? (value.bind(target) as unknown) : value;
-          },
-        });
-      },
-    };
-  }
-
   it('is damage after some tries, and what lies around it is checked', async () => {
     await life.point(some(3));
     await life.point(some(1, 7));
@@ -259,7 +238,7 @@ describe('a sector the medium does not give back', () => {
     const sleeps: number[] = [];
     const clock: Clock = { ...systemClock, sleep: (ms) => (sleeps.push(ms), Promise.resolve()) };
     let broken = false;
-    life = await life.again(failing({ segment, offset: payloadOffset, from: () => broken }));
+    life = await life.again(unreadable(segmentFile(segment), { offset: payloadOffset, broken: () => broken }));
     broken = true;
     const made = scrubberOf(clock);
     await made.scrubber.pass();
