@@ -14,6 +14,27 @@ export interface FailoverRequest extends MachineOfVault {
   readonly spaceBytes: number | undefined;
 }
 
+/** Starting the machine to see that it starts. */
+export interface BootRequest {
+  /** `serial:TEXT`, `agent`, `tcp:PORT` or `tcp:ADDRESS/PREFIX:PORT`. */
+  readonly probe: string;
+  /** From the machine's start to the probe's answer. */
+  readonly answerSeconds: number;
+  /** The machine goes on, and the command with it, until it is interrupted. */
+  readonly keepRunning: boolean;
+}
+
+export interface BootReport {
+  readonly answered: boolean;
+  /** What answered. */
+  readonly detail: string;
+  /** From the beginning of the command to the answer: the measured recovery time. */
+  readonly seconds: number;
+  readonly accelerator: 'kvm' | 'tcg';
+  /** Why it was emulated; null: it was not. */
+  readonly withoutKvm: string | null;
+}
+
 export interface FailoverReport {
   readonly id: string;
   readonly kind: 'test' | 'unplanned';
@@ -34,9 +55,22 @@ export interface FailoverReport {
   readonly directory: string;
 }
 
+export interface BootedReport extends FailoverReport {
+  readonly boot: BootReport;
+}
+
 export interface FailoverRoles {
   /** Beside the running replication. */
   testFailover(request: FailoverRequest): Promise<FailoverReport>;
+  /**
+   * As `testFailover`, and starts the machine on it. `proven` is called when it answered. Rejects with Problem `not-bootable`, `interrupted`;
+   * the test is there in any case.
+   */
+  bootTestFailover(
+    request: FailoverRequest & { readonly boot: BootRequest },
+    proven: (report: BootedReport) => void,
+    signal: AbortSignal,
+  ): Promise<void>;
   /** The replica becomes the primary. Asking again gives the one that is there. */
   unplannedFailover(request: FailoverRequest): Promise<FailoverReport>;
   /** What was written in it is removed, the source is the primary again. */

@@ -122,6 +122,8 @@ export interface PointReport {
   readonly committedMs: number;
   readonly provenMs: number | null;
   readonly damaged: boolean;
+  /** The newest proof that the machine starts from it; null: there is none. */
+  readonly booted: { readonly atMs: number; readonly seconds: number; readonly detail: string } | null;
   readonly consistency: 'crash' | 'app' | 'none';
   /** What froze the applications, and for how long; null where that is not claimed. */
   readonly evidence: string | null;

@@ -29,6 +29,8 @@ export function composeRoles(version: string): Roles {
     verify: async (request, progress, signal) => (await import('./verify.ts')).verify(parts, request, progress, signal),
     listPoints: async (request) => (await import('./recovery.ts')).listPoints(parts, request),
     keyExport: async (request) => (await import('./recovery.ts')).keyExport(parts, request),
+    bootTestFailover: async (request, proven, signal) =>
+      (await import('./failover-boot.ts')).bootTestFailover(parts, request, proven, signal),
     testFailover: async (request) => (await import('./failover.ts')).testFailover(parts, request),
     unplannedFailover: async (request) => (await import('./failover.ts')).unplannedFailover(parts, request),
     cancelFailover: async (request) => (await import('./failover.ts')).cancelFailover(parts, request),

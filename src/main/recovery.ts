@@ -30,6 +30,7 @@ export function servePoint(parts: Parts, request: NbdRequest): Promise<Running> 
 }
 
 function pointReport(view: MachineView, body: PointBody): PointReport {
+  const booted = view.points.bootedAt(body.point);
   return {
     machine: view.machine,
     point: body.point,
@@ -37,6 +38,7 @@ function pointReport(view: MachineView, body: PointBody): PointReport {
     committedMs: body.committedMs,
     provenMs: view.points.stateOf(body.point) === 'proven' ? (view.points.proven.get(body.point)?.atMs ?? null) : null,
     damaged: view.points.stateOf(body.point) === 'damaged',
+    booted: booted && { atMs: booted.atMs, seconds: booted.seconds, detail: booted.detail },
     consistency: body.consistency,
     evidence: body.evidence ?? null,
     disks: body.disks.map(({ no, size, root, kind, payloadBytes, writes }) => ({

@@ -4,7 +4,7 @@
  *
  * Invariants:
  *  1. Every wait has a deadline, and ends when the command is interrupted.
- *  2. The machine is ended before the proof is returned or thrown, unless it is to go on (`keep`), and then when that resolves. It holds nothing
+ *  2. The machine is ended before the proof is returned or thrown, but not before who was told of it (`answered`) is done. It holds nothing
  *     open that outlives it: monitor, console and guest agent are sockets and pipes from birth.
  *  3. Emulated, where KVM does not answer (`kvm.ts`): slower, and true all the same.
  */
@@ -32,8 +32,8 @@ export interface BootOptions {
   readonly signal: AbortSignal;
   /** The program; left out: the one on the search path. */
   readonly qemu?: string;
-  /** The machine goes on until this resolves. */
-  readonly keep?: (proof: BootProof) => Promise<void>;
+  /** Called when the probe was answered; the machine goes on until it resolves, or ends by itself (`ended`). */
+  readonly answered?: (proof: BootProof, ended: Promise<unknown>) => Promise<void>;
 }
 
 export interface BootProof {
@@ -82,7 +82,7 @@ export async function proveBoot(options: BootOptions): Promise<BootProof> {
     };
     await files.replaceFile(path.join(directory, 'proof.json'), Buffer.from(`${JSON.stringify(proof, null, 2)}\n`));
     if (!proof.answered) throw notBootable(proof, serial, directory);
-    if (options.keep) await Promise.race([options.keep(proof), program.ended]);
+    await options.answered?.(proof, program.ended);
     return proof;
   } finally {
     await program.end();

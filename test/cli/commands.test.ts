@@ -12,6 +12,7 @@ const point: PointReport = {
   committedMs: Date.UTC(2026, 0, 2, 0, 0, 1),
   provenMs: null,
   damaged: false,
+  booted: null,
   consistency: 'crash',
   evidence: null,
   disks: [

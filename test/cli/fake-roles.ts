@@ -23,6 +23,7 @@ function refusingRoles(): Roles {
     listPoints: refuse,
     keyExport: refuse,
     testFailover: refuse,
+    bootTestFailover: refuse,
     unplannedFailover: refuse,
     cancelFailover: refuse,
     commitFailover: refuse,

@@ -1,13 +1,16 @@
 /** `tidemark failover …`: parses, asks where something can not be taken back, prints. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { limits } from '../../limits.ts';
 import { confirm } from '../confirm.ts';
 import type { CliContext } from '../context.ts';
-import type { FailoverReport, FailoverRequest } from '../failover-roles.ts';
-import { addJson, type Options, parsePoint, parseSize } from '../options.ts';
+import type { BootedReport, FailoverReport, FailoverRequest } from '../failover-roles.ts';
+import { addJson, type Options, parsePoint, parseSize, wholeNumber } from '../options.ts';
 import { printJson, printLine, printTable, say, timeText } from '../output.ts';
 import type { PointChoice } from '../roles.ts';
 import { addVaultOptions, vaultOf } from '../vault-options.ts';
-import { serve } from '../waiting.ts';
+import { interruptible, serve } from '../waiting.ts';
+
+const { boot } = limits.recovery;
 
 interface StartOptions extends Options {
   readonly point?: PointChoice;
@@ -15,6 +18,12 @@ interface StartOptions extends Options {
   readonly listen: 'unix' | 'tcp';
   readonly space?: number;
   readonly json?: boolean;
+}
+interface BootOptions extends StartOptions {
+  readonly boot?: boolean;
+  readonly probe: string;
+  readonly bootTimeout: number;
+  readonly keepRunning?: boolean;
 }
 interface WithYes extends Options {
   readonly yes?: boolean;
@@ -69,13 +78,36 @@ function printFailover({ terminal }: CliContext, report: FailoverReport, json: b
   if (domainXml !== null) say(terminal, `as a libvirt domain: ${domainXml}`);
 }
 
+function bootTest(context: CliContext, request: FailoverRequest, options: BootOptions): Promise<void> {
+  const { probe, bootTimeout: answerSeconds, keepRunning = false, json = false } = options;
+  const proven = (report: BootedReport): void => {
+    printFailover(context, report, json);
+    const { detail, seconds, accelerator, withoutKvm } = report.boot;
+    const how = withoutKvm === null ? accelerator : `emulated: ${withoutKvm}`;
+    say(context.terminal, `point ${report.point} is bootable: ${detail} after ${seconds} s (${how})`);
+    if (keepRunning) say(context.terminal, 'the machine runs until this command is interrupted');
+  };
+  const wanted = { ...request, boot: { probe, answerSeconds, keepRunning } };
+  return interruptible(context, (signal) => context.roles.bootTestFailover(wanted, proven, signal));
+}
+
 function addStarts(failover: Command, context: CliContext): void {
   addStart(
     failover.command('test').description('make the disks of a point writable over NBD, beside the running replication'),
-  ).action(async (machine: string, options: StartOptions) => {
-    const report = await context.roles.testFailover(await requestOf(context, machine, options));
-    printFailover(context, report, options.json === true);
-  });
+  )
+    .option('--boot', 'start the machine in an isolated QEMU, and see that it answers the probe')
+    .option('--probe <probe>', 'serial:TEXT, agent, tcp:PORT or tcp:ADDRESS/PREFIX:PORT', 'serial:login:')
+    .addOption(
+      new Option('--boot-timeout <seconds>', 'how long the machine has to answer')
+        .argParser(wholeNumber(1, boot.answerSecondsMax))
+        .default(boot.answerSecondsDefault),
+    )
+    .option('--keep-running', 'with --boot: let the machine go on until this command is interrupted')
+    .action(async (machine: string, options: BootOptions) => {
+      const request = await requestOf(context, machine, options);
+      if (options.boot === true) await bootTest(context, request, options);
+      else printFailover(context, await context.roles.testFailover(request), options.json === true);
+    });
   addStart(
     failover.command('unplanned').description('the source is gone: make the replica the primary and refuse the source'),
   )

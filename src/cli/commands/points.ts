@@ -7,6 +7,10 @@ import { addVaultOptions, vaultOf } from '../vault-options.ts';
 
 const heads = ['MACHINE', 'POINT', 'CUT', 'STATE', 'KIND', 'DISK', 'SIZE', 'CYCLE', 'ADDED', 'ROOT', 'NOTE'];
 
+function bootedNote({ booted }: PointReport): string | null {
+  return booted && `bootable at ${timeText(booted.atMs)}: ${booted.detail} after ${booted.seconds} s`;
+}
+
 function pointRows(point: PointReport): string[][] {
   return point.disks.map((disk) => [
     point.machine,
@@ -19,7 +23,7 @@ function pointRows(point: PointReport): string[][] {
     disk.kind,
     bytesText(disk.payloadBytes),
     disk.root.slice(0, 16),
-    point.evidence ?? '',
+    [point.evidence, bootedNote(point)].filter((note) => note !== null).join('; '),
   ]);
 }
 
