@@ -106,6 +106,8 @@ export const limits = {
     proofRetryMs: 30_000,
     /** Tries after which a block that the medium does not give back is damaged. */
     unreadableTriesMax: 5,
+    /** Such blocks counted at a time. */
+    unreadableBlocksMax: 4_096,
     /** Of one core, for checking what is stored, all machines together. */
     scrubCpuShare: 0.05,
     /** The shortest pause worth a timer, and how long a step waits for ingest and proof at most. */
@@ -132,6 +134,8 @@ export const limits = {
     indexMapBytes: 64 * GiB,
     /** Times an index is opened without a clean close in between before it is taken for damaged and rebuilt. */
     indexStartsMax: 8,
+    /** Records under one Merkle node whose history is told to an index begun anew, about 200 bytes each. */
+    nodeRecordsMax: 1_000_000,
     /** Entries an iteration over the index takes per step. */
     indexStepEntries: 1024,
     /** Segment files one reader keeps open. */

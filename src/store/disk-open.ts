@@ -17,6 +17,7 @@ import type { IndexReader } from './index-reader.ts';
 import { LeafFile } from './leaf-file.ts';
 import type { DiskFacts } from './machine-directory.ts';
 import type { MachineLog } from './machine-log.ts';
+import { noteHistory } from './node-history.ts';
 import { maxSeqAt, newestWith } from './point-layers.ts';
 import type { PointsView } from './points-view.ts';
 import type { Vault } from './vault.ts';
@@ -169,6 +170,7 @@ export async function openDiskStore(options: OpenDiskOptions): Promise<DiskStore
   const maxSeq = newest ? maxSeqAt(view, record.no, newest.point.point) : 0;
   const geometry = geometryOf(committed?.size ?? options.size ?? limits.disk.sectorBytes, record.blockSize);
   const { leaves, complete } = await openLeaves({ files, directory, no: record.no, index, view, committed, geometry });
+  if (committed && !index.hasAllNodes(record.no)) await noteHistory(log.index, view, record);
   if (committed && complete) await completeNodes(leaves, log, record.no, committed.point);
   const wrapped = record.keys.at(-1);
   if (!wrapped) throw new Error('a disk record has keys');

@@ -23,6 +23,7 @@ import { protocolError } from '../wire/codes.ts';
 import type { LeafPair } from '../wire/leaves.ts';
 import { decodeSealedHeader, decodeSealedRows, sealedHeaderBytes, type SealedRow } from '../wire/sealed.ts';
 import { epochOf } from '../wire/seq.ts';
+import { completeMark } from './index-nodes.ts';
 import type { LeafFile } from './leaf-file.ts';
 import type { MachineLog, NewLayer } from './machine-log.ts';
 import type { DiskKeys } from './vault.ts';
@@ -256,6 +257,7 @@ export class DiskStore {
   async noteNodes(point: number): Promise<void> {
     const changed = this.leaves.changedNodes();
     const { committed } = this;
+    if (!committed) await this.#log.noteNodes(this.no, 0, [completeMark]);
     if (committed && committed.size !== this.#geometry.size) {
       // Growth changes the node that was the last one, whether anything under it was written or not.
       const node = nodeCountOf(geometryOf(committed.size, this.#geometry.blockSize)) - 1;

@@ -5,7 +5,7 @@
  * A point has a row for each node whose leaves it changed; a node without a row at the point or before it is that of zero leaves. A cache like all
  * of the index: a reader takes the tree for the point's only if it makes the point's root, so a row that is missing, stale or flipped costs
  * a scan of the records and nothing else. Whoever opens the disk for writing compares the newest point's tree with its leaf file and writes the
- * rows that are missing, which is also how an index that was begun anew gets its first ones.
+ * rows that are missing; an index that was begun anew gets those of all points before (`node-history.ts`), and then a mark that it did.
  *
  * Keyed by point and not by seq: a point at which the disk grew without a write has another last node and the same seq.
  */
@@ -14,7 +14,8 @@ import { limits } from '../limits.ts';
 
 const keyBytes = 10;
 const highestPoint = 2 ** 32 - 1;
-const highestNode = 2 ** 32 - 1;
+/** No node: the row that says that the index has the rows of all points. */
+const markNode = 2 ** 32 - 1;
 
 export interface NodeHash {
   readonly node: number;
@@ -31,10 +32,17 @@ export function nodeKey(diskNo: number, node: number, point: number): Buffer {
   return key;
 }
 
+/** Put as a row of point 0. */
+export const completeMark: NodeHash = { node: markNode, hash: new Uint8Array(limits.disk.leafBytes) };
+
+export function isComplete(store: Database<Buffer, Buffer>, diskNo: number): boolean {
+  return store.get(nodeKey(diskNo, markNode, 0)) !== undefined;
+}
+
 /** The newest row up to `point` of every node of the disk that has one, nodes descending. Every step looks anew: no snapshot is held between two. */
 export function* nodesAt(store: Database<Buffer, Buffer>, diskNo: number, point: number): Generator<NodeHash> {
   // Two steps per node at most: one lands on its newest row of all; if that is newer than the point, one more goes below.
-  let start = nodeKey(diskNo, highestNode, highestPoint);
+  let start = nodeKey(diskNo, markNode - 1, highestPoint);
   const end = nodeKey(diskNo, 0, 0);
   for (;;) {
     const [found] = store.getRange({ start, end, reverse: true, inclusiveEnd: true, limit: 1 });

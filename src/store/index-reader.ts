@@ -12,7 +12,7 @@ import { limits } from '../limits.ts';
 import type { Files } from '../posix/files.ts';
 import * as codec from './index-codec.ts';
 import type { IndexBatch, IndexEntry } from './index-codec.ts';
-import { nodesAt, type NodeHash } from './index-nodes.ts';
+import { isComplete, nodesAt, type NodeHash } from './index-nodes.ts';
 
 /** How far the log has been applied: the first byte not yet in the index. */
 export interface LogPosition {
@@ -220,20 +220,6 @@ export class IndexReader implements RecordLookup {
     return value && codec.readRecord(block, seq, value);
   }
 
-  /** All records of the disk, by block and seq, `indexStepEntries` at a time. */
-  *recordsOf(diskNo: number): Generator<IndexEntry[]> {
-    const { indexStepEntries } = limits.store;
-    let step: IndexEntry[] = [];
-    const end = codec.diskEndKey(diskNo);
-    for (const { key, value } of steps(this.#stores.records, codec.blockStartKey(diskNo, 0), end)) {
-      const { block, seq } = codec.readRecordKey(key);
-      if (step.push(codec.readRecord(block, seq, value)) < indexStepEntries) continue;
-      yield step;
-      step = [];
-    }
-    if (step.length > 0) yield step;
-  }
-
   layer(diskNo: number, seq: number): Uint8Array | undefined {
     return this.#stores.layers.get(codec.layerKey(diskNo, seq));
   }
@@ -328,6 +314,23 @@ export class IndexReader implements RecordLookup {
   /** The newest Merkle nodes up to the point, as far as the index has them (`index-nodes.ts`). */
   *nodesAt(diskNo: number, point: number): Generator<NodeHash> {
     if (this.#stores.nodes) yield* nodesAt(this.#stores.nodes, diskNo, point);
+  }
+
+  /** Whether the nodes of all points are there, not only those since the index was begun. */
+  hasAllNodes(diskNo: number): boolean {
+    return this.#stores.nodes !== undefined && isComplete(this.#stores.nodes, diskNo);
+  }
+
+  /** Every record of the disk, by block and seq. */
+  *versionsOf(diskNo: number): Generator<IndexEntry> {
+    for (const { key, value } of steps(
+      this.#stores.records,
+      codec.blockStartKey(diskNo, 0),
+      codec.diskEndKey(diskNo),
+    )) {
+      const { block, seq } = codec.readRecordKey(key);
+      yield codec.readRecord(block, seq, value);
+    }
   }
 
   async close(): Promise<void> {
