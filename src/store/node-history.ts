@@ -10,6 +10,7 @@
 import { geometryOf, type Geometry } from '../disk/geometry.ts';
 import { leavesInNode, nodeCountOf } from '../disk/merkle.ts';
 import { merkleHashes } from '../kernels/hash.ts';
+import { systemClock } from '../kit/clock.ts';
 import { limits } from '../limits.ts';
 import { completeMark, type NodeHash } from './index-nodes.ts';
 import type { PointsView } from './points-view.ts';
@@ -104,6 +105,8 @@ export async function noteHistory(
   const rows = new Rows(index, disk.no);
   let node = -1;
   let versions: Version[] = [];
+  // Other machines go on meanwhile.
+  let sinceTurn = 0;
   const settle = async (): Promise<void> => {
     if (versions.length <= nodeRecordsMax) for (const row of rowsOf(node, versions, stages)) await rows.add(row);
     versions = [];
@@ -112,6 +115,8 @@ export async function noteHistory(
     const next = Math.floor(block / leavesPerNode);
     if (next !== node) await settle();
     node = next;
+    sinceTurn += 1;
+    if (sinceTurn % indexStepEntries === 0) await systemClock.turn();
     // One more than is used tells that there are too many.
     if (versions.length <= nodeRecordsMax) versions.push({ seq, slot: block % leavesPerNode, leaf });
   }

@@ -183,6 +183,37 @@ describe('a point of a store', () => {
     expect([await scans(1), await scans(2), await scans(4), await scans(5)]).toEqual([0, 0, 0, 0]);
   });
 
+  it('of a disk that grew since is known by its nodes, and so is the first one of the larger size', async () => {
+    const small = { size: 1500 * blockSize, blockSize };
+    const life = await MachineLife.begin(files, small);
+    const reading = new StoreReading(life);
+    undo.push(() => reading.end());
+    await life.point([{ block: 2 }, { block: 1400 }]);
+    await life.close();
+    const grown = await MachineLife.open(life.directory, files, life.image, 'boot', { size, blockSize });
+    await grown.point([{ block: 3 }]);
+    await grown.close();
+    const scans = async (): Promise<number[]> => {
+      const at = await reading.view();
+      const found: number[] = [];
+      for (const [point, sized] of [
+        [1, small.size],
+        [2, size],
+      ] as const) {
+        const disk = counted(await at(point));
+        expect(disk.geometry.size).toBe(sized);
+        await imageOf(disk);
+        found.push(disk.scans());
+      }
+      await reading.closeViews();
+      return found;
+    };
+    expect(await scans()).toEqual([0, 0]);
+    await rm(life.path('index'), { recursive: true });
+    await (await MachineLife.open(life.directory, files, life.image, 'boot', { size, blockSize })).close();
+    expect(await scans()).toEqual([0, 0]);
+  });
+
   it('goes on by another index where its own one gives an older record, and serves nothing without', async () => {
     const { reading, models } = await told(8);
     const disk = await (await reading.view())(8);
