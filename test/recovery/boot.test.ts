@@ -61,27 +61,20 @@ async function isAlive(directory: string): Promise<boolean> {
 const hangsUnderKvm = `case "$*" in *'-accel kvm'*) exec sleep 60;; esac\nexec qemu-system-x86_64 "$@"`;
 
 describe.skipIf(!requireBootable('qemu-nbd', 'qemu-ga'))('a machine', () => {
-  it(
-    'starts from each point with what was on its disk then, emulated when KVM hangs',
-    { timeout: 240_000 },
-    async () => {
-      const directory = await newDirectory();
-      const qemu = await insteadOfQemu(directory, hangsUnderKvm);
-      for (const marker of ['first', 'second']) {
-        const uri = await serve(directory, marker);
-        const proof = await proveBoot({ ...options(directory, uri, `serial:marker: ${marker}`), qemu });
-        expect(proof).toMatchObject({ answered: true, detail: `marker: ${marker}`, accelerator: 'tcg' });
-        expect(proof.withoutKvm).toBe('KVM did not answer within 3000 ms');
-        expect(proof.qemuVersion).toMatch(/^\d+\.\d+\.\d+$/);
-        expect(await isAlive(directory)).toBe(false);
-        const evidence = (name: string) => readFile(path.join(directory, 'boot', name));
-        expect(JSON.parse((await evidence('proof.json')).toString())).toEqual(proof);
-        expect((await evidence('console.log')).toString()).toContain(`marker: ${marker}`);
-        expect((await evidence('screen.png')).subarray(1, 4).toString()).toBe('PNG');
-        process.stderr.write(`boot: ${marker} answered after ${proof.seconds} s\n`);
-      }
-    },
-  );
+  it('starts from its disk, emulated when KVM hangs, and leaves evidence', { timeout: 240_000 }, async () => {
+    const directory = await newDirectory();
+    const qemu = await insteadOfQemu(directory, hangsUnderKvm);
+    const uri = await serve(directory, 'first');
+    const proof = await proveBoot({ ...options(directory, uri, 'serial:marker: first'), qemu });
+    expect(proof).toMatchObject({ answered: true, detail: 'marker: first', accelerator: 'tcg' });
+    expect(proof.withoutKvm).toBe('KVM did not answer within 3000 ms');
+    expect(proof.qemuVersion).toMatch(/^\d+\.\d+\.\d+$/);
+    expect(await isAlive(directory)).toBe(false);
+    const evidence = (name: string) => readFile(path.join(directory, 'boot', name));
+    expect(JSON.parse((await evidence('proof.json')).toString())).toEqual(proof);
+    expect((await evidence('console.log')).toString()).toContain('marker: first');
+    expect((await evidence('screen.png')).subarray(1, 4).toString()).toBe('PNG');
+  });
 
   it('answers by its guest agent, and by a port of a network that leads nowhere', { timeout: 240_000 }, async () => {
     const directory = await newDirectory();
