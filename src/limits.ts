@@ -338,7 +338,7 @@ export const limits = {
     pageItemsDefault: 100,
     pageItemsMax: 1000,
     /** How often an agent asks for its policy, and every role reports. */
-    policyPollMs: 30_000,
+    policyPollMs: 5_000,
     reportEveryMs: 5_000,
     /** Points of a machine kept for listing; the target keeps the truth. */
     pointsPerMachineMax: 10_000,

@@ -39,6 +39,7 @@ export class UnprotectedMachines {
       name,
       new Problem('unprotected', `protection of ${name} was disabled`, {
         remedy: 'stop its agent, or protect it again',
+        retryable: true,
       }),
     ]);
     target.refuse(new Map(refusals));

@@ -23,7 +23,8 @@ export const wireCodes = {
   internal: { close: 4016, retryable: true },
   /** The machine runs from its replica: the source is refused until that was taken back. */
   'failed-over': { close: 4017, retryable: false },
-  unprotected: { close: 4018, retryable: false },
+  /** It may be protected again any moment. */
+  unprotected: { close: 4018, retryable: true },
 } as const satisfies Record<string, { close: number; retryable: boolean }>;
 
 export type WireCode = keyof typeof wireCodes;
