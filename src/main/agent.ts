@@ -45,14 +45,16 @@ function holdReason({ told, unprotected }: Duties): string | null {
   return told?.paused === true ? 'replication is paused' : null;
 }
 
-/** As its own configuration says; null: it does not. */
-async function ownDefinition(parts: Parts, { machineXml, disks }: AgentConfig): Promise<MachineDefinition | null> {
-  if (machineXml === undefined) return null;
-  const xml = await readText(parts.files, process.stdin, machineXml);
-  return definitionOf(
-    { xml },
-    disks.map(({ name }) => name),
-  );
+/** What the machine is, as control says, else as its own configuration does; null: neither does. */
+async function definitionTeller(
+  parts: Parts,
+  { machineXml, disks }: AgentConfig,
+  duties: () => Duties,
+): Promise<() => MachineDefinition | null> {
+  const xml = machineXml === undefined ? null : await readText(parts.files, process.stdin, machineXml);
+  const names = disks.map(({ name }) => name);
+  const own = xml === null ? null : definitionOf({ xml }, names);
+  return () => duties().told?.definition ?? own;
 }
 
 interface Told {
@@ -133,7 +135,6 @@ export function startAgent(common: Parts, config: AgentConfig): Promise<Running>
     });
     const duties = await link.duties();
     const policy = new AgentPolicy(config, () => duties().told?.policy ?? null);
-    const own = await ownDefinition(parts, config);
     await files.makeDirectory(config.data);
     const opening = { parts, config, newBlockSize: policy.blockSize, memory, builder, logger };
     const disks: ReplicaDisk[] = [];
@@ -157,7 +158,7 @@ export function startAgent(common: Parts, config: AgentConfig): Promise<Running>
       resyncWindow: () => policy.resyncWindow(clock.wallMs()),
       resyncAtDirtyRatio: () => policy.resyncAtDirtyRatio,
       hold: () => holdReason(duties()),
-      definition: () => duties().told?.definition ?? own,
+      definition: await definitionTeller(parts, config, duties),
       ...(governor ? { pace: (bytes) => governor.pace(bytes) } : {}),
       hasher,
       clock,

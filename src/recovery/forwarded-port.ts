@@ -28,7 +28,7 @@ async function connections(monitor: Qmp): Promise<string> {
 }
 
 /** `TCP[HOST_FORWARD]  12  127.0.0.1 40123  10.0.2.15 22 0 0` → 40123. */
-export function forwardedPort(usernet: string): number | null {
+function forwardedPort(usernet: string): number | null {
   const [, port] = /TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s/.exec(usernet) ?? [];
   return port === undefined ? null : Number(port);
 }

@@ -11,7 +11,7 @@ import { MiB } from '../../src/limits.ts';
 import { requireTool, runToolOk } from '../tools.ts';
 import { firstFileSystem, partsDirectory, requireParts } from './parts.ts';
 
-export const bootableBytes = 48 * MiB;
+const bootableBytes = 48 * MiB;
 const sector = 512;
 const partitionStart = 1 * MiB;
 

@@ -11,7 +11,7 @@ import { runToolOk } from '../tools.ts';
 export const partsDirectory = fileURLToPath(new URL('../../node_modules/.cache/tidemark/guest/', import.meta.url));
 
 /** In the order they depend on one another: any bus, disk, serial ports, network. */
-export const modules = [
+const modules = [
   ...['virtio_ring', 'virtio', 'virtio_pci_legacy_dev', 'virtio_pci_modern_dev', 'virtio_pci', 'virtio_blk'],
   ...['virtio_console', 'failover', 'net_failover', 'virtio_net'],
 ];
