@@ -4,6 +4,7 @@ import type { ExportReport, ExportRequest, Progress } from '../cli/roles.ts';
 import { exportRaw, type ExportOptions } from '../recovery/export.ts';
 import { exportQcow2 } from '../recovery/export-qcow2.ts';
 import { ReadPool } from '../recovery/read-pool.ts';
+import { holdPoints } from '../store/points-in-use.ts';
 import type { Parts } from './parts.ts';
 import { closing, openImage, openVault, throughIndex } from './point-access.ts';
 
@@ -13,14 +14,17 @@ export function exportPoint(
   progress: Progress,
   signal: AbortSignal,
 ): Promise<ExportReport> {
-  const { files, clock } = parts;
+  const { files, clock, random } = parts;
   return closing(async ({ closers }) => {
     const started = clock.monotonicMs();
     const vault = await openVault(parts, request);
     const pool = new ReadPool({ threads: availableParallelism() });
     closers.add(() => pool.close());
     return throughIndex(parts, closers, request, async (view) => {
-      const image = await openImage(view, vault, parts, request, { pool });
+      const { point: number } = view.choosePoint(request.point);
+      const hold = await holdPoints({ ...request, files, clock, random, role: 'export', points: [number] });
+      closers.add(() => hold.release());
+      const image = await openImage(view, vault, parts, { ...request, point: number }, { pool });
       const { machine, disk, point, cutTimeMs, geometry, root } = image.at;
       const facts = view.disk(request.disk);
       const id = Buffer.from(facts.id, 'hex');
@@ -38,7 +42,7 @@ export function exportPoint(
       const { written, kept } =
         request.format === 'raw'
           ? await exportRaw(image, options)
-          : await exportQcow2(image, { ...request, ...options, random: parts.random });
+          : await exportQcow2(image, { ...request, ...options, random });
       const seconds = (clock.monotonicMs() - started) / 1000;
       const file = { format: request.format, dataBytes: written + kept, keptBytes: kept, file: request.to };
       return { machine, disk, point, cutTimeMs, size: geometry.size, root, ...file, seconds };

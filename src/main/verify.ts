@@ -5,9 +5,11 @@ import type { MachineCheck, Progress, VerifiedPoint, VerifyReport, VerifyRequest
 import { isProblem, Problem } from '../kit/problem.ts';
 import { ReadPool } from '../recovery/read-pool.ts';
 import { checkDisk, structureOf, type CheckedPoint, type CheckOptions } from '../recovery/verify.ts';
-import { machinePaths } from '../store/machine-directory.ts';
+import { lockHolder } from '../posix/lock.ts';
+import { machinePaths, type DiskFacts } from '../store/machine-directory.ts';
 import { MachineSurvey } from '../store/machine-survey.ts';
-import type { PointsView } from '../store/points-view.ts';
+import { holdPoints } from '../store/points-in-use.ts';
+import { readPoints } from '../store/points-log.ts';
 import { Vault } from '../store/vault.ts';
 import { readBootId } from './boot-id.ts';
 import type { Closers, Parts } from './parts.ts';
@@ -41,11 +43,14 @@ async function machinesIn({ files }: Parts, request: VerifyRequest): Promise<str
   return kept;
 }
 
-function wantedPoints(view: PointsView, choice: VerifyRequest['point']): (point: number) => boolean {
-  if (choice === 'all') return () => true;
-  const last = view.points.at(-1)?.point;
-  const proven = view.points.findLast(({ point }) => view.stateOf(point) === 'proven')?.point;
+/** @throws Problem `not-found` of a point that is no longer kept. */
+function wantedPoints(survey: MachineSurvey, choice: VerifyRequest['point']): (point: number) => boolean {
+  const { points: view, machine } = survey;
+  if (choice === 'all') return (point) => !view.isRetired(point);
+  const last = view.kept.at(-1)?.point;
+  const proven = view.kept.findLast(({ point }) => view.stateOf(point) === 'proven')?.point;
   const wanted = choice === 'latest' ? last : choice === 'proven' ? proven : choice;
+  if (wanted !== undefined && view.isRetired(wanted)) throw view.retiredProblem(machine, wanted);
   return (point) => point === wanted;
 }
 
@@ -127,38 +132,72 @@ async function surveyOf(
   });
 }
 
-async function verifyMachine(work: Work, machine: string): Promise<{ check: MachineCheck; points: VerifiedPoint[] }> {
-  const { parts, request, share } = work;
-  const scratch = path.join(tmpdir(), `tidemark-verify-${parts.random.bytes(8).toString('hex')}`);
-  let survey: MachineSurvey | null = null;
-  try {
-    survey = await surveyOf(work, machine, scratch);
-    const findings = structureOf(survey);
-    const wanted = wantedPoints(survey.points, request.point);
-    const points: VerifiedPoint[] = [];
-    const { disks } = survey.facts;
-    const named = disks.filter(({ name }) => request.disk === undefined || name === request.disk);
-    if (named.length === 0 && request.disk !== undefined) {
-      const names = disks.map(({ name }) => name).join(', ') || 'none';
-      throw new Problem('not-found', `machine ${machine} has no disk ${request.disk}`, {
-        remedy: `its disks: ${names}`,
-      });
-    }
-    for (const disk of named) {
-      const size = survey.points.lastPoint?.disks.find(({ no }) => no === disk.no)?.size ?? 0;
-      const found = await checkDisk(survey, disk, wanted, { ...work, clock: parts.clock, progress: share.begin(size) });
-      findings.push(...found.findings);
-      points.push(...found.points.map((point) => verifiedPoint(machine, point, work.key !== null)));
-    }
-    return { check: { machine, points: survey.points.points.length, findings }, points };
-  } catch (error) {
-    if (!isProblem(error) || error.code !== 'damaged') throw error;
-    const findings = [{ severity: 'damage' as const, text: `${error.message}: none of its points could be checked` }];
-    return { check: { machine, points: null, findings }, points: [] };
-  } finally {
-    await survey?.close();
-    await parts.files.removeTree(scratch);
+interface Verified {
+  readonly check: MachineCheck;
+  readonly points: VerifiedPoint[];
+}
+
+/** Segments that a target folds away meanwhile are no damage: then it is looked at again. */
+const attemptsMax = 3;
+
+async function verifyMachine(work: Work, closers: Closers, machine: string): Promise<Verified> {
+  const { files, clock, random } = work.parts;
+  const { data } = work.request;
+  // Nothing is written where no target is that could fold.
+  if ((await lockHolder(files, clock, data)) !== null) {
+    const hold = await holdPoints({ files, clock, random, data, machine, role: 'verify', points: 'all' });
+    closers.add(() => hold.release());
   }
+  for (let attempt = 1; ; attempt += 1) {
+    const scratch = path.join(tmpdir(), `tidemark-verify-${random.bytes(8).toString('hex')}`);
+    let survey: MachineSurvey | null = null;
+    try {
+      survey = await surveyOf(work, machine, scratch);
+      const found = await checkSurvey(work, survey);
+      if (isWhole(found) || attempt === attemptsMax || !(await wasFolded(work, survey))) return found;
+    } catch (error) {
+      if (!isProblem(error) || error.code !== 'damaged') throw error;
+      const text = `${error.message}: none of its points could be checked`;
+      return { check: { machine, points: null, findings: [{ severity: 'damage', text }] }, points: [] };
+    } finally {
+      await survey?.close();
+      await files.removeTree(scratch);
+    }
+  }
+}
+
+async function checkSurvey(work: Work, survey: MachineSurvey): Promise<Verified> {
+  const { request, share, parts, key } = work;
+  const { machine } = survey;
+  const findings = structureOf(survey);
+  const wanted = wantedPoints(survey, request.point);
+  const points: VerifiedPoint[] = [];
+  for (const disk of disksOf(survey, request.disk)) {
+    const size = survey.points.lastPoint?.disks.find(({ no }) => no === disk.no)?.size ?? 0;
+    const found = await checkDisk(survey, disk, wanted, { ...work, clock: parts.clock, progress: share.begin(size) });
+    findings.push(...found.findings);
+    points.push(...found.points.map((point) => verifiedPoint(machine, point, key !== null)));
+  }
+  return { check: { machine, points: survey.points.kept.length, findings }, points };
+}
+
+function isWhole({ check, points }: Verified): boolean {
+  return check.findings.every(({ severity }) => severity === 'note') && points.every(({ ok }) => ok);
+}
+
+async function wasFolded({ parts, request }: Work, { machine, facts, points }: MachineSurvey): Promise<boolean> {
+  const { pointsLog } = machinePaths(request.data, machine);
+  const machineId = Buffer.from(facts.id, 'hex');
+  const { view } = await readPoints({ files: parts.files, path: pointsLog, machineId });
+  return view.removed.size > points.removed.size;
+}
+
+/** @throws Problem `not-found`. */
+function disksOf({ machine, facts }: MachineSurvey, name: string | undefined): readonly DiskFacts[] {
+  const named = facts.disks.filter((disk) => name === undefined || disk.name === name);
+  if (named.length > 0 || name === undefined) return named;
+  const names = facts.disks.map((disk) => disk.name).join(', ') || 'none';
+  throw new Problem('not-found', `machine ${machine} has no disk ${name}`, { remedy: `its disks: ${names}` });
 }
 
 export function verify(
@@ -178,17 +217,16 @@ export function verify(
     const machines: MachineCheck[] = [];
     const points: VerifiedPoint[] = [];
     for (const name of names) {
-      const found = await verifyMachine(work, name);
+      const found = await verifyMachine(work, closers, name);
       machines.push(found.check);
       points.push(...found.points);
     }
-    const whole = machines.every(({ findings }) => findings.every(({ severity }) => severity === 'note'));
-    if (points.length === 0 && whole) {
+    const ok = machines.every((check) => isWhole({ check, points }));
+    if (points.length === 0 && ok) {
       throw new Problem('not-found', `${request.data} holds no point to verify`, {
         remedy: 'name the directory of a target that has points',
       });
     }
-    const ok = whole && points.every((point) => point.ok);
     const content = key !== null ? 'checked' : request.content ? 'no-key' : 'left-out';
     const bodies = readsBodies(request, key) ? 'checked' : 'left-out';
     return { ok, content, bodies, machines, points, seconds: (clock.monotonicMs() - started) / 1000 };
