@@ -11,9 +11,12 @@ import type { SealedRow } from '../wire/sealed.ts';
 import type { LeafPair } from '../wire/leaves.ts';
 import { limits } from '../limits.ts';
 import type { NodeHash } from './index-nodes.ts';
+import { movedPlaces } from './index-moved.ts';
+import type { IndexChange } from './index-pages.ts';
 import type { IndexReader } from './index-reader.ts';
 import type { RecordIndex } from './record-index.ts';
 import { encodeLayerBody, entryHeaderBytes, type Position } from './segment-format.ts';
+import type { MovedBody } from './segment-moved.ts';
 import type { SegmentLog } from './segment-log.ts';
 
 export interface NewLayer {
@@ -77,6 +80,29 @@ export class MachineLog {
       await appended.durable;
       await this.index.room();
       await this.index.dropLayer(diskNo, seq, appended.end);
+    });
+  }
+
+  /**
+   * Appends records that lie elsewhere, and lets the index find them here. `body`: of `encodeMoved`, and `moved` what it says. `index`: of this log, with all
+   * of these records in it. Answers the segment.
+   */
+  appendMoved(diskNo: number, moved: MovedBody, body: Uint8Array, index: IndexReader): Promise<number> {
+    const appended = this.segments.append({ type: 'moved', diskNo, body });
+    return this.#inOrder.run(async () => {
+      await appended.durable;
+      await this.index.room();
+      this.index.rewrite(movedPlaces(index, diskNo, moved, appended.position), appended.end);
+      return appended.position.segment;
+    });
+  }
+
+  /** Changes of the index that say nothing about the log, in turn with what is appended. */
+  async rewrite(changes: readonly IndexChange[]): Promise<void> {
+    if (changes.length === 0) return;
+    await this.#inOrder.run(async () => {
+      await this.index.room();
+      this.index.rewrite(changes);
     });
   }
 

@@ -10,7 +10,6 @@
  *  4. The epoch of a session is durable before anything is acknowledged under it (C9, first form: a new process-server instance
  *     gets a higher one).
  */
-import { describeLayers, sameLayers, type LayerRun } from '../kernels/layer-run.ts';
 import { Problem } from '../kit/problem.ts';
 import type { Clock } from '../kit/clock.ts';
 import type { Random } from '../kit/random.ts';
@@ -18,54 +17,25 @@ import { Serial } from '../kit/serial.ts';
 import { limits } from '../limits.ts';
 import type { Geometry } from '../disk/geometry.ts';
 import type { Files } from '../posix/files.ts';
-import { type MachineDefinition, sameDefinition } from '../wire/definition.ts';
-import type { Consistency } from '../wire/point.ts';
+import { sameDefinition } from '../wire/definition.ts';
 import { counterOf, epochOf } from '../wire/seq.ts';
+import { objectionTo, type CommitOutcome, type NewPoint } from './new-point.ts';
 import { inheritedDamage, leansOn, type InheritedDamage } from './damaged-blocks.ts';
 import type { DiskStore } from './disk-store.ts';
+import { MachineFold } from './machine-fold.ts';
 import { machinePaths, type DataDirectory, type MachineFacts } from './machine-directory.ts';
 import type { MachineLog } from './machine-log.ts';
 import { giveUpLeaves, makeDiskFacts, openDiskStore, replaceLeaves } from './disk-open.ts';
-import { maxSeqAt } from './point-layers.ts';
+import { canTellSince, maxSeqAt } from './point-layers.ts';
 import { PointReader } from './point-reader.ts';
 import type { Aside, GapBody, PointBody } from './points-record.ts';
 import type { PointsLog } from './points-log.ts';
 import type { PointsView } from './points-view.ts';
 import type { Position } from './segment-format.ts';
+import { Repairs } from './repairs.ts';
 import type { SegmentReader } from './segment-reader.ts';
 import { StoredRecords } from './stored-records.ts';
 import type { Vault } from './vault.ts';
-
-export interface NewPoint {
-  readonly cutTimeMs: number;
-  readonly consistency: Consistency;
-  readonly evidence?: string | undefined;
-  /** What the machine is from this point on; left out: what it was. */
-  readonly definition?: MachineDefinition | undefined;
-  readonly epoch: number;
-  readonly disks: readonly {
-    readonly store: DiskStore;
-    readonly size: number;
-    /** Hex. */
-    readonly root: string;
-    /** All that the source sent and no point lists yet. */
-    readonly layers: LayerRun | null;
-    readonly kind: 'initial' | 'delta' | 'resync';
-    readonly records: number;
-    readonly payloadBytes: number;
-    readonly writes?: number | undefined;
-  }[];
-}
-
-export type CommitOutcome =
-  | { readonly kind: 'committed'; readonly point: number }
-  | {
-      readonly kind: 'rejected';
-      readonly reason: 'root-mismatch' | 'layer-unknown' | 'layer-incomplete' | 'shrunk';
-      readonly disk: DiskStore;
-      readonly detail: string;
-      readonly retryable: boolean;
-    };
 
 export interface MachineStoreParts {
   readonly files: Files;
@@ -88,6 +58,7 @@ export class MachineStore {
   readonly #disks: DiskStore[];
   #facts: MachineFacts;
   #closed = false;
+  readonly #repairs: Repairs;
   /** Invariant 3. */
   readonly #oneAtATime = new Serial();
 
@@ -95,6 +66,8 @@ export class MachineStore {
   constructor(parts: MachineStoreParts) {
     this.#parts = parts;
     this.#disks = [...parts.disks];
+    const [{ index }, records] = [parts.log, this.storedRecords()];
+    this.#repairs = new Repairs({ index, points: parts.points.view, records });
     this.#facts = parts.facts;
   }
 
@@ -192,7 +165,7 @@ export class MachineStore {
   /** The highest seq that `point` or one before it lists of the disk; null when leaves since then can not be told. */
   maxSeqAt(diskNo: number, point: number): number | null {
     const disk = this.#disks.find((each) => each.no === diskNo);
-    if (!disk?.leavesComplete || !this.points.point(point)) return null;
+    if (!disk?.leavesComplete || !canTellSince(this.points, point)) return null;
     return maxSeqAt(this.points, diskNo, point);
   }
 
@@ -251,7 +224,7 @@ export class MachineStore {
 
   /** Points whose proof has not ended yet, oldest first. */
   unprovenPoints(): number[] {
-    return this.points.points.map(({ point }) => point).filter((point) => this.points.stateOf(point) === 'committed');
+    return this.points.kept.map(({ point }) => point).filter((point) => this.points.stateOf(point) === 'committed');
   }
 
   /** Disks that are part of the point. */
@@ -349,6 +322,41 @@ export class MachineStore {
     return wanted;
   }
 
+  /**
+   * Heals the points whose damaged blocks the source has sent again as they were; they are to be proven anew. Answers how many versions of blocks.
+   * @throws Problem `read-failed`, `full`, `points-log-sync-failed`.
+   */
+  async heal(disk: DiskStore): Promise<number> {
+    const { log, clock } = this.#parts;
+    const versions = this.points.damaged.size === 0 ? [] : await this.#repairs.due(disk);
+    if (versions.length === 0) return 0;
+    await this.#appendPoint({ type: 'repaired', body: { disk: disk.no, atMs: clock.wallMs(), versions } });
+    await log.rewrite(this.#repairs.changes(disk.no, versions));
+    await log.index.flushed();
+    return versions.length;
+  }
+
+  /** Retention, fold and compaction of this machine; ends before the store is closed. */
+  fold(): MachineFold {
+    // Not the vault: none of it needs a key.
+    const { files, clock, machine, log, data, facts } = this.#parts;
+    return new MachineFold({
+      files,
+      clock,
+      machine,
+      log,
+      data: data.path,
+      machineId: Buffer.from(facts.id, 'hex'),
+      points: this.points,
+      disks: () => this.#disks,
+      record: (make) => this.#oneAtATime.run(() => this.#appendPoint(make())),
+      markDamaged: async ({ point, diskNo, blocks }) => {
+        const disk = this.#disks.find(({ no }) => no === diskNo);
+        if (disk) await this.markDamaged(point, disk, blocks);
+      },
+    });
+  }
+
   /** Closes everything cleanly. Idempotent. */
   async close(): Promise<void> {
     if (this.#closed) return;
@@ -368,26 +376,4 @@ export class MachineStore {
       throw error;
     }
   }
-}
-
-function objectionTo(
-  disk: NewPoint['disks'][number],
-): Pick<CommitOutcome & { kind: 'rejected' }, 'reason' | 'detail' | 'retryable'> | null {
-  const { store, size, root, layers } = disk;
-  if (!sameLayers(layers, store.pending)) {
-    const fewer = (layers?.count ?? 0) < (store.pending?.count ?? 0);
-    const detail = `the source lists ${describeLayers(layers)}, durable here are ${describeLayers(store.pending)}`;
-    return { reason: fewer ? 'layer-incomplete' : 'layer-unknown', detail, retryable: true };
-  }
-  if (size !== store.geometry.size) {
-    return {
-      reason: 'shrunk',
-      detail: `size ${size}, the session opened it with ${store.geometry.size}`,
-      retryable: false,
-    };
-  }
-  const mine = Buffer.from(store.leaves.workingRoot()).toString('hex');
-  if (mine !== root)
-    return { reason: 'root-mismatch', detail: `the source's root is ${root}, the target's ${mine}`, retryable: true };
-  return null;
 }

@@ -22,6 +22,7 @@ const version = 2;
 
 const time = z.number().min(0);
 const point = safeInteger.min(1);
+const seqField = safeInteger.min(1);
 const diskNo = z.number().int().min(0).max(0xfffe);
 const block = z.number().int().min(0).max(limits.disk.blockCountMax);
 const segmentField = z.number().int().min(1).max(0xffffffff);
@@ -93,6 +94,19 @@ const retiredBody = z.object({
 });
 const removedBody = z.object({ segments: z.array(segmentField.min(1)).min(1), extents: extentsField, atMs: time });
 
+const repairedBody = z.object({
+  disk: diskNo,
+  atMs: time,
+  /**
+   * Block; the damaged version's seq; the seq of the block's next version; the seq of a whole record with the same content. Points that read as of a seq
+   * from the second to below the third read the fourth.
+   */
+  versions: z
+    .array(z.tuple([block, seqField, seqField, seqField]))
+    .min(1)
+    .max(limits.store.damagedBlocksMax),
+});
+
 export type EpochBody = z.infer<typeof epochBody>;
 export type PointBody = z.infer<typeof pointBody>;
 export type ProvenBody = z.infer<typeof provenBody>;
@@ -104,6 +118,7 @@ export type BootedBody = z.infer<typeof bootedBody>;
 export type PinBody = z.infer<typeof pinBody>;
 export type RetiredBody = z.infer<typeof retiredBody>;
 export type RemovedBody = z.infer<typeof removedBody>;
+export type RepairedBody = z.infer<typeof repairedBody>;
 
 export type PointsEntry =
   | { readonly type: 'epoch'; readonly body: EpochBody }
@@ -116,7 +131,8 @@ export type PointsEntry =
   | { readonly type: 'booted'; readonly body: BootedBody }
   | { readonly type: 'pin'; readonly body: PinBody }
   | { readonly type: 'retired'; readonly body: RetiredBody }
-  | { readonly type: 'removed'; readonly body: RemovedBody };
+  | { readonly type: 'removed'; readonly body: RemovedBody }
+  | { readonly type: 'repaired'; readonly body: RepairedBody };
 
 const typeNumbers = {
   epoch: 1,
@@ -130,6 +146,7 @@ const typeNumbers = {
   pin: 9,
   retired: 10,
   removed: 11,
+  repaired: 12,
 } as const;
 
 const entrySchema = z.discriminatedUnion('type', [
@@ -144,12 +161,14 @@ const entrySchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('pin'), body: pinBody }),
   z.object({ type: z.literal('retired'), body: retiredBody }),
   z.object({ type: z.literal('removed'), body: removedBody }),
+  z.object({ type: z.literal('repaired'), body: repairedBody }),
 ]);
 
 /** What others than the target may have it write down: nothing of it decides what a point is made of. */
 export const asideSchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('failover'), body: failoverBody }),
   z.object({ type: z.literal('booted'), body: bootedBody }),
+  z.object({ type: z.literal('pin'), body: pinBody }),
 ]);
 export type Aside = z.infer<typeof asideSchema>;
 

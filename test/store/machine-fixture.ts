@@ -13,7 +13,9 @@ import { posixFiles, type Files } from '../../src/posix/files.ts';
 import type { DiskStore } from '../../src/store/disk-store.ts';
 import { openDataDirectory, type DataDirectory } from '../../src/store/machine-directory.ts';
 import { openMachineStore, type OpeningReport } from '../../src/store/machine-open.ts';
+import type { FoldOutcome, SpaceUse } from '../../src/store/machine-fold.ts';
 import type { MachineStore } from '../../src/store/machine-store.ts';
+import type { RetentionPolicy } from '../../src/store/retention.ts';
 import { Vault } from '../../src/store/vault.ts';
 import { newTargetCounters } from '../../src/target/counters.ts';
 import { Prover } from '../../src/target/prover.ts';
@@ -26,11 +28,16 @@ import { runOf } from '../layers.ts';
 const smallDisk = { size: 2048 * 4096, blockSize: 4096 };
 const machine = 'm1';
 
+/** Of points as old as this none is kept for its age; newest, pinned and unsettled ones stay. */
+export const retireAll: RetentionPolicy = { hours: -1 };
+
 export interface BlockChange {
   readonly block: number;
   readonly mask?: number;
   /** All of it. */
   readonly zero?: boolean;
+  /** Sent with the content it has, as a source does that is asked for it. */
+  readonly same?: boolean;
 }
 
 export class MachineLife {
@@ -148,6 +155,20 @@ export class MachineLife {
     return { asked, prover };
   }
 
+  /** Keeps its point from being retired, or no longer. */
+  pin(point: number, pinned: boolean): Promise<void> {
+    return this.store.recordAside({ type: 'pin', body: { point, pinned, atMs: 1 } });
+  }
+
+  /** One pass: retires all that may be, at full speed, and unlinks at once. */
+  async fold(policy: RetentionPolicy = retireAll): Promise<{ outcome: FoldOutcome; use: SpaceUse }> {
+    const fold = this.store.fold();
+    const outcome = await fold.run(policy, { step: () => Promise.resolve(true) });
+    await fold.unlinkDue(true);
+    if (!fold.use) throw new Error('a pass says what is used');
+    return { outcome, use: fold.use };
+  }
+
   states(): string[] {
     return this.store.points.points.map(({ point }) => this.store.points.stateOf(point));
   }
@@ -160,10 +181,10 @@ export class MachineLife {
     const rowsEnd = sealedHeaderBytes + changes.length * sealedRowBytes;
     const room = new Uint8Array(rowsEnd + changes.length * (blockSize + 64));
     let at = rowsEnd;
-    for (const [number, { block, mask = 0xffff, zero = false }] of changes.entries()) {
+    for (const [number, { block, mask = 0xffff, zero = false, same = false }] of changes.entries()) {
       const pageMask = zero ? 0xffff : mask;
       const content = Buffer.from(zero ? Buffer.alloc(blockSize) : (this.image.get(block) ?? Buffer.alloc(blockSize)));
-      for (let page = 0; page < 16 && !zero; page += 1)
+      for (let page = 0; page < 16 && !zero && !same; page += 1)
         if ((pageMask & (1 << page)) !== 0) systemRandom.bytes(pageSize).copy(content, page * pageSize);
       this.image.set(block, content);
       const pages = Buffer.alloc(blockSize);
