@@ -379,3 +379,21 @@ test('a pin on a cooling region keeps it; a pinned one does not start to cool', 
   expect(hot.endCooling([3, 4])).toBe(1);
   expect([hot.isCold(3), hot.isCold(4), hot.used]).toEqual([true, false, 1]);
 });
+
+test('random writes over eight times more regions than slots: log and image are synced by the batch, not by the write', async () => {
+  const [slots, over, inFlight, writes] = [16, 128, 16, 2000];
+  const files = simWithImage(over * 4 * MiB);
+  const capture = await openSim(files, false, { hotRegionsMax: slots });
+  await commitAll(capture);
+  const syncs = { log: 0, image: 0 };
+  files.watch = (operation, filePath) => {
+    if (operation === 'datasync') syncs[filePath === imagePath ? 'image' : 'log'] += 1;
+  };
+  const writer = async (): Promise<void> => {
+    for (let each = 0; each < writes / inFlight; each += 1)
+      await capture.write(Buffer.alloc(512, 1), files.dice.below(over) * 4 * MiB, false);
+  };
+  await Promise.all(Array.from({ length: inFlight }, writer));
+  console.info(`${writes} writes: ${syncs.log} syncs of the log, ${syncs.image} of the image`);
+  expect([syncs.log < 1600, syncs.image < 250, syncs.image > 50]).toEqual([true, true, true]);
+});

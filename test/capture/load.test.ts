@@ -270,7 +270,7 @@ describe.skipIf(!requireTool('fio'))('through NBD', () => {
   test.runIf(soak)(
     'what tracking costs a writer',
     async () => {
-      const ways: readonly WritePath[] = ['untracked', 'tracked', 'tracked and cut'];
+      const ways: readonly WritePath[] = ['untracked', 'tracked', 'tracked and cut', 'few slots'];
       const loads: readonly WritePathLoad[] = [
         { blockBytes: 4096, depth: 16, rw: 'randwrite', seconds: 5 },
         { blockBytes: 4096, depth: 1, rw: 'randwrite', seconds: 5 },

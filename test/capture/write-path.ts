@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { makeCutAll } from '../../src/capture/cut.ts';
 import { openImage, readWhole, zeroRange } from '../../src/capture/image.ts';
-import { openNbdCapture } from '../../src/capture/nbd-open.ts';
+import { openNbdCapture, type NbdCaptureOptions } from '../../src/capture/nbd-open.ts';
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import { systemRandom } from '../../src/kit/random.ts';
@@ -28,7 +28,10 @@ export interface WritePathFigures {
   readonly heldMs: readonly number[];
 }
 
-export type WritePath = 'untracked' | 'tracked' | 'tracked and cut';
+/** `few slots`: tracked, with so few hot regions that most random writes have to wait until another region is cold. */
+export type WritePath = 'untracked' | 'tracked' | 'tracked and cut' | 'few slots';
+
+const fewSlots = 16;
 
 export interface WritePathLoad {
   readonly blockBytes: number;
@@ -42,7 +45,7 @@ export interface WritePathLoad {
 export const imageBytes = 256 * MiB;
 
 /** A disk under capture on the real file system, whole image in the page cache, everything committed. */
-export async function capturedDisk(): Promise<{
+export async function capturedDisk(more: Partial<NbdCaptureOptions> = {}): Promise<{
   capture: NbdCapture;
   image: string;
   directory: string;
@@ -64,6 +67,7 @@ export async function capturedDisk(): Promise<{
     blockSize: 65_536,
     stateDirectory: path.join(directory, 'state'),
     hadLog: false,
+    ...more,
   });
   await forgetAll(capture);
   const end = async (): Promise<void> => {
@@ -158,7 +162,7 @@ async function plainImage(image: string): Promise<{ backend: Backend; end: () =>
 
 /** Runs fio for `load.seconds` over one of the paths. */
 export async function measureWritePath(way: WritePath, load: WritePathLoad): Promise<WritePathFigures> {
-  const disk = await capturedDisk();
+  const disk = await capturedDisk(way === 'few slots' ? { hotRegionsMax: fewSlots } : {});
   const plain = way === 'untracked' ? await plainImage(disk.image) : null;
   const server = await serveNbd({
     exports: new Map([['disk', plain?.backend ?? disk.capture]]),
