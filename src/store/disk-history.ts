@@ -35,7 +35,7 @@ export interface StoredRange {
   readonly length: number;
 }
 
-/** Numbers the histories of a process (`RebuildTask.image`): a pool that reads for histories reads for nothing else. */
+/** Numbers the histories of a process (`RebuildTask.image`), downwards from −1: threads keep keys by that number, and views count upwards. */
 let histories = 0;
 
 export class DiskHistory {
@@ -51,7 +51,7 @@ export class DiskHistory {
     this.disk = disk;
     this.#survey = survey;
     this.#index = survey.index;
-    histories += 1;
+    histories -= 1;
     this.#number = histories;
     const points: PointOfDisk[] = [];
     let maxSeq = 0;

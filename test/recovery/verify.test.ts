@@ -164,6 +164,18 @@ describe('verify of a damaged store', () => {
     });
   });
 
+  it('whose entry of a layer is damaged calls no point good that needs its key', async () => {
+    await cp(made.data, damaged, { recursive: true });
+    const file = machineFile('segments', '000002.seg');
+    const layer =
+      entriesOf(await readFile(file)).find(({ type }) => type === entryType.layer) ?? expect.fail('no layer');
+    await flipBit(file, layer.at + 25, 0);
+    const report = await verified(damaged);
+    expect(goodOf(report)).toEqual([1, 2, 3, 6, 7, 8]);
+    // Blocks 60 to 69 as of point 4.
+    expect(report.points.find(({ point }) => point === 4)).toMatchObject({ rootMatches: true, damagedBlockCount: 10 });
+  });
+
   it('of a lost segment tells which points are gone by their roots', async () => {
     await cp(made.data, damaged, { recursive: true });
     await rm(machineFile('segments', '000002.seg'));
