@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import type { MachineOfVault } from '../cli/failover-roles.ts';
 import { Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
-import { startDetached } from '../posix/detached.ts';
+import { startDetached, type DetachedProgram } from '../posix/detached.ts';
 import { lockHolder, type LockIdentity } from '../posix/lock.ts';
 import {
   listFailovers,
@@ -98,20 +98,24 @@ export async function removeFailover({ parts, identity }: Turn, place: FailoverD
 /** The process that serves it: the one there is, or a new one. @throws Problem its own reason when it does not come up. */
 export async function served(turn: Turn, place: FailoverDirectory): Promise<FailoverProcess> {
   const { parts, identity } = turn;
-  const { clock } = parts;
-  const running = await isServed(place, clock, identity);
-  const child = running ? null : startDetached(process.execPath, wordsFor(turn, place), place.log);
+  const { files, clock } = parts;
+  const { failoverStartMs, failoverPollMs } = limits.recovery;
+  let child: DetachedProgram | null = null;
   const over: string[] = [];
-  void child?.ended.then((how) => over.push(how));
-  const deadlineMs = clock.monotonicMs() + limits.recovery.failoverStartMs;
+  const deadlineMs = clock.monotonicMs() + failoverStartMs;
   while (over.length === 0 && clock.monotonicMs() < deadlineMs) {
+    // Asked again and again: one that was killed may hold its lock a moment longer.
+    if (child === null && !(await isServed(place, clock, identity))) {
+      child = startDetached(process.execPath, wordsFor(turn, place), place.log);
+      void child.ended.then((how) => over.push(how));
+    }
     const found = await place.process();
     // What an earlier process left there is not believed.
-    const pid = child?.pid ?? (await lockHolder(parts.files, clock, place.path))?.pid;
+    const pid = child?.pid ?? (await lockHolder(files, clock, place.path))?.pid;
     if (found && found.pid === pid) return found;
-    await clock.sleep(limits.recovery.failoverPollMs);
+    await clock.sleep(failoverPollMs);
   }
-  const [why = `not within ${limits.recovery.failoverStartMs / 1000} s`] = over;
+  const [why = `not within ${failoverStartMs / 1000} s`] = over;
   throw await notServed(turn, place, why);
 }
 

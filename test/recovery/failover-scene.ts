@@ -5,6 +5,8 @@ import { expect } from 'vitest';
 import type { FailoverReport } from '../../src/cli/failover-roles.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { connectNbd, type NbdClient } from '../../src/nbd/client.ts';
+import { posixFiles } from '../../src/posix/files.ts';
+import { lockHolder } from '../../src/posix/lock.ts';
 import { parseNbdUri } from '../../src/recovery/qemu.ts';
 import { command } from '../product/command.ts';
 import { MachineLife } from '../store/machine-fixture.ts';
@@ -98,10 +100,9 @@ export async function pidOf(directory: string): Promise<number> {
 export async function killServing({ directory }: FailoverReport): Promise<void> {
   const pid = await pidOf(directory);
   process.kill(pid, 'SIGKILL');
+  // The last of its threads gives its locks back.
   for (let tries = 0; tries < 500; tries += 1) {
-    const state = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => null);
-    // A zombie waits for whoever started it, and holds nothing.
-    if (state === null || / Z /.test(state)) return;
+    if ((await lockHolder(posixFiles, systemClock, directory)) === null) return;
     await systemClock.sleep(10);
   }
   throw new Error(`process ${pid} does not end`);
