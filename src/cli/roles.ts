@@ -287,6 +287,8 @@ export interface MachineStatus extends Judged, Recency {
   readonly policy: string;
   /** What its points can claim without hooks. */
   readonly consistency: 'crash' | 'none' | null;
+  /** The newest point that was started and answered, and after how long; null: none was. */
+  readonly booted: { readonly point: number; readonly atMs: number; readonly seconds: number } | null;
   /** Points that were due and not made since the agent started. */
   readonly gaps: readonly { readonly reason: string; readonly points: number }[];
   readonly disks: readonly DiskStatus[];

@@ -10,7 +10,7 @@ import { parseDayWindow } from '../kit/day-window.ts';
 import { localTimeIn } from '../kit/local-time.ts';
 import { isProblem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
-import { definitionSchema, type MachineDefinition } from '../wire/definition.ts';
+import { definitionSchema } from '../wire/definition.ts';
 
 const { control, disk } = limits;
 
@@ -118,11 +118,6 @@ export const policyReply = z.object({ name: nameSchema, ...policySchema.shape })
 const uniqueNames = (disks: readonly { name: string }[]): boolean =>
   new Set(disks.map(({ name }) => name)).size === disks.length;
 
-const namesItsDisks = (machine: {
-  readonly disks: readonly { readonly name: string }[];
-  readonly definition: MachineDefinition | null;
-}): boolean => machine.definition?.disks.every((name) => machine.disks.some((each) => each.name === name)) ?? true;
-
 export const machineSchema = z
   .strictObject({
     disks: z
@@ -132,12 +127,15 @@ export const machineSchema = z
       .refine(uniqueNames, 'disk names differ'),
     policy: nameSchema.default('default'),
     paused: z.boolean().default(false).describe('Its agent captures what changes and makes no points.'),
-    definition: definitionSchema
-      .nullable()
-      .default(null)
-      .describe('What the machine is beside its disks; travels with its points. Null: not known.'),
+    definition: definitionSchema.nullable().default(null).describe('Travels with its points; null: not known.'),
   })
-  .refine(namesItsDisks, { path: ['definition', 'disks'], message: 'names a disk that is not protected' });
+  .refine(
+    ({ disks, definition }) => definition?.disks.every((name) => disks.some((one) => one.name === name)) ?? true,
+    {
+      path: ['definition', 'disks'],
+      message: 'names a disk that is not protected',
+    },
+  );
 export type Machine = z.infer<typeof machineSchema>;
 export const unprotectQuery = z.strictObject({
   deleteReplica: z.stringbool().default(false).describe('Have the target delete all points and keys of the machine.'),
@@ -215,6 +213,7 @@ export const pointReport = z.object({
 export type PointReport = z.infer<typeof pointReport>;
 
 const pointMark = z.object({ point: z.int().min(1), cutTimeMs: timeMs });
+const bootMark = z.object({ point: z.int().min(1), atMs: timeMs, seconds: z.number().min(0) }).nullable();
 
 /** A comparison of every block of a disk with its replica, from the moment it is due until its point is committed. */
 const resyncReport = z.object({
@@ -278,6 +277,7 @@ export const targetReport = z.object({
         name: nameSchema,
         oldestPoint: z.int().min(1).nullable().describe('Points below it are no longer kept.'),
         damagedBlocks: count,
+        booted: bootMark.default(null).describe('The newest point that was started and answered.'),
         disks: z
           .array(
             z.object({ name: diskName, size: bytes, committed: pointMark.nullable(), proven: pointMark.nullable() }),
@@ -353,6 +353,7 @@ export const statusReply = z.object({
       ...judged,
       ...progress,
       consistency: capturedConsistency.nullable(),
+      booted: bootMark.describe('The newest point that was started and answered, when, and how long it took.'),
       gaps: z.array(gapReport),
       disks: z.array(
         z.object({

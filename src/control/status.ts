@@ -223,6 +223,7 @@ function judgeMachine(input: StatusInput, machine: StatusInput['machines'][numbe
     ),
     rpoActualSeconds: ageSeconds(nowMs, newestCommittedMs),
     consistency: consistencyOf(of.agent?.report.disks ?? []),
+    booted: of.held?.report.booted ?? null,
     gaps: of.agent?.report.gaps ?? [],
     disks,
   };

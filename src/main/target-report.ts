@@ -24,6 +24,12 @@ function pointReport(store: MachineStore, number: number): PointReport | null {
   };
 }
 
+function newestBooted(view: MachineStore['points']): TargetReport['machines'][number]['booted'] {
+  const newest = view.points.findLast(({ point }) => view.bootedAt(point) !== null)?.point ?? 0;
+  const found = view.bootedAt(newest);
+  return found && { point: newest, atMs: Math.round(found.atMs), seconds: found.seconds };
+}
+
 /** What the control API is told: points it does not have yet, and those that changed since. */
 function machineReport(
   store: MachineStore,
@@ -44,6 +50,7 @@ function machineReport(
     name: store.machine,
     oldestPoint: view.points[0]?.point ?? null,
     damagedBlocks,
+    booted: newestBooted(view),
     disks: store.disks.map((disk) => ({
       name: disk.name,
       size: disk.geometry.size,

@@ -45,6 +45,7 @@ const healthy: StatusReport = {
       reasons: [],
       ...recency,
       consistency: 'none',
+      booted: null,
       gaps: [],
       disks: [{ name: 'vda', health: 'ok', reasons: [], ...recency, size: null, phase: null, resync: null }],
     },
@@ -190,6 +191,9 @@ describe('data', () => {
     expect(await of({})).toMatch(/^web1 .* none$/m);
     expect(await of({ resync })).toMatch(/vda .* resync 50 %$/m);
     expect(await of({ resync: { ...resync, phase: 'waiting' } })).toMatch(/vda .* resync due$/m);
+    expect(await of({}, { booted: { point: 7, atMs: 0, seconds: 3.5 } })).toMatch(
+      /^web1: point 7 was started at \S+ and answered after 3.5 s$/m,
+    );
     expect(await of({}, { gaps: [{ points: 2, reason: 'drain' }] })).toContain(
       'web1: 2 points that were due since the agent started were not made (drain)\n',
     );

@@ -6,7 +6,7 @@ import { mkdir, readFile, readdir } from 'node:fs/promises';
 import * as path from 'node:path';
 import { expect, it, describe, onTestFinished } from 'vitest';
 import type { BootedReport } from '../../src/cli/failover-roles.ts';
-import type { PointReport } from '../../src/cli/roles.ts';
+import type { PointReport, StatusReport } from '../../src/cli/roles.ts';
 import { exitCodes } from '../../src/fatal.ts';
 import { makeBootable, requireBootable } from '../guest/bootable.ts';
 import { runToolOk } from '../tools.ts';
@@ -82,6 +82,12 @@ describe.skipIf(!requireBootable('nbdcopy'))('a test failover', () => {
       [first.point, 'marker: first'],
       [second.point, 'marker: second'],
     ]);
+    const started = await scene.until('status that says so', async () => {
+      const run = await command(['status', ...scene.site.operator, '--json']);
+      const { machines } = JSON.parse(run.stdout) as StatusReport;
+      return machines[0]?.booted ?? undefined;
+    });
+    expect(started).toMatchObject({ point: second.point, seconds: booted[1]?.booted?.seconds });
     const silent = await failover(scene, 'test', machine, '--boot', '--probe', 'serial:never', '--boot-timeout', '1');
     expect([silent.code, silent.stdout]).toEqual([exitCodes['check-failed'].code, '']);
     expect(silent.stderr).toContain(

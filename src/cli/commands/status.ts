@@ -43,6 +43,11 @@ function print(terminal: Terminal, report: StatusReport): void {
     { where: machine.name, reasons: machine.reasons },
     ...machine.disks.map((disk) => ({ where: `${machine.name}/${disk.name}`, reasons: disk.reasons })),
   ]);
+  for (const { name, booted } of report.machines) {
+    if (booted === null) continue;
+    const { point, atMs, seconds } = booted;
+    printLine(terminal, `${name}: point ${point} was started at ${timeText(atMs)} and answered after ${seconds} s`);
+  }
   for (const { name, gaps } of report.machines) {
     for (const { points, reason } of gaps)
       printLine(terminal, `${name}: ${points} points that were due since the agent started were not made (${reason})`);
