@@ -19,6 +19,7 @@ import { maxSeqAt } from './point-layers.ts';
 import { PointsLog } from './points-log.ts';
 import type { PointsView } from './points-view.ts';
 import { RecordIndex } from './record-index.ts';
+import { rewriteRepaired } from './repairs.ts';
 import type { ReplayedEntry, ReplayOutcome } from './replay.ts';
 import { encodeLayerBody, isBefore } from './segment-format.ts';
 import { openSegmentLog, type OpenedSegmentLog } from './segment-recovery.ts';
@@ -165,6 +166,7 @@ export async function openMachineStore(
   const missed = lostBlocks(await index.reader(), points.view, missing);
   const { opened, filler, copies } = await openAndIndex(logOptions, index, facts, points.view);
   const log = new MachineLog({ segments: opened.log, index, highestSeq: await highestSeq(index, facts, points.view) });
+  await rewriteRepaired(index, facts.disks, points.view);
   const dropped = await dropBroken({ facts, points, log, clock, random, fatal }, filler.gaps);
   const disks: DiskStore[] = [];
   for (const record of facts.disks) {

@@ -18,6 +18,7 @@ import { IndexFiller } from './machine-open.ts';
 import { readPoints, type PointsReading } from './points-log.ts';
 import type { PointsView } from './points-view.ts';
 import { RecordIndex } from './record-index.ts';
+import { rewriteRepaired } from './repairs.ts';
 import { replayAll, type ReplayedEntry, type ReplayOptions, type ReplayOutcome } from './replay.ts';
 
 export interface SurveyOptions {
@@ -92,13 +93,20 @@ export class MachineSurvey {
     try {
       const filler = new IndexFiller(index, facts, points);
       const newest = { epoch: -1, base: 0 };
-      const replayOptions = { files, directory: paths.segments, machineId, extents: points.extents, removed: points.removed };
+      const replayOptions = {
+        files,
+        directory: paths.segments,
+        machineId,
+        extents: points.extents,
+        removed: points.removed,
+      };
       const checked = check === 'headers' ? null : await replayAll({ ...replayOptions, check }, options.visit);
       const filled = await replayAll({ ...replayOptions, check: 'headers' }, async (entry) => {
         await options.visit(entry);
         note(newest, entry);
         await filler.take(entry);
       });
+      await rewriteRepaired(index, facts.disks, points);
       const outcome = checked ?? filled;
       const found = { facts, points, tail, outcome, newest, index: await index.reader() };
       return new MachineSurvey(options, found, close);

@@ -24,6 +24,7 @@ import type { PointBody } from './points-record.ts';
 import type { PointsView } from './points-view.ts';
 import { planRebuild, type RebuildTask } from './rebuild-run.ts';
 import { RecordIndex } from './record-index.ts';
+import { rewriteRepaired } from './repairs.ts';
 import { replayAll } from './replay.ts';
 import { isBefore } from './segment-format.ts';
 import { SegmentReader } from './segment-reader.ts';
@@ -265,6 +266,7 @@ export class MachineView {
       },
       (entry) => filler.take(entry),
     );
+    await rewriteRepaired(index, this.facts.disks, this.points);
     return index.reader();
   }
 }

@@ -4,6 +4,7 @@
  */
 import type { Problem } from '../kit/problem.ts';
 import { epochOf } from '../wire/seq.ts';
+import { PointProofs, type RepairedVersion } from './point-proofs.ts';
 import { KeptPoints } from './points-kept.ts';
 import { endOfExtents, latest, type Extent, type Position } from './segment-format.ts';
 import type {
@@ -25,9 +26,7 @@ export type PointState = 'committed' | 'proven' | 'damaged';
 
 export class PointsView {
   readonly #points: PointBody[] = [];
-  readonly #proven = new Map<number, ProvenBody>();
-  readonly #provenBefore = new Map<number, ProvenBody>();
-  readonly #damaged = new Map<number, Map<number, Set<number>>>();
+  readonly #proofs = new PointProofs();
   readonly #gaps: GapBody[] = [];
   #extents: Extent[] = [];
   #mark: Position | null = null;
@@ -108,17 +107,22 @@ export class PointsView {
   }
 
   get proven(): ReadonlyMap<number, ProvenBody> {
-    return this.#proven;
+    return this.#proofs.proven;
   }
 
   /** Proofs taken back: what these points changed was whole; what they took over is to be looked at again. */
   get provenBefore(): ReadonlyMap<number, ProvenBody> {
-    return this.#provenBefore;
+    return this.#proofs.provenBefore;
   }
 
   /** Point → disk number → blocks found damaged. */
   get damaged(): ReadonlyMap<number, ReadonlyMap<number, ReadonlySet<number>>> {
-    return this.#damaged;
+    return this.#proofs.damaged;
+  }
+
+  /** Versions of the disk's blocks that were damaged and have the content of a later record; the last one said of a version counts. */
+  repaired(diskNo: number): readonly RepairedVersion[] {
+    return this.#proofs.repaired.get(diskNo) ?? [];
   }
 
   get gaps(): readonly GapBody[] {
@@ -126,8 +130,8 @@ export class PointsView {
   }
 
   stateOf(point: number): PointState {
-    if (this.#damaged.has(point)) return 'damaged';
-    return this.#proven.has(point) ? 'proven' : 'committed';
+    if (this.damaged.has(point)) return 'damaged';
+    return this.proven.has(point) ? 'proven' : 'committed';
   }
 
   /** What all points rely on, for replay; without what was removed. */
@@ -170,6 +174,7 @@ export class PointsView {
         return this.#keeping.objectionToRemoved(entry.body, this.#mark);
       case 'gap':
       case 'machine':
+      case 'repaired':
         return null;
     }
   }
@@ -187,18 +192,14 @@ export class PointsView {
         this.#rely(entry.body.extents);
         return;
       case 'proven':
-        this.#proven.set(entry.body.point, entry.body);
+        this.#proofs.prove(entry.body);
         return;
-      case 'damaged': {
-        const { point, disk, blocks } = entry.body;
-        const disks = this.#damaged.get(point) ?? new Map<number, Set<number>>();
-        this.#damaged.set(point, disks);
-        const known = disks.get(disk) ?? new Set();
-        disks.set(disk, known);
-        for (const each of blocks) known.add(each);
-        this.#takeBackProofs(point);
+      case 'damaged':
+        this.#proofs.damage(entry.body);
         return;
-      }
+      case 'repaired':
+        this.#proofs.repair(entry.body, this.#points);
+        return;
       case 'gap':
         this.#gaps.push(entry.body);
         return;
@@ -252,13 +253,5 @@ export class PointsView {
         return `point ${point} of epoch ${epoch} lists layer ${layers.last} of disk ${no}`;
     }
     return null;
-  }
-
-  #takeBackProofs(damaged: number): void {
-    for (const [point, body] of this.#proven) {
-      if (point <= damaged) continue;
-      this.#proven.delete(point);
-      this.#provenBefore.set(point, body);
-    }
   }
 }

@@ -54,7 +54,7 @@ export function planRebuild(
   for (const entry of entries) {
     records.push(entry);
     for (const seq of seqsOf(entry)) {
-      const record = seq < entry.seq ? index.get(entry.block, seq) : undefined;
+      const record = seq === entry.seq ? undefined : index.get(entry.block, seq);
       // One that is missing is found missing by the kernel, which says so.
       if (record) records.push(record);
     }

@@ -72,21 +72,24 @@ export class BlockRebuilder {
   }
 
   /**
-   * Fills `into` (blockSize bytes) with the block as of `entry`. `recordOf` finds the block's record of a lower seq.
+   * Fills `into` (blockSize bytes) with the block as of `entry`. `recordOf` finds the block's record of another seq.
    * @throws Problem `damaged`, `read-failed`, `no-key`.
    */
   *rebuild(entry: IndexEntry, recordOf: (seq: number) => IndexEntry | undefined, into: Uint8Array): Rebuild {
     try {
       // A whole record covers all of it; what it leaves would not pass the leaf's check.
       if (entry.pages !== null || entry.pageMask !== fullMask) into.fill(0);
+      let newest = entry;
       for (const seq of seqsOf(entry)) {
-        const record = seq === entry.seq ? entry : seq < entry.seq ? recordOf(seq) : undefined;
+        const record = seq === entry.seq ? entry : recordOf(seq);
         if (!record) {
           throw this.#damaged(entry, `layer ${seq}, which holds some of its pages, is not in the index`);
         }
         yield* this.#layPages(entry, record, into);
+        if (record.seq > newest.seq) newest = record;
       }
-      const { leafKey } = this.#keysOf(entry);
+      // Of a repaired version (`repairs.ts`) the layer itself may be lost.
+      const { leafKey } = this.#keysOf(newest);
       if (Buffer.compare(leafOf(leafKey, into), entry.leaf) !== 0) {
         throw this.#damaged(entry, 'its content does not match its leaf');
       }

@@ -62,6 +62,8 @@ export interface StoredRecord {
 export class StoredRecords {
   readonly #parts: StoredRecordsParts;
   readonly #readers = new Map<number, PointReader>();
+  /** By disk number, of so many repairs: block and healthy seq → damaged seqs. */
+  readonly #healed = new Map<number, { readonly size: number; readonly seqs: Map<string, number[]> }>();
   #block = new Uint8Array(0);
 
   constructor(parts: StoredRecordsParts) {
@@ -141,7 +143,23 @@ export class StoredRecords {
       entry = index.lookup(diskNo, block, entry.seq - 1)
     )
       if (seqsOf(entry).has(seq)) leaning.unshift(entry);
-    return leaning;
+    return [...this.healedBy(diskNo, block, seq), ...leaning];
+  }
+
+  /** Older versions that were damaged and take their pages from this record (`repairs.ts`). */
+  healedBy(diskNo: number, block: number, seq: number): IndexEntry[] {
+    const repaired = this.#parts.points.repaired(diskNo);
+    let healed = this.#healed.get(diskNo);
+    if (healed?.size !== repaired.length) {
+      healed = { size: repaired.length, seqs: new Map() };
+      for (const { block: each, healthySeq, damagedSeq } of repaired) {
+        const key = `${each}/${healthySeq}`;
+        healed.seqs.set(key, [...(healed.seqs.get(key) ?? []), damagedSeq]);
+      }
+      this.#healed.set(diskNo, healed);
+    }
+    const entries = (healed.seqs.get(`${block}/${seq}`) ?? []).flatMap((each) => this.entry(diskNo, block, each) ?? []);
+    return entries.filter((entry) => seqsOf(entry).has(seq));
   }
 
   readProgress(): Promise<ScrubProgress> {

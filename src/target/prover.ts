@@ -76,8 +76,27 @@ export class Prover {
     }
   }
 
+  /** Points that are whole again are proven with the others. What fails here is tried again with the next point. */
+  async #heal(): Promise<void> {
+    const { store, logger } = this.#options;
+    for (const disk of store.disks) {
+      try {
+        const versions = await store.heal(disk);
+        if (versions === 0) continue;
+        logger.info({ machine: store.machine, disk: disk.name, versions }, 'damaged blocks of older points are healed');
+      } catch (error) {
+        if (!isProblem(error)) throw error;
+        logger.warn(
+          { machine: store.machine, disk: disk.name, error: error.message },
+          'older points can not be healed now',
+        );
+      }
+    }
+  }
+
   async #proveAll(): Promise<void> {
     const { store, logger, clock } = this.#options;
+    await this.#heal();
     for (const point of store.unprovenPoints()) {
       if (this.#stopped()) return;
       try {

@@ -226,7 +226,8 @@ export class Scrubber {
       // One that was moved is checked where it is.
       if (entry?.segment !== position.segment || entry.payloadOffset !== payloadAt(position.offset, row)) continue;
       if (!saysTheSame(entry, row)) this.#tellIndex(disk, row);
-      if (this.#pointsReading({ disk, entry }).length > 0) records.push({ disk, entry });
+      const healed = this.#records.healedBy(disk.no, row.block, row.seq);
+      if (this.#pointsReading({ disk, entry }).length + healed.length > 0) records.push({ disk, entry });
     }
     await this.#found(await this.#check(records));
   }
@@ -252,7 +253,11 @@ export class Scrubber {
   async #checkOne(record: StoredRecord, bad: Found[]): Promise<void> {
     try {
       const problem = await this.#records.check(record.disk, record.entry);
-      if (problem) bad.push({ ...record, problem });
+      if (!problem) return;
+      const { disk, entry } = record;
+      for (const healed of this.#records.healedBy(disk.no, entry.block, entry.seq))
+        bad.push({ disk, entry: healed, problem });
+      bad.push({ ...record, problem });
     } catch (error) {
       // Invariant 3.
       if (!isProblem(error) || !isMediumError(error)) throw error;

@@ -1,0 +1,181 @@
+/** Damaged blocks that the source sends again as they were: old points are whole again, and only those that had that content. */
+import { open, rm } from 'node:fs/promises';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { systemClock } from '../../src/kit/clock.ts';
+import { invariant } from '../../src/kit/invariant.ts';
+import { posixFiles } from '../../src/posix/files.ts';
+import type { IndexEntry } from '../../src/store/index-codec.ts';
+import { newTargetCounters } from '../../src/target/counters.ts';
+import { ScrubPace } from '../../src/target/scrub-pace.ts';
+import { Scrubber } from '../../src/target/scrubber.ts';
+import { silent } from '../target/peer.ts';
+import { MachineLife } from './machine-fixture.ts';
+
+let life: MachineLife;
+beforeEach(async () => {
+  life = await MachineLife.begin();
+});
+afterEach(() => life.remove());
+
+const some = (count: number, first = 0): { block: number }[] =>
+  Array.from({ length: count }, (_, index) => ({ block: first + index }));
+
+function entryOf(block: number, point: number): IndexEntry {
+  const seq = life.store.points.point(point)?.disks[0]?.layers?.last ?? 0;
+  const entry = life.store.storedRecords().entry(0, block, seq);
+  invariant(entry, `block ${block} of point ${point} is in the index`);
+  return entry;
+}
+
+async function flip(segment: number, at: number): Promise<void> {
+  const file = await open(life.path('segments', `${String(segment).padStart(6, '0')}.seg`), 'r+');
+  const byte = Buffer.alloc(1);
+  await file.read(byte, 0, 1, at);
+  byte.writeUInt8(byte.readUInt8(0) ^ 4);
+  await file.write(byte, 0, 1, at);
+  await file.close();
+}
+
+async function flipPayload(block: number, point: number): Promise<void> {
+  const { segment, payloadOffset } = entryOf(block, point);
+  await flip(segment, payloadOffset + 3);
+}
+
+async function contentAt(block: number, point: number): Promise<Buffer> {
+  const into = Buffer.alloc(4096);
+  await life.store.readerAt(await life.disk(), point).readBlock(block, into);
+  return into;
+}
+
+async function withoutIndex(): Promise<void> {
+  await life.close();
+  await rm(life.path('index'), { recursive: true });
+  life = await MachineLife.open(life.directory, posixFiles, life.image);
+}
+
+async function scrub(): Promise<number[]> {
+  const asked: number[] = [];
+  const scrubber = new Scrubber({
+    store: life.store,
+    clock: systemClock,
+    counters: newTargetCounters(),
+    logger: silent(),
+    pace: new ScrubPace({ clock: systemClock, share: 1, isBusy: () => false }),
+    damaged: (_, blocks) => asked.push(...blocks),
+    proofsWanted: () => undefined,
+  });
+  await scrubber.load();
+  await scrubber.pass();
+  await life.prove();
+  return asked;
+}
+
+it('heals the points that had the content the source has still, and keeps it so in an index made anew', async () => {
+  await life.point(some(3));
+  await life.point(some(1, 7));
+  await life.prove();
+  const content = Buffer.from(life.image.get(1) ?? '');
+  await flipPayload(1, 1);
+  expect(await scrub()).toEqual([1]);
+  expect(life.states()).toEqual(['damaged', 'damaged']);
+  await life.point([{ block: 1, same: true }]);
+  await life.prove();
+  expect(life.states()).toEqual(['proven', 'proven', 'proven']);
+  await life.point([{ block: 1 }]);
+  await life.prove();
+  for (const point of [1, 2, 3]) expect((await contentAt(1, point)).equals(content)).toBe(true);
+
+  await withoutIndex();
+  expect(life.states()).toEqual(['proven', 'proven', 'proven', 'proven']);
+  for (const point of [1, 2, 3]) expect((await contentAt(1, point)).equals(content)).toBe(true);
+  expect(await scrub()).toEqual([]);
+  expect(life.states()).toEqual(['proven', 'proven', 'proven', 'proven']);
+});
+
+it('leaves damaged what the source has no longer', async () => {
+  await life.point(some(3));
+  await life.point([{ block: 1 }]);
+  await life.point([{ block: 1, mask: 3 }]);
+  await life.prove();
+  await flipPayload(1, 2);
+  await flipPayload(2, 1);
+  await scrub();
+  expect(life.states()).toEqual(['damaged', 'damaged', 'damaged']);
+  // Block 1 as it is now: the third point had that, the second had not. Block 2 is another one.
+  await life.point([{ block: 1, same: true }, { block: 2 }]);
+  await life.prove();
+  expect(life.states()).toEqual(['damaged', 'damaged', 'damaged', 'proven']);
+  expect([...(life.store.points.damaged.get(1)?.get(0) ?? [])]).toEqual([2]);
+  expect((await contentAt(1, 3)).equals(life.image.get(1) ?? Buffer.alloc(0))).toBe(true);
+  await expect(contentAt(1, 2)).rejects.toThrow('tag');
+});
+
+it('heals from a record that is named by a newer one only', async () => {
+  await life.point(some(2));
+  await life.prove();
+  await flipPayload(1, 1);
+  await scrub();
+  await life.point([{ block: 1, same: true }]);
+  await life.point([{ block: 1, mask: 6 }]);
+  await life.prove();
+  expect(life.states()).toEqual(['proven', 'proven', 'proven']);
+});
+
+it('heals a block of zeros, and one whose row is lost', async () => {
+  await life.point([{ block: 0 }, { block: 1, zero: true }, { block: 2 }]);
+  await life.point([{ block: 9 }]);
+  await life.prove();
+  // The batch's own header: all three rows are lost to who has no index.
+  const { segment, payloadOffset } = entryOf(0, 1);
+  await flip(segment, payloadOffset - 3 * 72 - 128 + 70);
+  await scrub();
+  expect(life.states()).toEqual(['damaged', 'damaged']);
+  await life.point([
+    { block: 0, same: true },
+    { block: 1, zero: true },
+    { block: 2, same: true },
+  ]);
+  await life.prove();
+  expect(life.states()).toEqual(['proven', 'proven', 'proven']);
+  await withoutIndex();
+  for (const block of [0, 1, 2])
+    expect((await contentAt(block, 2)).equals(life.image.get(block) ?? Buffer.alloc(0))).toBe(true);
+});
+
+it('does not take an older version for the one that is lost with the index', async () => {
+  await life.point(some(2));
+  const before = Buffer.from(life.image.get(1) ?? '');
+  life = await life.again();
+  await life.point([{ block: 1 }]);
+  await life.point([{ block: 9 }]);
+  await life.prove();
+  const { segment, payloadOffset } = entryOf(1, 2);
+  await life.close();
+  await flip(segment, payloadOffset - 72 - 128 + 20);
+  await rm(life.path('index'), { recursive: true });
+  life = await MachineLife.open(life.directory, posixFiles, life.image);
+  await life.store.markDamaged(2, await life.disk(), [1]);
+  // The source has again what the first point had.
+  life.image.set(1, before);
+  await life.point([{ block: 1, same: true }]);
+  await life.prove();
+  expect(life.states().slice(0, 3)).toEqual(['proven', 'damaged', 'damaged']);
+});
+
+it('asks anew when what healed is damaged itself', async () => {
+  await life.point(some(2));
+  await life.prove();
+  await flipPayload(1, 1);
+  await scrub();
+  await life.point([{ block: 1, same: true }]);
+  await life.prove();
+  expect(life.states()).toEqual(['proven', 'proven']);
+  await flipPayload(1, 2);
+  await scrub();
+  expect(life.states()).toEqual(['damaged', 'damaged']);
+  await life.point([{ block: 1, same: true }]);
+  await life.prove();
+  expect(life.states()).toEqual(['proven', 'proven', 'proven']);
+  await withoutIndex();
+  expect((await contentAt(1, 1)).equals(life.image.get(1) ?? Buffer.alloc(0))).toBe(true);
+});
