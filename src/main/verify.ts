@@ -156,7 +156,9 @@ async function verifyMachine(work: Work, closers: Closers, machine: string): Pro
       const found = await checkSurvey(work, survey);
       if (isWhole(found) || attempt === attemptsMax || !(await wasFolded(work, survey))) return found;
     } catch (error) {
-      if (!isProblem(error) || error.code !== 'damaged') throw error;
+      if (!isProblem(error)) throw error;
+      if (error.code === 'index-failed') throw noRoom(error);
+      if (error.code !== 'damaged') throw error;
       const text = `${error.message}: none of its points could be checked`;
       return { check: { machine, points: null, findings: [{ severity: 'damage', text }] }, points: [] };
     } finally {
@@ -164,6 +166,13 @@ async function verifyMachine(work: Work, closers: Closers, machine: string): Pro
       await files.removeTree(scratch);
     }
   }
+}
+
+function noRoom(cause: Problem): Problem {
+  return new Problem('full', `no room in ${tmpdir()} for an index of the store: ${cause.message}`, {
+    remedy: 'make room there, or set TMPDIR: it takes about 100 bytes per stored record',
+    cause,
+  });
 }
 
 async function checkSurvey(work: Work, survey: MachineSurvey): Promise<Verified> {

@@ -30,7 +30,7 @@ export interface ExportOptions extends Omit<CopyOptions, 'empty'> {
 
 /**
  * The image's leaves are checked first.
- * @throws Problem `damaged`, `read-failed`, `full`, `interrupted`, `bad-argument`, `locked`, `not-writable`, `sync-failed`.
+ * @throws Problem `damaged`, `read-failed`, `full`, `interrupted`, `bad-argument`, `locked`, `not-writable`.
  */
 export async function exportRaw(image: PointImage, options: ExportOptions): Promise<Copied> {
   const { files, to } = options;
@@ -144,10 +144,9 @@ async function openAt(files: Files, name: string, mode: 'create' | 'write'): Pro
 /** As a Problem that says what to do: system errors here are those of the destination. */
 export function failure(error: unknown, place: string, to: string): unknown {
   const goOn = place === to ? 'run it again to go on' : `what is done is kept in ${place}: run it again to go on`;
-  if (isProblem(error)) {
-    if (error.code !== 'interrupted') return error;
+  if (isProblem(error) && error.code === 'interrupted')
     return new Problem('interrupted', `the export to ${to} was interrupted`, { remedy: goOn, retryable: true });
-  }
+  if (isProblem(error) && error.code !== 'sync-failed') return error;
   const code = systemCode(error);
   if (code === undefined) return error;
   if (code === 'ENOSPC' || code === 'EDQUOT') {

@@ -95,6 +95,18 @@ describe('a command', () => {
     expect(line.stderr()).toContain('ended by a signal');
   });
 
+  it('says what it knows of how to go on', async () => {
+    const exportPoint = async (_request: unknown, _progress: unknown, signal: AbortSignal): Promise<never> => {
+      await new Promise((resolve) => signal.addEventListener('abort', resolve));
+      throw new Problem('interrupted', 'half of it', { remedy: 'run it again to go on' });
+    };
+    const line = commandLine({ roles: { exportPoint } });
+    const code = line.run('export', 'web1', '--to', 'x');
+    await signalOnce(line);
+    expect(await code).toBe(exitCodes.interrupted.code);
+    expect(line.stderr()).toContain('run it again to go on');
+  });
+
   it('does not wait after the second', async () => {
     const line = commandLine({ roles: { exportPoint: () => forever } });
     const code = line.run('export', 'web1', '--to', 'x');

@@ -5,6 +5,7 @@ import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock as clock } from '../../src/kit/clock.ts';
 import { systemRandom as random } from '../../src/kit/random.ts';
+import { Problem } from '../../src/kit/problem.ts';
 import { posixFiles as files, type File, type Files } from '../../src/posix/files.ts';
 import { acquireLock } from '../../src/posix/lock.ts';
 import { exportQcow2 } from '../../src/recovery/export-qcow2.ts';
@@ -158,7 +159,7 @@ describe('a raw export', () => {
       ...files,
       open: async (name, mode, permissions) => {
         const file = await files.open(name, mode, permissions);
-        file.datasync = () => Promise.reject(Object.assign(new Error('i/o error'), { code: 'EIO' }));
+        file.datasync = () => Promise.reject(new Problem('sync-failed', 'given up'));
         return file;
       },
     };

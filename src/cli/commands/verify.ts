@@ -13,7 +13,8 @@ interface VerifyOptions extends Options {
 }
 
 const about = `
-Needs the files of the target and the vault key, nothing that runs; changes nothing, and may run beside the target.
+Needs the files of the target and the vault key, nothing that runs; changes nothing, and may run beside the target. Takes about
+100 bytes per stored record in TMPDIR.
 One line per disk says which points are good: each has every record its root names, and every block of it can be opened and
 matches its checksum. What is stored is looked at once, however many points share it.
 With --point one point is checked: its root and its blocks; digests of what it does not need are left out.
