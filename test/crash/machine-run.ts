@@ -7,6 +7,7 @@ import type { Files } from '../../src/posix/files.ts';
 import { type Dice } from '../simulated-bytes.ts';
 import { SimulatedFiles } from '../simulated-files.ts';
 import { MachineLife, type BlockChange } from '../store/machine-fixture.ts';
+import { keepAll } from '../../src/store/retention.ts';
 import { leaveMapped, mappedBytes, withRealIndex } from './real-index.ts';
 
 const scratch = mkdtempSync(path.join(tmpdir(), 'tidemark-crash-'));
@@ -24,6 +25,8 @@ export interface MachineModel {
   readonly pending: LayerRun | null;
   /** Of the disk, what its newest layers wrote. */
   readonly image: ReadonlyMap<number, Buffer>;
+  /** Points that may be retired by now; all others are kept. */
+  readonly retirable: ReadonlySet<number>;
   readonly mapped: Buffer | null;
 }
 
@@ -36,6 +39,8 @@ export class MachineRun {
   #committed = 0;
   #pending: LayerRun | null = null;
   #life: MachineLife | null = null;
+  readonly #pinned = new Set<number>();
+  readonly #retirable = new Set<number>();
 
   model(): MachineModel {
     return {
@@ -43,6 +48,7 @@ export class MachineRun {
       committed: this.#committed,
       pending: this.#pending,
       image: new Map(this.#image),
+      retirable: new Set(this.#retirable),
       mapped: mappedBytes(index),
     };
   }
@@ -81,6 +87,18 @@ export class MachineRun {
 
   async prove(): Promise<void> {
     await this.#opened.prove();
+  }
+
+  async pin(point: number): Promise<void> {
+    await this.#opened.pin(point, true);
+    this.#pinned.add(point);
+  }
+
+  /** Retires all but the newest and the pinned ones. Answers how many segments went. */
+  async fold(): Promise<number> {
+    for (let point = 1; point < this.#committed; point += 1) if (!this.#pinned.has(point)) this.#retirable.add(point);
+    const { outcome } = await this.#opened.fold();
+    return outcome.segmentsRemoved;
   }
 
   get #opened(): MachineLife {
@@ -122,6 +140,10 @@ export async function judgeMachine(files: SimulatedFiles, model: MachineModel): 
     await life.commit(withLayer(pending, seq), judgesRecords);
     const { asked } = await life.prove();
     if (asked.length > 0 || life.states().includes('damaged')) throw new Error(`blocks ${asked.join()} are damaged`);
+    if (model.retirable.size === 0) return;
+    const { outcome } = await life.fold(keepAll);
+    if (!outcome.complete || outcome.damage.length > 0) throw new Error(`a fold ended with ${JSON.stringify(outcome)}`);
+    await expectContent(life, model, found);
   } finally {
     await life.close();
   }
@@ -142,6 +164,10 @@ async function expectContent(life: MachineLife, model: MachineModel, found: numb
   const disk = await life.disk();
   const into = Buffer.alloc(disk.geometry.blockSize);
   for (let point = 1; point <= found; point += 1) {
+    if (life.store.points.isRetired(point)) {
+      if (!model.retirable.has(point)) throw new Error(`point ${point} is retired`);
+      continue;
+    }
     const reader = life.store.readerAt(disk, point);
     for (const [block, expected] of model.points[point - 1] ?? []) {
       await reader.readBlock(block, into);
