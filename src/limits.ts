@@ -315,15 +315,8 @@ export const limits = {
     memoryPerDiskBytes: 24 * MiB,
     copyBeforeWriteMemoryBytesMin: 4 * MiB,
   },
-  /** The socket in the target's directory by which commands have it write records. */
-  admin: {
-    bodyBytesMax: 64 * KiB,
-    requestMs: 30_000,
-    connectionsMax: 16,
-    /** How long a directory may be locked by somebody who does not answer there. */
-    silentMs: 10_000,
-    pollMs: 50,
-  },
+  /** Of `admin.sock`; `silentMs`: how long a directory may be locked by somebody who does not answer there. */
+  admin: { bodyBytesMax: 64 * KiB, requestMs: 30_000, connectionsMax: 16, silentMs: 10_000, pollMs: 50 },
   control: {
     bodyBytesMax: 256 * KiB,
     responseBytesMax: 16 * MiB,
