@@ -1,5 +1,7 @@
 /** What `tidemark failover` needs done (`roles.ts`). */
-import type { PointChoice, Running, Vault } from './roles.ts';
+import type { TargetConfig } from '../config.ts';
+
+type Vault = Pick<TargetConfig, 'data' | 'vault'>;
 
 export interface MachineOfVault extends Vault {
   readonly machine: string;
@@ -7,7 +9,7 @@ export interface MachineOfVault extends Vault {
 
 export interface FailoverRequest extends MachineOfVault {
   /** By number or rank, or the newest proven one whose cut was not later; left out: the newest proven one. */
-  readonly point: PointChoice | { readonly atMs: number } | undefined;
+  readonly point: number | 'latest' | 'proven' | { readonly atMs: number } | undefined;
   /** TCP: on the loopback address only. */
   readonly listen: 'unix' | 'tcp';
   /** What may be written, map included; left out: as much as `limits.recovery` says for a test, everything for an unplanned failover. */
@@ -83,6 +85,4 @@ export interface FailoverRoles {
   listFailovers(
     request: Vault & { readonly machine: string | undefined },
   ): Promise<{ readonly failovers: readonly FailoverReport[] }>;
-  /** Serves one failover's disks until it is ended; started by the others. */
-  serveFailover(request: MachineOfVault & { readonly id: string }): Promise<Running>;
 }

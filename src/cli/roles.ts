@@ -13,7 +13,7 @@ import type {
   TargetConfig,
   UpConfig,
 } from '../config.ts';
-import type { FailoverRoles } from './failover-roles.ts';
+import type { FailoverRoles, MachineOfVault } from './failover-roles.ts';
 
 /** Something that runs until it is closed. */
 export interface Running {
@@ -299,6 +299,9 @@ export interface StatusReport extends Judged {
 }
 
 export interface Roles extends FailoverRoles {
+  /** Serves one failover's disks until it is ended; started by the others. */
+  serveFailover(request: MachineOfVault & { readonly id: string }): Promise<Running>;
+
   startUp(config: UpConfig): Promise<Running>;
   startControl(config: ControlConfig): Promise<Running>;
   startTarget(config: TargetConfig): Promise<Running>;

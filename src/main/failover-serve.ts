@@ -1,8 +1,7 @@
 /** Composition of the process that serves one failover: the point's disks, an overlay over each, one NBD server for all. */
 import { availableParallelism } from 'node:os';
 import * as path from 'node:path';
-import type { FailoverRoles } from '../cli/failover-roles.ts';
-import type { Running } from '../cli/roles.ts';
+import type { Roles, Running } from '../cli/roles.ts';
 import { Problem } from '../kit/problem.ts';
 import type { Backend } from '../nbd/backend.ts';
 import { serveNbd } from '../nbd/server.ts';
@@ -14,7 +13,7 @@ import { ReadPool } from '../recovery/read-pool.ts';
 import { lockIdentity, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 import { openServedImage, openVault } from './point-access.ts';
 
-export function serveFailover(common: Parts, request: Parameters<FailoverRoles['serveFailover']>[0]): Promise<Running> {
+export function serveFailover(common: Parts, request: Parameters<Roles['serveFailover']>[0]): Promise<Running> {
   const { machine, data, id } = request;
   const logger = common.loggerOf({ logLevel: 'info' }, 'failover');
   const parts = partsOfRole(common, logger);

@@ -12,7 +12,7 @@ import { command } from '../product/command.ts';
 import { MachineLife } from '../store/machine-fixture.ts';
 
 export const machine = 'm1';
-export const blockSize = 4096;
+const blockSize = 4096;
 
 export class FailoverScene {
   readonly directory: string;
@@ -92,7 +92,7 @@ function imageOf(life: MachineLife): Buffer {
   return image;
 }
 
-export async function pidOf(directory: string): Promise<number> {
+async function pidOf(directory: string): Promise<number> {
   return (JSON.parse(await readFile(path.join(directory, 'process.json'), 'utf8')) as { pid: number }).pid;
 }
 
