@@ -16,9 +16,12 @@ import { connectNbd } from '../src/nbd/client.ts';
 import { firstDifference } from './demo/compare.ts';
 import { firstPayload, firstSegment, flipBit } from './demo/damage.ts';
 import { makeImage, requireSpace, type DemoImage } from './demo/image.ts';
-import { loseChangeLog, resyncFigures, type ResyncFigures } from './demo/lost-log.ts';
-import { endChildren, tidemark } from './demo/process.ts';
+import { mark } from './demo/boot-sector.ts';
+import { testFailover, type FailoverFigures } from './demo/failover.ts';
+import { loseChangeLog, resyncFigures } from './demo/lost-log.ts';
+import { commandOk, endChildren, tidemark } from './demo/process.ts';
 import { Site } from './demo/site.ts';
+import { failoverLine, printTable, type ComparedPoint, type Figures, type Resynced } from './demo/report.ts';
 import { parseSize } from './demo/size.ts';
 import { replay, Writer, type LoggedWrite } from './demo/writer.ts';
 
@@ -37,17 +40,11 @@ interface ListedPoint {
   readonly disks: readonly { readonly root: string; readonly writes: number | null }[];
 }
 
-interface ComparedPoint {
-  readonly id: number;
-  readonly cutTime: string;
-  readonly identical: boolean;
-  readonly proven: boolean;
-  readonly root: string;
-}
-
 const machine = 'quickstart';
 const disk = 'disk0';
 const pointsWanted = 4;
+/** What the disk says when it is started, until its change log is lost. */
+const firstMark = 'quickstart, as it was replicated first';
 const deadlineMs = 10 * 60_000;
 
 function say(text: string): void {
@@ -67,12 +64,6 @@ async function until<T>(what: string, ask: () => Promise<T | undefined>, everyMs
 async function listPoints(site: Site): Promise<readonly ListedPoint[]> {
   const listed = await tidemark(['points', machine, '--data', site.targetData, '--json']);
   return listed.code === 0 ? (JSON.parse(listed.stdout) as { points: ListedPoint[] }).points : [];
-}
-
-interface Kill {
-  readonly batchesBefore: number;
-  readonly batchesAfter: number;
-  readonly bytesResent: number;
 }
 
 /** Kills the process server once batches flow in the first cycle, starts it again. Returns the batches that were durable before. */
@@ -166,23 +157,13 @@ async function comparePoint(
   };
 }
 
-interface Figures {
-  readonly bytesReplicated: number;
-  readonly bytesOnWire: number;
-  readonly compressionRatio: number;
-  readonly seconds: number;
-  readonly mbps: number;
-  readonly cpuSecondsPerGB: { readonly agent: number; readonly processServer: number; readonly target: number };
-  readonly kill: Kill;
-}
-
 /** Replicates while the writer writes, with the kill in the middle, until there are enough proven points. */
 async function replicate(run: Run): Promise<{ points: readonly ListedPoint[]; figures: Figures }> {
   const { site, image, writer } = run;
   const started = performance.now();
   await site.startAgent();
   const client = await connectNbd({ unixPath: site.socketOf(disk) }, { exportName: disk, clock: systemClock });
-  writer.start(client, { from: image.writableFrom, size: image.size, pauseMs: 4 });
+  writer.start(client, { from: image.writableFrom, size: image.writableTo, pauseMs: 4 });
   say('  the writer writes, the first cycle runs');
   const batchesBefore = await killMidCycle(site);
   await until('the first point', async () => ((await listPoints(site)).length > 0 ? true : undefined), 200);
@@ -227,8 +208,7 @@ async function replicate(run: Run): Promise<{ points: readonly ListedPoint[]; fi
   return { points, figures };
 }
 
-interface Resync extends ResyncFigures {
-  readonly seconds: number;
+interface Resync extends Resynced {
   readonly point: ListedPoint;
 }
 
@@ -240,7 +220,7 @@ async function resync({ site, image }: Run): Promise<Resync> {
     (await listPoints(site)).some(({ cutTimeMs }) => cutTimeMs > quietMs) || undefined;
   await until('a point after the last write', settled, 100);
   const started = performance.now();
-  const lost = await loseChangeLog(site, disk, image);
+  const lost = await loseChangeLog(site, disk, image, 'quickstart, after the resync');
   say(`  deleted the change log and changed ${lost.blocksChanged} blocks while the agent was away`);
   const next = async (): Promise<ListedPoint | undefined> =>
     (await listPoints(site)).find(({ cutTimeMs }) => cutTimeMs >= lost.changedMs);
@@ -261,23 +241,18 @@ function rounded(value: number, digits: number): number {
   return Number(value.toFixed(digits));
 }
 
-function printTable(points: readonly ComparedPoint[], figures: Figures, resynced: Resync): void {
-  const { kill, cpuSecondsPerGB: cpu } = figures;
-  const lines = [
-    '',
-    'point  cut                       identical  proven  root',
-    ...points.map(
-      (point) =>
-        `${String(point.id).padEnd(6)} ${point.cutTime}  ${String(point.identical).padEnd(9)}  ${String(point.proven).padEnd(6)}  ${point.root.slice(0, 16)}…`,
-    ),
-    '',
-    `replicated ${(figures.bytesReplicated / 1e6).toFixed(0)} MB, ${(figures.bytesOnWire / 1e6).toFixed(0)} MB sealed on the wire (ratio ${figures.compressionRatio})`,
-    `until the first point ${figures.seconds} s with the kill in it; CPU s/GB: agent ${cpu.agent}, process server ${cpu.processServer}, target ${cpu.target}`,
-    `kill: ${kill.batchesBefore} batches before, ${kill.batchesAfter} after, ${kill.bytesResent} bytes sent again`,
-    `change log deleted, ${resynced.blocksChanged} blocks changed: ${resynced.blocksHashed} hashed and compared, ${resynced.blocksSent} sent, point after ${resynced.seconds} s`,
-    '',
-  ];
-  process.stdout.write(`${lines.join('\n')}\n`);
+/** A test failover from a point before the resync, which says what the disk was marked with then. Null: refused, as damage should be. */
+async function startOlderPoint({ site, directory, image }: Run, point: number): Promise<FailoverFigures | null> {
+  say(`test failover from point ${point}`);
+  try {
+    const source = path.join(directory, `source-${point}.raw`);
+    const figures = await testFailover(site, point, source, image.starts ? firstMark : null);
+    say(`  ${failoverLine(figures)}`);
+    return figures;
+  } catch (error) {
+    say(`  ${error instanceof Error ? error.message : String(error)}`);
+    return null;
+  }
 }
 
 async function keepFiles(run: Run, keep: string): Promise<void> {
@@ -297,6 +272,7 @@ async function main(options: Options): Promise<number> {
     disks: [{ name: disk, image: imagePath }],
     intervalSeconds: 2,
     compression: 'lz4',
+    reporting: true,
   });
   const interrupted = (): void => {
     endChildren();
@@ -308,12 +284,15 @@ async function main(options: Options): Promise<number> {
     await requireSpace(directory, size * 7);
     say(`making a disk of ${Math.round(size / 1024 ** 2)} MiB`);
     const image = await makeImage(imagePath, size, options.image ?? null, directory);
+    if (image.starts) await mark(image.path, size, firstMark);
     const base = path.join(directory, 'base.raw');
     await copyFile(imagePath, base);
     const run: Run = { directory, site, image, base, writer: new Writer() };
     say(`  content: ${image.content}`);
     say('starting control, target, process server and agent');
     await site.enrollAll();
+    const what = ['--disk', disk, '--cpus', '1', '--memory', '64M'];
+    await commandOk(tidemark, ['protect', machine, ...what, ...site.operator]);
     await site.startTarget();
     await site.startProcessServer();
     const { points, figures } = await replicate(run);
@@ -327,14 +306,15 @@ async function main(options: Options): Promise<number> {
     say('exporting three points and comparing them with the oracle');
     const compared = [await compareWithLog(run, first), await compareWithLog(run, last)];
     compared.push(await comparePoint(run, resynced.point, (to) => copyFile(imagePath, to), 'after the resync'));
-    const identical = compared.every((point) => point.identical);
+    const failover = await startOlderPoint(run, last.point);
+    const identical = compared.every((point) => point.identical) && failover?.identical === true;
     if (options.keep !== undefined) await keepFiles(run, options.keep);
     if (options.json === true) {
       process.stdout.write(
-        `${JSON.stringify({ identical, points: compared, ...figures, resync: { ...resynced, point: resynced.point.point }, keep: options.keep ?? null })}\n`,
+        `${JSON.stringify({ identical, points: compared, ...figures, resync: { ...resynced, point: resynced.point.point }, failover, keep: options.keep ?? null })}\n`,
       );
     } else {
-      printTable(compared, figures, resynced);
+      printTable(compared, figures, resynced, failover);
     }
     return identical ? 0 : 1;
   } catch (error) {

@@ -7,6 +7,7 @@ import { execFile } from 'node:child_process';
 import { copyFile, mkdir, mkdtemp, open, readdir, rm, stat, statfs } from 'node:fs/promises';
 import * as path from 'node:path';
 import { promisify } from 'node:util';
+import { makeStartable, sectorBytes } from './boot-sector.ts';
 
 const run = promisify(execFile);
 const MiB = 1024 * 1024;
@@ -15,8 +16,11 @@ const sourceTrees = ['/usr/lib', '/usr/share', '/usr/bin', '/usr/include'];
 export interface DemoImage {
   readonly path: string;
   readonly size: number;
-  /** Where the writer may write: from here to the end of the disk. */
+  /** Where the writer may write. */
   readonly writableFrom: number;
+  readonly writableTo: number;
+  /** Whether it can be started, and says what it was marked with (`boot-sector.ts`). */
+  readonly starts: boolean;
   readonly content: 'ext4' | 'plain files' | 'given image';
 }
 
@@ -91,7 +95,9 @@ export async function makeImage(
     await run('cp', ['--sparse=auto', given, image]);
     const facts = await stat(image);
     const writable = Math.min(32 * MiB, Math.floor(facts.size / 4 / 4096) * 4096);
-    return { path: image, size: facts.size, writableFrom: facts.size - writable, content: 'given image' };
+    const { size: bytes } = facts;
+    const range = { writableFrom: bytes - writable, writableTo: bytes };
+    return { path: image, size: bytes, ...range, starts: false, content: 'given image' };
   }
   const writable = Math.min(64 * MiB, Math.floor(size / 4));
   const writableFrom = Math.floor((size - writable) / MiB) * MiB;
@@ -102,7 +108,9 @@ export async function makeImage(
   const ext4 = await hasMke2fs();
   if (ext4) await fillWithExt4(image, writableFrom, workDir);
   else await fillPlain(image, writableFrom);
-  return { path: image, size, writableFrom, content: ext4 ? 'ext4' : 'plain files' };
+  await makeStartable(image, size);
+  const range = { writableFrom, writableTo: size - sectorBytes };
+  return { path: image, size, ...range, starts: true, content: ext4 ? 'ext4' : 'plain files' };
 }
 
 /** Throws when the file system of `directory` has less than `bytes` free. */

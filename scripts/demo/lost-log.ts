@@ -5,6 +5,7 @@
 import { open, rm } from 'node:fs/promises';
 import * as path from 'node:path';
 import { systemClock } from '../../src/kit/clock.ts';
+import { mark } from './boot-sector.ts';
 import type { DemoImage } from './image.ts';
 import type { Site } from './site.ts';
 
@@ -33,12 +34,12 @@ async function compared(site: Site): Promise<number> {
 }
 
 /** Writes to sectors spread over the part of the disk that is for writing. Returns how many blocks that changed. */
-async function changeImage({ path: image, size, writableFrom }: DemoImage): Promise<number> {
+async function changeImage({ path: image, writableFrom, writableTo }: DemoImage): Promise<number> {
   const file = await open(image, 'r+');
   const blocks = new Set<number>();
   try {
     for (let change = 0; change < changes; change += 1) {
-      const sectors = Math.floor(((size - writableFrom) * change) / changes / sectorBytes);
+      const sectors = Math.floor(((writableTo - writableFrom) * change) / changes / sectorBytes);
       const offset = writableFrom + sectors * sectorBytes;
       await file.write(Buffer.alloc(sectorBytes, `change ${change} behind the agent’s back `), 0, sectorBytes, offset);
       blocks.add(Math.floor(offset / blockBytes));
@@ -49,11 +50,12 @@ async function changeImage({ path: image, size, writableFrom }: DemoImage): Prom
   return blocks.size;
 }
 
-/** Stops the agent, deletes the change log, changes the disk, starts the agent again. */
-export async function loseChangeLog(site: Site, disk: string, image: DemoImage): Promise<LostLog> {
+/** Stops the agent, deletes the change log, changes the disk and its mark, starts the agent again. */
+export async function loseChangeLog(site: Site, disk: string, image: DemoImage, newMark: string): Promise<LostLog> {
   await site.role('agent').stop();
   await rm(path.join(site.dir('agent'), `${disk}.hrl`));
-  const blocksChanged = await changeImage(image);
+  const blocksChanged = (await changeImage(image)) + (image.starts ? 1 : 0);
+  if (image.starts) await mark(image.path, image.size, newMark);
   const changedMs = systemClock.wallMs();
   const comparedBefore = await compared(site);
   await site.startAgent();
