@@ -25,8 +25,6 @@ function isSyncPoint(operation: Operation): boolean {
 /** Sync points of one run, over all lives of the disk. */
 export class Recording<M> {
   readonly points: CrashPoint<M>[] = [];
-  /** Counted apart from `points`. */
-  seen = 0;
   readonly kinds = new Map<string, number>();
   readonly #model: () => M;
 
@@ -38,7 +36,6 @@ export class Recording<M> {
   watch(current: () => SimulatedFiles): void {
     current().watch = (operation, filePath) => {
       if (!isSyncPoint(operation)) return;
-      this.seen += 1;
       this.kinds.set(operation, (this.kinds.get(operation) ?? 0) + 1);
       this.add(`${operation} ${filePath}`, current());
     };
@@ -97,7 +94,7 @@ export interface CrashOptions<M> {
 export async function crashAll<M>(recording: Recording<M>, options: CrashOptions<M>): Promise<void> {
   const { totals, lots, name } = options;
   totals.runs += 1;
-  totals.syncPoints += recording.seen;
+  totals.syncPoints += recording.points.length;
   for (const [kind, count] of recording.kinds) totals.kinds[kind] = (totals.kinds[kind] ?? 0) + count;
   for (const [index, point] of recording.points.entries()) {
     // With nothing un-synced a power failure is a kill; elsewhere a kill is the mildest of them.

@@ -39,7 +39,6 @@ test('all sequences of up to three operations, crashed at every sync point of th
     recording.watch(() => store.files);
     await doIt(store, sequence.at(-1));
     recording.add('the end', store.files);
-    expect(recording.points).toHaveLength(recording.seen + 1);
     const name = sequence.join(', ');
     await crashAll(recording, { name, lots: soak ? 10 : 1, againEvery: 60, judge: judgeStore, totals });
   }
@@ -69,7 +68,6 @@ test('a long life over several segments', async () => {
   }
   await store.reopen();
   recording.add('the end', store.files);
-  expect(recording.points).toHaveLength(recording.seen + 1);
   await crashAll(recording, { name: 'a long life', lots: soak ? 30 : 3, againEvery: 30, judge: judgeStore, totals });
   console.info(`segments and points, a long life: ${JSON.stringify(totals)}`);
   for (const kind of ['create', 'datasync', 'rename', 'truncate', 'syncDirectory', 'close'])
