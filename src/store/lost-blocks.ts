@@ -79,9 +79,11 @@ function takeLostRecords(
 /** Without its rows nothing of a batch can be told again; otherwise the records whose payload is hit. */
 function lostOf(index: IndexReader, diskNo: number, batch: IndexBatch, ranges: readonly LostRange[]): number[] {
   if (ranges.length === 0) return [];
-  const entries = [...batch.blocks].flatMap((block) => index.get(diskNo, block, batch.seq) ?? []);
+  const known = [...batch.blocks].flatMap((block) => index.get(diskNo, block, batch.seq) ?? []);
+  // Those that were moved, or repaired, do not need what lies here.
+  const entries = known.filter(({ segment }) => segment === batch.segment);
   const payloads = entries.reduce((first, entry) => Math.min(first, entry.payloadOffset), Infinity);
-  if (hits(ranges, batch.entryOffset, payloads)) return [...batch.blocks];
+  if (hits(ranges, batch.entryOffset, payloads)) return entries.map(({ block }) => block);
   const isLost = ({ payloadOffset, storedLength }: IndexEntry): boolean =>
     storedLength > 0 && hits(ranges, payloadOffset, payloadOffset + storedLength);
   return entries.filter(isLost).map(({ block }) => block);

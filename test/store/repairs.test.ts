@@ -142,6 +142,26 @@ it('heals a block of zeros, and one whose row is lost', async () => {
     expect((await contentAt(block, 2)).equals(life.image.get(block) ?? Buffer.alloc(0))).toBe(true);
 });
 
+it('heals what a missing segment held, and says so once', async () => {
+  await life.point(some(3));
+  life = await life.again();
+  await life.point(some(1, 7));
+  await life.prove();
+  await life.close();
+  await rm(life.path('segments', '000001.seg'));
+  life = await MachineLife.open(life.directory, posixFiles, life.image);
+  expect(life.states()).toEqual(['damaged', 'committed']);
+  expect((await life.disk()).blocksToRepair()).toEqual([0, 1, 2]);
+  await life.point(some(3).map((change) => ({ ...change, same: true })));
+  await life.prove();
+  expect(life.states()).toEqual(['proven', 'proven', 'proven']);
+  life = await life.again();
+  expect([life.report.lost, life.states()]).toEqual([[], ['proven', 'proven', 'proven']]);
+  await withoutIndex();
+  for (const block of [0, 1, 2])
+    expect((await contentAt(block, 1)).equals(life.image.get(block) ?? Buffer.alloc(0))).toBe(true);
+});
+
 it('does not take an older version for the one that is lost with the index', async () => {
   await life.point(some(2));
   const before = Buffer.from(life.image.get(1) ?? '');
