@@ -13,6 +13,7 @@ import { ReadPool } from '../../src/recovery/read-pool.ts';
 import { checkRoots } from '../../src/recovery/verify-roots.ts';
 import { posixFiles as files } from '../../src/posix/files.ts';
 import { DiskHistory } from '../../src/store/disk-history.ts';
+import { PointsView } from '../../src/store/points-view.ts';
 import { PointsLog } from '../../src/store/points-log.ts';
 import { MachineSurvey } from '../../src/store/machine-survey.ts';
 import { blocks, PointsMade } from './points-made.ts';
@@ -130,6 +131,31 @@ describe('verify of a store whose points are not all kept', () => {
     // What only they needed may be gone: block 69's pages of point 4 were replaced by point 6, and point 5 is kept.
     expect(goodOf(await verified(damaged))).toEqual([1, 5, 6, 7, 8]);
     await expect(verified(damaged, { point: 3 })).rejects.toMatchObject({ code: 'not-found' });
+  });
+});
+
+describe('verify beside a target that folds', () => {
+  it('took a segment that was removed meanwhile for a lost one', async () => {
+    await cp(made.data, damaged, { recursive: true });
+    const file = machineFile('segments', '000002.seg');
+    const bytes = await readFile(file);
+    const make = MachineSurvey.make.bind(MachineSurvey);
+    const surveyed = vi.spyOn(MachineSurvey, 'make').mockImplementationOnce(async (options) => {
+      // What the first look finds is what a removal half-way looks like; it is noted before the second one.
+      await rm(file);
+      const survey = await make(options);
+      await writeFile(file, bytes);
+      Object.defineProperty(survey.points, 'removed', { value: new Set() });
+      vi.spyOn(PointsView.prototype, 'removed', 'get').mockReturnValue(new Set([99]));
+      return survey;
+    });
+    expect(await verified(damaged)).toMatchObject({ ok: true });
+    expect(surveyed).toHaveBeenCalledTimes(2);
+    // Damage that no removal explains is looked at once.
+    await rm(file);
+    surveyed.mockClear();
+    expect(await verified(damaged)).toMatchObject({ ok: false });
+    expect(surveyed).toHaveBeenCalledTimes(1);
   });
 });
 
