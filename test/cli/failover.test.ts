@@ -1,0 +1,82 @@
+/** `tidemark failover` on roles that are not there: what it takes, asks, passes on and prints. */
+import { describe, expect, it } from 'vitest';
+import type { FailoverReport, FailoverRequest } from '../../src/cli/failover-roles.ts';
+import { exitCodes } from '../../src/fatal.ts';
+import { commandLine } from './fake-roles.ts';
+
+const report: FailoverReport = {
+  id: 'test-1',
+  kind: 'test',
+  machine: 'web1',
+  point: 7,
+  cutTimeMs: Date.UTC(2026, 0, 2),
+  createdMs: Date.UTC(2026, 0, 3),
+  state: 'running',
+  generation: 0,
+  served: true,
+  disks: [{ name: 'vda', size: 1024, uri: 'nbd+unix:///vda?socket=/x' }],
+  qemu: 'qemu-system-x86_64 …',
+  domainXml: '/d/domain.xml',
+  directory: '/d',
+};
+
+describe('failover', () => {
+  it.each([
+    [['test', 'web1', '--at', '2026-01-02'], 'Not a time'],
+    [['test', 'web1', '--space', '12X'], 'Not a size'],
+    [['test', 'web1', '--space', '0'], 'Not a size'],
+    [['test', 'web1', '--listen', 'tls'], 'Allowed choices are unix, tcp'],
+    [['test', 'web1', '--point', '3', '--at', '2026-01-02T00:00:00Z'], 'cannot be used with'],
+    [['test'], "missing required argument 'machine'"],
+  ])('%j is refused', async (words, says) => {
+    const line = commandLine();
+    expect(await line.run('failover', ...words)).toBe(exitCodes.usage.code);
+    expect(line.stderr()).toContain(says);
+  });
+
+  it('passes on what was asked for, and prints addresses on stdout and the rest on stderr', async () => {
+    const asked: FailoverRequest[] = [];
+    const line = commandLine({ roles: { testFailover: (request) => Promise.resolve((asked.push(request), report)) } });
+    const words = ['--at', '2026-01-02T01:00:00+01:00', '--space', '2G', '--listen', 'tcp', '--data', '/t'];
+    expect(await line.run('failover', 'test', 'web1', ...words)).toBe(0);
+    const point = { atMs: Date.UTC(2026, 0, 2) };
+    expect(asked).toMatchObject([{ machine: 'web1', data: '/t', point, spaceBytes: 2 ** 31, listen: 'tcp' }]);
+    expect(line.stdout()).toBe('nbd+unix:///vda?socket=/x\n');
+    for (const words of ['test-1', 'point 7', 'qemu-system-x86_64 …', '/d/domain.xml'])
+      expect(line.stderr()).toContain(words);
+  });
+
+  it('asks before the replica becomes the primary, and before what was written is lost', async () => {
+    for (const [name, role] of [
+      ['unplanned', 'unplannedFailover'],
+      ['cancel', 'cancelFailover'],
+    ] as const) {
+      let done = 0;
+      const roles = { [role]: () => Promise.resolve(((done += 1), report)) };
+      expect(await commandLine({ roles }).run('failover', name, 'web1')).toBe(exitCodes.usage.code);
+      expect(await commandLine({ roles, typed: 'yes' }).run('failover', name, 'web1')).toBe(exitCodes.usage.code);
+      expect(done).toBe(0);
+      expect(await commandLine({ roles, typed: 'web1' }).run('failover', name, 'web1')).toBe(0);
+      expect(await commandLine({ roles }).run('failover', name, 'web1', '--yes')).toBe(0);
+      expect(done).toBe(2);
+    }
+  });
+
+  it('lists what there is, and hides what only it starts', async () => {
+    const failovers = [
+      report,
+      { ...report, id: 'test-2', served: false, disks: [{ name: 'vda', size: 1, uri: null }] },
+    ];
+    const line = commandLine({ roles: { listFailovers: () => Promise.resolve({ failovers }) } });
+    expect(await line.run('failover', 'list')).toBe(0);
+    expect(line.stdout().split('\n').slice(1)).toEqual([
+      expect.stringMatching(/^web1 +test-1 +7 .* running +yes +vda +nbd\+unix/),
+      expect.stringMatching(/^web1 +test-2 +7 .* running +no +vda +-$/),
+      '',
+    ]);
+    const help = commandLine();
+    await help.run('failover', '--help');
+    expect(help.stdout()).toContain('cleanup');
+    expect(help.stdout()).not.toContain('serve');
+  });
+});
