@@ -3,10 +3,11 @@ import { availableParallelism } from 'node:os';
 import type { ExportReport, ExportRequest, Progress } from '../cli/roles.ts';
 import { exportRaw, type ExportOptions } from '../recovery/export.ts';
 import { exportQcow2 } from '../recovery/export-qcow2.ts';
+import { PointImage } from '../recovery/point-image.ts';
 import { ReadPool } from '../recovery/read-pool.ts';
 import { holdPoints } from '../store/points-in-use.ts';
 import type { Parts } from './parts.ts';
-import { closing, openImage, openVault, throughIndex } from './point-access.ts';
+import { closing, openVault, throughIndex } from './point-access.ts';
 
 export function exportPoint(
   parts: Parts,
@@ -21,12 +22,12 @@ export function exportPoint(
     const pool = new ReadPool({ threads: availableParallelism() });
     closers.add(() => pool.close());
     return throughIndex(parts, closers, request, async (view) => {
-      const { point: number } = view.choosePoint(request.point);
-      const hold = await holdPoints({ ...request, files, clock, random, role: 'export', points: [number] });
+      const body = view.choosePoint(request.point);
+      const hold = await holdPoints({ ...request, files, clock, random, role: 'export', points: [body.point] });
       closers.add(() => hold.release());
-      const image = await openImage(view, vault, parts, { ...request, point: number }, { pool });
-      const { machine, disk, point, cutTimeMs, geometry, root } = image.at;
       const facts = view.disk(request.disk);
+      const image = new PointImage(await view.diskAt(facts, body, vault), clock, { pool });
+      const { machine, disk, point, cutTimeMs, geometry, root } = image.at;
       const id = Buffer.from(facts.id, 'hex');
       const options: ExportOptions = {
         files,
