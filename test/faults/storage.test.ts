@@ -63,6 +63,11 @@ async function agentEnds(scene: Scene): Promise<CommandResult> {
   return tidemark(words, { timeoutMs: 15_000 });
 }
 
+/** Its last words are what to do, a line of its own behind what is wrong. */
+function expectRemedy({ stderr }: CommandResult): void {
+  expect(stderr).toMatch(/ \([a-z-]+\)\n {2}[a-z][^\n]{10,}\n$/);
+}
+
 describe.skipIf(!requireMounts())('a full target', () => {
   it('keeps its points, and takes up the resync where it was when there is space', { timeout: 120_000 }, async () => {
     const filled = 24 * MiB;
@@ -100,11 +105,13 @@ describe.skipIf(!requireMounts())("an agent's directory", () => {
     await volume.remount('ro');
     const readOnly = await agentEnds(scene);
     expect(readOnly.stderr).toContain(scene.file('agent'));
+    expectRemedy(readOnly);
     expect(readOnly, readOnly.stderr).toMatchObject({ code: exitCodes.usage.code });
     await volume.remount('rw');
     await volume.fill(0);
     const full = await agentEnds(scene);
     expect(full.stderr).toContain(scene.file('agent'));
+    expectRemedy(full);
     expect(full, full.stderr).toMatchObject({ code: exitCodes.full.code });
     await volume.empty();
     await start(scene);
@@ -120,11 +127,16 @@ describe.skipIf(!requireMounts())("an agent's directory", () => {
     const refused = 'tidemark_storage_faults_total';
     expect(await scene.site.metric('agent', refused)).toBeGreaterThan(0);
     expect(await scene.site.metric('target', refused)).toBeUndefined();
+    // Its space was reserved when it was made.
+    expect(await scene.site.metric('agent', 'tidemark_agent_change_log_failed')).toBe(0);
     const log = scene.life().writer.log.length;
     await systemClock.sleep(500);
     expect(scene.life().writer.log.length).toBeGreaterThan(log);
     await volume.empty();
     await scene.untilPoints('a point after there was space again', newerThan(Date.now()));
+    const faults = await scene.site.metric('agent', refused);
+    await scene.untilPoints('one more point', newerThan(Date.now()));
+    expect(await scene.site.metric('agent', refused)).toBe(faults);
     await volume.fill(8 * KiB);
     await systemClock.sleep(2_000);
     await scene.killLife();
@@ -145,6 +157,7 @@ describe('a source', () => {
     await rename(scene.image, scene.file('elsewhere.raw'));
     const gone = await agentEnds(scene);
     expect(gone.stderr).toContain(scene.image);
+    expectRemedy(gone);
     expect(gone, gone.stderr).toMatchObject({ code: exitCodes['not-found'].code });
     expect((await scene.points()).map(identityOf)).toEqual(before.map(identityOf));
     expect(await scene.faults(before)).toEqual([]);
