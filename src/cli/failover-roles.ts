@@ -12,7 +12,7 @@ export interface FailoverRequest extends MachineOfVault {
   readonly point: number | 'latest' | 'proven' | { readonly atMs: number } | undefined;
   /** TCP: on the loopback address only. */
   readonly listen: 'unix' | 'tcp';
-  /** What may be written, map included; left out: as much as `limits.recovery` says for a test, everything for an unplanned failover. */
+  /** What may be written, map included; left out: as much as `limits.recovery` says for a test, half of what is free at most, everything for an unplanned failover. */
   readonly spaceBytes: number | undefined;
 }
 

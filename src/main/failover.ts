@@ -87,6 +87,13 @@ async function plan(
     name: facts?.disks.find((disk) => disk.no === no)?.name ?? `disk-${no}`,
     size,
   }));
+  const { overlayBytesMax } = limits.recovery;
+  const free = await parts.files.freeBytes(data);
+  if (spaceBytes !== undefined && spaceBytes > free) {
+    throw new Problem('full', `${data} has ${free} bytes free, less than the ${spaceBytes} of --space`, {
+      remedy: 'make room there, or say less',
+    });
+  }
   const everything = disks.reduce((sum, { size }) => sum + 2 * size + MiB, 0);
   const secret = parts.random.bytes(8).toString('hex');
   return {
@@ -100,7 +107,7 @@ async function plan(
     state: 'starting',
     disks,
     listen: listen === 'unix' ? { socket: place.socket(tmpdir(), secret) } : { host: '127.0.0.1', port: 0 },
-    spaceBytes: spaceBytes ?? (kind === 'unplanned' ? everything : limits.recovery.overlayBytesMax),
+    spaceBytes: spaceBytes ?? (kind === 'unplanned' ? everything : Math.min(overlayBytesMax, Math.floor(free / 2))),
     definition: points.definitionAt(body.point),
   };
 }

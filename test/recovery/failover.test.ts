@@ -158,6 +158,7 @@ describe('a test', () => {
     await refused('not-found', 'has no point 9', 'test', machine, '--point', '9');
     await refused('usage', 'Not a time', 'test', machine, '--at', 'yesterday');
     await refused('usage', 'Not a size', 'test', machine, '--space', 'much');
+    await refused('full', 'bytes free, less than', 'test', machine, '--space', '8000T');
     await refused('not-found', 'has no test test-7', 'cleanup', machine, 'test-7');
     await refused('not-found', 'there is no test', 'cleanup', machine);
     await refused('not-found', 'is not failed over', 'cancel', machine, '--yes');
@@ -186,6 +187,11 @@ describe('a test', () => {
     expect(code, stderr).toBe(exitCodes.damaged.code);
     expect(stderr).toContain('failover test-1 can not be served');
     expect(await scene.failovers()).toEqual([]);
+    // Nothing was begun either.
+    const unplanned = await scene.run('failover', 'unplanned', machine, '--yes');
+    expect(unplanned.code, unplanned.stderr).toBe(exitCodes.damaged.code);
+    expect(await scene.failovers()).toEqual([]);
+    await refused('not-found', 'is not failed over', 'cancel', machine, '--yes');
   });
 });
 

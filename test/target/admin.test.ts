@@ -79,11 +79,12 @@ describe('the admin socket', () => {
         JSON.stringify({ machine: 'm1', entry: { type: 'epoch', body: { epoch: 9, instance: 'x', atMs: 1 } } }),
       ],
       ['POST /v1/asides', JSON.stringify({ machine: 'm1', entry: failover('begun', 1), more: 1 })],
-      ['POST /v1/asides', JSON.stringify({ machine: 'm1', filler: 'x'.repeat(100_000) })],
       ['GET /v1/asides', ''],
       ['POST /v1/points', '{}'],
     ];
     for (const [line, body] of bad) expect(await rawRequest(data, line, body), line).toMatch(/^HTTP\/1.1 400 /);
+    const endless = JSON.stringify({ machine: 'm1', filler: 'x'.repeat(100_000) });
+    expect(await rawRequest(data, 'POST /v1/asides', endless)).toContain('too-large');
     expect(site.target.stores().size).toBe(before);
   });
 });
