@@ -10,7 +10,7 @@
  *  4. The epoch of a session is durable before anything is acknowledged under it (C9, first form: a new process-server instance
  *     gets a higher one).
  */
-import { Problem } from '../kit/problem.ts';
+import { isProblem, Problem } from '../kit/problem.ts';
 import type { Clock } from '../kit/clock.ts';
 import type { Random } from '../kit/random.ts';
 import { Serial } from '../kit/serial.ts';
@@ -26,6 +26,7 @@ import { MachineFold } from './machine-fold.ts';
 import { machinePaths, type DataDirectory, type MachineFacts } from './machine-directory.ts';
 import type { MachineLog } from './machine-log.ts';
 import { giveUpLeaves, makeDiskFacts, openDiskStore, replaceLeaves } from './disk-open.ts';
+import { blocksOfPoint } from './point-blocks.ts';
 import { canTellSince, maxSeqAt } from './point-layers.ts';
 import { PointReader } from './point-reader.ts';
 import type { Aside, GapBody, PointBody } from './points-record.ts';
@@ -235,19 +236,8 @@ export class MachineStore {
 
   /** Blocks the point's own layers hold, each once, in no promised order. */
   async *blocksOf(disk: DiskStore, point: number): AsyncGenerator<number> {
-    const layers = this.points.point(point)?.disks.find((each) => each.no === disk.no)?.layers ?? null;
-    if (layers === null) return;
-    const seen = new Uint8Array(Math.ceil(disk.geometry.blockCount / 8));
-    const index = await this.#parts.log.index.reader();
-    for (const batch of index.batchesOf(disk.no, layers.first, layers.last)) {
-      for (const block of batch.blocks) {
-        const bit = 1 << (block & 7);
-        const before = seen[block >>> 3] ?? 0;
-        if ((before & bit) !== 0) continue;
-        seen[block >>> 3] = before | bit;
-        yield block;
-      }
-    }
+    const { blockCount } = disk.geometry;
+    yield* blocksOfPoint(await this.#parts.log.index.reader(), this.points, { no: disk.no, blockCount }, point);
   }
 
   /** Reads the disk's blocks as of the point from stored bytes. */
@@ -352,9 +342,26 @@ export class MachineStore {
       record: (make) => this.#oneAtATime.run(() => this.#appendPoint(make())),
       markDamaged: async ({ point, diskNo, blocks }) => {
         const disk = this.#disks.find(({ no }) => no === diskNo);
-        if (disk) await this.markDamaged(point, disk, blocks);
+        const damaged = disk ? await this.#damagedAmong(disk, point, blocks) : [];
+        if (disk && damaged.length > 0) await this.markDamaged(point, disk, damaged);
       },
     });
+  }
+
+  /** Those that can not be read as of the point: a batch that does not check may have all its records but one. @throws Problem `read-failed`. */
+  async #damagedAmong(disk: DiskStore, point: number, blocks: readonly number[]): Promise<number[]> {
+    const reader = this.readerAt(disk, point);
+    const into = Buffer.allocUnsafeSlow(disk.geometry.blockSize);
+    const damaged: number[] = [];
+    for (const block of blocks) {
+      try {
+        await reader.readBlock(block, into);
+      } catch (error) {
+        if (!isProblem(error) || error.code !== 'damaged') throw error;
+        damaged.push(block);
+      }
+    }
+    return damaged;
   }
 
   /** Closes everything cleanly. Idempotent. */

@@ -1,0 +1,66 @@
+/** Points that were damaged or healed, and compaction that empties the segments they were written to. */
+import { open, readdir } from 'node:fs/promises';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { invariant } from '../../src/kit/invariant.ts';
+import { keepAll } from '../../src/store/retention.ts';
+import { runOf } from '../layers.ts';
+import { MachineLife } from './machine-fixture.ts';
+
+let life: MachineLife;
+beforeEach(async () => {
+  life = await MachineLife.begin();
+});
+afterEach(() => life.remove());
+
+const some = (count: number, first = 0): { block: number }[] =>
+  Array.from({ length: count }, (_, index) => ({ block: first + index }));
+
+async function flipPayload(block: number, point: number): Promise<void> {
+  const seq = life.store.points.point(point)?.disks[0]?.layers?.last ?? 0;
+  const entry = life.store.storedRecords().entry(0, block, seq);
+  invariant(entry, 'the record is there');
+  const file = await open(life.path('segments', `${String(entry.segment).padStart(6, '0')}.seg`), 'r+');
+  const byte = Buffer.alloc(1);
+  await file.read(byte, 0, 1, entry.payloadOffset + 3);
+  byte.writeUInt8(byte.readUInt8(0) ^ 4);
+  await file.write(byte, 0, 1, entry.payloadOffset + 3);
+  await file.close();
+}
+
+/** Ends the segment that is written to. */
+async function nextSegment(): Promise<void> {
+  life = await life.again();
+}
+
+it('a batch that compaction finds damaged condemns the records in it that are, and no others', async () => {
+  await life.point(some(6));
+  await nextSegment();
+  await life.point(some(4, 2));
+  await nextSegment();
+  await life.point([{ block: 20 }]);
+  await life.prove();
+  // Read by no point that is kept: the first one is retired below.
+  await flipPayload(5, 1);
+  await life.fold({ ...keepAll, hours: -1 });
+  expect(life.store.points.isRetired(1)).toBe(true);
+  expect(life.states().slice(1)).toEqual(['proven', 'proven']);
+  expect(life.store.points.damaged.size).toBe(0);
+});
+
+it('a point that is proven again is proven by the records it has, wherever they lie now', async () => {
+  const first = await life.layer(some(6));
+  await nextSegment();
+  const second = await life.layer(some(5));
+  await life.commit(runOf([first, second]), 11);
+  await nextSegment();
+  await life.point([{ block: 20 }]);
+  await nextSegment();
+  await life.point([{ block: 21 }]);
+  await life.prove();
+  await life.fold(keepAll);
+  // Block 5 was alone in it with something to say.
+  expect(await readdir(life.path('segments'))).not.toContain('000001.seg');
+  const blocks: number[] = [];
+  for await (const block of life.store.blocksOf(await life.disk(), 1)) blocks.push(block);
+  expect(blocks.sort((a, b) => a - b)).toEqual([0, 1, 2, 3, 4, 5]);
+});
