@@ -122,6 +122,16 @@ export const limits = {
     scrubSaveMs: 30_000,
     /** Damaged places remembered per machine. */
     scrubRangesMax: 1_000,
+    /** Between two looks whether a fold is due; between two folds while points come, while none come, and while the store is full. */
+    foldPollMs: 5_000,
+    foldEveryMs: 600_000,
+    foldIdleMs: 3_600_000,
+    foldFullMs: 30_000,
+    /** Read and written by compaction together. */
+    foldBytesPerSecond: 64 * MiB,
+    /** For each millisecond of a fold's step so many without one; the second while anything is received or proven. */
+    foldRests: 1,
+    foldRestsBusy: 4,
     /** Gaps of one machine are noted so often, merged by reason, and with each point. */
     gapsEveryMs: 60_000,
   },

@@ -10,6 +10,7 @@ import { PointImage, type PointImageOptions } from '../recovery/point-image.ts';
 import type { ReadPool } from '../recovery/read-pool.ts';
 import { readStoreFacts } from '../store/machine-directory.ts';
 import { MachineView, type DiskAtPoint } from '../store/machine-view.ts';
+import { holdPoints } from '../store/points-in-use.ts';
 import { Vault } from '../store/vault.ts';
 import { readBootId } from './boot-id.ts';
 import { RoleBuilder, type Closers, type Parts } from './parts.ts';
@@ -95,7 +96,7 @@ export async function openImage(
   return image;
 }
 
-/** An image that is served for long: where the target's index misleads it, it goes on by one built from the segments. */
+/** An image that is served for long, whose point is kept meanwhile: where the target's index misleads it, it goes on by one built from the segments. */
 export function openServedImage(
   parts: Parts,
   closers: Closers,
@@ -103,13 +104,16 @@ export function openServedImage(
   vault: Vault,
   pool: ReadPool,
 ): Promise<PointImage> {
-  return throughIndex(parts, closers, request, (view) => {
+  const { files, clock, random } = parts;
+  return throughIndex(parts, closers, request, async (view) => {
     const { point } = view.choosePoint(request.point);
+    const hold = await holdPoints({ ...request, files, clock, random, role: 'nbd', points: [point] });
+    closers.add(() => hold.release());
     const otherIndex = async (): Promise<DiskAtPoint> => {
       const own = await openView(parts, closers, request, true);
       return own.diskAt(own.disk(request.disk), own.choosePoint(point), vault);
     };
-    return openImage(view, vault, parts, request, { pool, otherIndex });
+    return openImage(view, vault, parts, { ...request, point }, { pool, otherIndex });
   });
 }
 

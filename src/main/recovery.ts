@@ -71,7 +71,7 @@ export function listPoints(parts: Parts, request: Parameters<Roles['listPoints']
     const gaps: GapReport[] = [];
     for (const machine of machines) {
       const view = await openView(parts, closers, { data: request.data, machine });
-      points.push(...view.points.points.map((body) => pointReport(view, body)));
+      points.push(...view.points.kept.map((body) => pointReport(view, body)));
       gaps.push(...gapReports(view));
     }
     return { points, gaps };

@@ -12,6 +12,11 @@ export interface TargetCounters {
   /** Stored bytes read and checked in the background, and versions of blocks that were found damaged then. */
   scrubbedBytes: number;
   scrubDamage: number;
+  /** Points no longer kept, records taken out of indexes, bytes copied out of segments, and bytes of segments removed. */
+  pointsRetired: number;
+  recordsFolded: number;
+  bytesMoved: number;
+  bytesRemoved: number;
   refused: number;
   /** Stores given up because their index could not be written, and opened again. */
   storesFailed: number;
@@ -34,6 +39,10 @@ export function newTargetCounters(): TargetCounters {
     integrityErrors: 0,
     scrubbedBytes: 0,
     scrubDamage: 0,
+    pointsRetired: 0,
+    recordsFolded: 0,
+    bytesMoved: 0,
+    bytesRemoved: 0,
     refused: 0,
     storesFailed: 0,
     queuedBytes: 0,

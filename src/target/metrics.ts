@@ -1,6 +1,7 @@
 /** What a target exports, sampled from its counters and stores at each scrape. */
 import { limits } from '../limits.ts';
 import type { MetricRegistry, Sample, SeriesDeclaration } from '../observe/registry.ts';
+import type { SpaceUse } from '../store/machine-fold.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import type { TargetCounters } from './counters.ts';
 import type { Scrubber } from './scrubber.ts';
@@ -21,6 +22,10 @@ const counters: readonly (readonly [Exclude<keyof TargetCounters, 'stageMs'>, Se
   ['integrityErrors', counter('integrity_errors', 'Blocks whose stored bytes failed a check.')],
   ['scrubbedBytes', counter('scrubbed_bytes', 'Stored bytes read and checked again in the background.')],
   ['scrubDamage', counter('scrub_damaged_blocks', 'Versions of blocks that were found damaged in doing so.')],
+  ['pointsRetired', counter('points_retired', 'Recovery points no longer kept.')],
+  ['recordsFolded', counter('records_folded', 'Records no kept point reads, taken out of the index.')],
+  ['bytesMoved', counter('moved_bytes', 'Live records copied out of segments with little left in them.')],
+  ['bytesRemoved', counter('removed_bytes', 'Segments removed.')],
   ['refused', counter('sessions_refused', 'Sessions ended for breaking the protocol or lacking authority.')],
   [
     'storesFailed',
@@ -46,6 +51,9 @@ const scrubbedSince = perMachine(
   'scrub_oldest_check_timestamp_seconds',
   'When the last whole pass began: everything that was stored by then was checked since. Absent before the first.',
 );
+const storedBytes = perMachine('target_stored_bytes', 'Segment files, as of the last fold.');
+const liveBytes = perMachine('target_live_bytes', 'Records in them that some kept point reads, as of the last fold.');
+const backlogBytes = perMachine('target_fold_backlog_bytes', 'What compaction would give back, as of the last fold.');
 const stages = ['batch', 'commit', 'proof'] as const;
 const stageSeconds = {
   name: 'tidemark_target_stage_seconds_total',
@@ -95,7 +103,7 @@ export function registerTargetSeries(registry: MetricRegistry, target: Target): 
   );
   registry.sampled(
     points,
-    each((store) => store.points.points.length),
+    each((store) => store.points.kept.length),
   );
   registry.sampled(
     full,
@@ -110,6 +118,20 @@ export function registerTargetSeries(registry: MetricRegistry, target: Target): 
   registry.sampled(
     scrubbedSince,
     scrubs(({ checkedSinceMs }) => seconds(checkedSinceMs)),
+  );
+  const used = (value: (use: SpaceUse) => number) => (): Sample<'machine'>[] =>
+    [...target.folders()].map(([machine, { use }]) => ({ labels: { machine }, value: use ? value(use) : undefined }));
+  registry.sampled(
+    storedBytes,
+    used(({ stored }) => stored),
+  );
+  registry.sampled(
+    liveBytes,
+    used(({ live }) => live),
+  );
+  registry.sampled(
+    backlogBytes,
+    used(({ backlog }) => backlog),
   );
   registry.sampled(stageSeconds, () =>
     stages.map((stage) => ({ labels: { stage }, value: target.counters.stageMs[stage] / 1000 })),

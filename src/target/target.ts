@@ -1,5 +1,5 @@
 /**
- * The master target: one store per machine, at most one session per machine, a prover and a scrubber beside each store.
+ * The master target: one store per machine, at most one session per machine, a prover, a scrubber and a folder beside each store.
  *
  * A store whose index could not be written (no space) refuses everything until it is opened again: it is closed, and the machine's next
  * session opens it and catches it up from the segments. The other machines do not notice.
@@ -12,10 +12,12 @@ import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { DiskStore } from '../store/disk-store.ts';
 import type { MachineStore } from '../store/machine-store.ts';
+import { keepAll, type RetentionPolicy } from '../store/retention.ts';
 import type { Aside } from '../store/points-record.ts';
 import type { Connection } from '../transport/connection.ts';
 import { newTargetCounters, type TargetCounters } from './counters.ts';
 import { failedOver } from './failed-over.ts';
+import { Folder } from './folder.ts';
 import { Gaps } from './gaps.ts';
 import { Prover } from './prover.ts';
 import { ScrubPace } from './scrub-pace.ts';
@@ -30,12 +32,15 @@ export interface TargetOptions {
   readonly openMachine: (machine: string) => Promise<MachineStore>;
   /** Machines that exist already. */
   readonly machines: () => Promise<readonly string[]>;
+  /** What is kept of the machine; default: every point. */
+  readonly retentionOf?: (machine: string) => RetentionPolicy;
 }
 
 interface Machine {
   readonly store: MachineStore;
   readonly prover: Prover;
   readonly scrubber: Scrubber;
+  readonly folder: Folder;
   readonly gaps: Gaps;
 }
 
@@ -62,7 +67,7 @@ export class Target {
     this.#pace = new ScrubPace({
       clock: options.clock,
       share: limits.target.scrubCpuShare,
-      isBusy: () => this.counters.queuedBytes > 0 || [...this.#open.values()].some(({ prover }) => prover.isBusy),
+      isBusy: this.#isBusy,
     });
     this.#host = {
       version: options.version,
@@ -87,6 +92,9 @@ export class Target {
       },
     };
   }
+
+  readonly #isBusy = (): boolean =>
+    this.counters.queuedBytes > 0 || [...this.#open.values()].some(({ prover }) => prover.isBusy);
 
   /** Opens every machine there is and goes on proving what a stop left unproven. */
   async start(): Promise<void> {
@@ -116,6 +124,11 @@ export class Target {
   /** The checks of what is stored, by machine. */
   scrubbers(): ReadonlyMap<string, Scrubber> {
     return new Map([...this.#open].map(([name, { scrubber }]) => [name, scrubber]));
+  }
+
+  /** Retention and fold, by machine. */
+  folders(): ReadonlyMap<string, Folder> {
+    return new Map([...this.#open].map(([name, { folder }]) => [name, folder]));
   }
 
   /** Machines whose store could not be opened, with the reason; their sessions are refused with it. */
@@ -185,6 +198,7 @@ export class Target {
     const machine = this.#beside(name, store);
     this.#open.set(name, machine);
     machine.scrubber.start();
+    machine.folder.start();
     void store.indexFailed.then((problem) => {
       this.#giveUp(name, machine, problem);
     });
@@ -192,13 +206,15 @@ export class Target {
   }
 
   #beside(name: string, store: MachineStore): Machine {
-    const { clock, logger } = this.#options;
+    const { clock, logger, retentionOf } = this.#options;
     const damaged = (disk: DiskStore, blocks: readonly number[]): void =>
       this.#sessions.get(name)?.requestRepair(disk, blocks);
     const common = { store, clock, logger, counters: this.counters, damaged };
     const prover = new Prover(common);
     const scrubber = new Scrubber({ ...common, pace: this.#pace, proofsWanted: () => prover.wake() });
-    return { store, prover, scrubber, gaps: new Gaps({ store, clock, logger }) };
+    const retention = (): RetentionPolicy => retentionOf?.(name) ?? keepAll;
+    const folder = new Folder({ ...common, retention, isBusy: this.#isBusy });
+    return { store, prover, scrubber, folder, gaps: new Gaps({ store, clock, logger }) };
   }
 
   /** The machine's session ends, and its store is closed, so that the next session opens it anew. */
@@ -248,7 +264,8 @@ export class Target {
   }
 }
 
-async function closeMachine({ store, prover, scrubber, gaps }: Machine): Promise<void> {
+async function closeMachine({ store, prover, scrubber, folder, gaps }: Machine): Promise<void> {
+  await folder.stop();
   await scrubber.stop();
   await prover.stop();
   await gaps.stop();
