@@ -179,6 +179,9 @@ export interface PolicyChange {
   readonly intervalSeconds?: number | undefined;
   readonly blockSize?: number | undefined;
   readonly retentionHours?: number | undefined;
+  /** Null: points are not thinned. */
+  readonly thinAfterHours?: number | null | undefined;
+  readonly thinToMinutes?: number | undefined;
   /** Null: a resync may begin at any time. */
   readonly resyncWindow?: string | null | undefined;
   readonly resyncTimeZone?: string | undefined;

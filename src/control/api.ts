@@ -3,6 +3,7 @@
  * its row's schemas made of the request; what it returns passes the row's reply schema.
  */
 import type { z } from 'zod';
+import * as enrolment from './enrolment-schemas.ts';
 import * as schemas from './schemas.ts';
 
 /** Who may call: the operator by bearer token, a role by its certificate, anyone (who must then show a registration key). */
@@ -30,16 +31,16 @@ export const routes = {
     path: '/v1/registration-keys',
     summary: 'Make a single-use key with which one role can enrol',
     callers: operator,
-    body: schemas.registrationKeyRequest,
-    reply: schemas.registrationKeyReply,
+    body: enrolment.registrationKeyRequest,
+    reply: enrolment.registrationKeyReply,
   },
   enroll: {
     method: 'POST',
     path: '/v1/enroll',
     summary: 'Turn a registration key and a certificate request into a certificate',
     callers: ['anyone'],
-    body: schemas.enrollRequest,
-    reply: schemas.enrollReply,
+    body: enrolment.enrollRequest,
+    reply: enrolment.enrollReply,
   },
   getMachine: {
     method: 'GET',

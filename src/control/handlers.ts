@@ -12,6 +12,7 @@ import type { Authority } from '../transport/authority.ts';
 import type { Call, Handlers } from './http.ts';
 import { conflict, listAll, machineOf, policyOf } from './records.ts';
 import { pendingResync, resyncing } from './resync.ts';
+import * as enrolment from './enrolment-schemas.ts';
 import * as schemas from './schemas.ts';
 import type { Change, Collection, Json, State } from './state.ts';
 import { judge } from './status.ts';
@@ -58,16 +59,16 @@ async function put(
   return { version, made: now === 0 };
 }
 
-function enrolment({ state, authority, clock, random }: Parts): Pick<Handlers, 'createRegistrationKey' | 'enroll'> {
+function enrolling({ state, authority, clock, random }: Parts): Pick<Handlers, 'createRegistrationKey' | 'enroll'> {
   return {
     async createRegistrationKey({ body: { role, name, ttlSeconds } }) {
       const secret = random.bytes(secretBytes).toString('base64url');
       const expiresMs = clock.wallMs() + ttlSeconds * 1000;
       const bound = { role, ...(name === undefined ? {} : { name }), expiresMs };
-      const stored = { ...bound, usedMs: null, usedBy: null } satisfies schemas.StoredRegistrationKey;
+      const stored = { ...bound, usedMs: null, usedBy: null } satisfies enrolment.StoredRegistrationKey;
       // What has expired is refused with or without its record.
       const ended = (await listAll(state, 'registration-keys')).filter(
-        ({ value }) => schemas.storedRegistrationKey.parse(value).expiresMs <= clock.wallMs(),
+        ({ value }) => enrolment.storedRegistrationKey.parse(value).expiresMs <= clock.wallMs(),
       );
       const result = await state.commit([
         { collection: 'registration-keys', id: hashOf(secret), value: stored, expected: 0 },
@@ -84,7 +85,7 @@ function enrolment({ state, authority, clock, random }: Parts): Pick<Handlers, '
       const id = hashOf(secret);
       const record = await state.get('registration-keys', id);
       if (!record) throw badKey('it is not known here');
-      const key = schemas.storedRegistrationKey.parse(record.value);
+      const key = enrolment.storedRegistrationKey.parse(record.value);
       const nowMs = clock.wallMs();
       if (key.usedMs !== null) throw badKey('it was used before');
       if (nowMs >= key.expiresMs) throw badKey('it has expired');
@@ -159,9 +160,14 @@ function protection({ state, clock }: Parts): MachineHandlers {
   };
 }
 
+function retentionOf(policy: schemas.Policy): NonNullable<schemas.ReportReply['machines'][number]['retention']> {
+  const { retentionHours: hours, thinAfterHours: afterHours, thinToMinutes: everyMinutes } = policy;
+  return { hours, thinning: afterHours === null ? null : { afterHours, everyMinutes } };
+}
+
 /** What a target's word about one machine changes: its points, and those it no longer keeps. */
 async function pointChanges(state: State, reported: schemas.TargetReport['machines'][number]): Promise<Change[]> {
-  const { name, oldestPoint, points } = reported;
+  const { name, oldestPoint, points, retired } = reported;
   const prefix = pointPrefix(name);
   const [last] = await state.list('points', { prefix, backwards: true, limit: 1 });
   const newest = Math.max(
@@ -176,7 +182,12 @@ async function pointChanges(state: State, reported: schemas.TargetReport['machin
     .filter(({ id }) => id < oldest)
     .map(({ id }): Change => ({ collection: 'points', id, value: undefined }));
   const come = points.map((point): Change => ({ collection: 'points', id: pointId(name, point.point), value: point }));
-  return [...gone, ...come.filter(({ id }) => id >= oldest)];
+  const thinned = retired.map((point): Change => ({
+    collection: 'points',
+    id: pointId(name, point),
+    value: undefined,
+  }));
+  return [...gone, ...thinned, ...come.filter(({ id }) => id >= oldest)];
 }
 
 function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatus'> {
@@ -210,8 +221,8 @@ function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatu
         const prefix = pointPrefix(machine.name);
         const [newest] = await state.list('points', { prefix, backwards: true, limit: 1 });
         const newestPoint = newest ? Number(newest.id.slice(prefix.length)) : null;
-        const { retentionHours } = (await policyOf(state, machine.policy)).policy;
-        machines.push({ name: machine.name, newestPoint, retentionHours });
+        const retention = retentionOf((await policyOf(state, machine.policy)).policy);
+        machines.push({ name: machine.name, newestPoint, retention });
       }
       const unprotected = body.role === 'target' ? await unprotectedMachines(state) : [];
       const resync = body.role === 'agent' ? await pendingResync(state, name, body.resyncDone) : null;
@@ -236,5 +247,5 @@ function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatu
 }
 
 export function createHandlers(parts: Parts): Handlers {
-  return { ...enrolment(parts), ...protection(parts), ...resyncing(parts), ...reporting(parts) };
+  return { ...enrolling(parts), ...protection(parts), ...resyncing(parts), ...reporting(parts) };
 }

@@ -20,52 +20,15 @@ export const nameSchema = z
 const diskName = nameSchema;
 const count = z.int().min(0);
 const bytes = count.describe('Bytes.');
-const timeMs = count.describe('Milliseconds since the Unix epoch.');
+export const timeMs = count.describe('Milliseconds since the Unix epoch.');
 const text = z.string().max(1024);
-const pem = z.string().max(16 * 1024);
 const hash = z.string().regex(/^[0-9a-f]{64}$/, '64 lower-case hex digits');
 
-// ---------------------------------------------------------------- enrolment
+// ---------------------------------------------------------------- roles
 
 /** Roles that can hold a certificate made by enrolment; `control` gets its own at start. */
 export const enrolledRole = z.enum(['agent', 'process-server', 'target']);
 export type EnrolledRole = z.infer<typeof enrolledRole>;
-
-export const registrationKeyRequest = z.strictObject({
-  role: enrolledRole,
-  name: nameSchema.optional().describe('Only this name may enrol with the key; any name of the role if left out.'),
-  ttlSeconds: z
-    .int()
-    .min(1)
-    .max(control.registrationKeyTtlSecondsMax)
-    .default(control.registrationKeyTtlSecondsDefault),
-});
-export const registrationKeyReply = z.object({
-  registrationKey: z
-    .string()
-    .describe('tmk1.<secret>.<SHA-256 of the CA certificate>. Shown once; only its hash is kept.'),
-  role: enrolledRole,
-  name: nameSchema.optional(),
-  expiresMs: timeMs,
-});
-/** What is stored of a registration key, under the hash of its secret. */
-export const storedRegistrationKey = z.object({
-  role: enrolledRole,
-  name: nameSchema.optional(),
-  expiresMs: timeMs,
-  usedMs: timeMs.nullable(),
-  usedBy: nameSchema.nullable(),
-});
-
-export type StoredRegistrationKey = z.infer<typeof storedRegistrationKey>;
-
-export const enrollRequest = z.strictObject({
-  registrationKey: z.string().max(256),
-  role: enrolledRole,
-  name: nameSchema,
-  csrPem: pem.describe('PKCS #10 request. The private key never leaves its owner.'),
-});
-export const enrollReply = z.object({ certPem: pem, caPem: pem, role: enrolledRole, name: nameSchema });
 
 // ---------------------------------------------------------------- machines and policies
 
@@ -101,6 +64,14 @@ export const policySchema = z.strictObject({
     .max(24 * 366)
     .default(24)
     .describe('How long the target keeps points; the newest, pinned ones and those in use are kept longer.'),
+  thinAfterHours: z
+    .int()
+    .min(1)
+    .max(24 * 366)
+    .nullable()
+    .default(null)
+    .describe('Points older than this are thinned; null: all in the retention are kept.'),
+  thinToMinutes: z.int().min(1).max(1440).default(60).describe('Of thinned points one per so many minutes is kept.'),
   resyncWindow: textFor((value) => parseDayWindow(value, 'UTC'))
     .nullable()
     .default(null)
@@ -288,6 +259,11 @@ export const targetReport = z.object({
           .max(control.pointsPerReportMax)
           .default([])
           .describe('New or changed points; everything after `newestPoint` of the last reply.'),
+        retired: z
+          .array(z.int().min(1))
+          .max(control.pointsPerReportMax)
+          .default([])
+          .describe('Points above `oldestPoint` that are no longer kept.'),
       }),
     )
     .max(1024),
@@ -302,7 +278,13 @@ export const reportReply = z.object({
       z.object({
         name: nameSchema,
         newestPoint: z.int().nullable(),
-        retentionHours: z.int().min(1).nullable().default(null),
+        retention: z
+          .object({
+            hours: z.int().min(1),
+            thinning: z.object({ afterHours: z.int().min(1), everyMinutes: z.int().min(1) }).nullable(),
+          })
+          .nullable()
+          .default(null),
       }),
     )
     .describe(

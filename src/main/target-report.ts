@@ -2,8 +2,11 @@
 import type { PointReport, ReportReply, TargetReport } from '../control/schemas.ts';
 import { limits } from '../limits.ts';
 import type { MachineStore } from '../store/machine-store.ts';
+import { keepAll, type RetentionPolicy } from '../store/retention.ts';
 import type { Target } from '../target/target.ts';
 import type { Parts } from './parts.ts';
+
+const { pointsPerReportMax } = limits.control;
 
 function pointReport(store: MachineStore, number: number): PointReport | null {
   const view = store.points;
@@ -35,6 +38,7 @@ function machineReport(
   store: MachineStore,
   known: number | null,
   changed: ReadonlySet<number>,
+  retired: readonly number[],
 ): TargetReport['machines'][number] {
   const view = store.points;
   const marks = (disk: number, provenOnly: boolean): { point: number; cutTimeMs: number } | null => {
@@ -43,12 +47,13 @@ function machineReport(
     );
     return found ? { point: found.point, cutTimeMs: Math.round(found.cutTimeMs) } : null;
   };
-  const numbers = view.points.map(({ point }) => point).filter((point) => point > (known ?? 0) || changed.has(point));
+  const numbers = view.kept.map(({ point }) => point).filter((point) => point > (known ?? 0) || changed.has(point));
   let damagedBlocks = 0;
   for (const disk of store.disks) damagedBlocks += disk.blocksToRepair().length;
   return {
     name: store.machine,
-    oldestPoint: view.points[0]?.point ?? null,
+    oldestPoint: view.kept[0]?.point ?? null,
+    retired: [...retired],
     damagedBlocks,
     booted: newestBooted(view),
     disks: store.disks.map((disk) => ({
@@ -58,7 +63,7 @@ function machineReport(
       proven: marks(disk.no, true),
     })),
     points: numbers
-      .slice(0, limits.control.pointsPerReportMax)
+      .slice(0, pointsPerReportMax)
       .map((number) => pointReport(store, number))
       .filter((report) => report !== null),
   };
@@ -91,6 +96,8 @@ function unopenedProblems(target: Target): TargetReport['problems'] {
 export class TargetReporter {
   readonly #known = new Map<string, number | null>();
   #deleted: string[] = [];
+  readonly #retention = new Map<string, RetentionPolicy>();
+  readonly #thinnedTold = new Map<string, Set<number>>();
   /** Points told as committed only, which may be proven or damaged meanwhile; and those told as damaged, which any other may become. */
   readonly #told = new Map<string, { readonly open: ReadonlySet<number>; readonly damaged: ReadonlySet<number> }>();
 
@@ -100,7 +107,12 @@ export class TargetReporter {
       const told = this.#told.get(name) ?? { open: new Set<number>(), damaged: new Set<number>() };
       const settled = [...told.open].filter((point) => view.stateOf(point) !== 'committed');
       const newlyDamaged = [...view.damaged.keys()].filter((point) => !told.damaged.has(point));
-      const report = machineReport(store, this.#known.get(name) ?? null, new Set([...settled, ...newlyDamaged]));
+      const report = machineReport(
+        store,
+        this.#known.get(name) ?? null,
+        new Set([...settled, ...newlyDamaged]),
+        this.#thinned(name, view),
+      );
       const sent = report.points.map(({ point }) => point);
       this.#told.set(name, {
         open: new Set([...told.open, ...sent].filter((point) => view.stateOf(point) === 'committed')),
@@ -127,10 +139,31 @@ export class TargetReporter {
     for (const name of names) {
       this.#known.delete(name);
       this.#told.delete(name);
+      this.#thinnedTold.delete(name);
     }
   }
 
   answered(answer: ReportReply): void {
-    for (const { name, newestPoint } of answer.machines) this.#known.set(name, newestPoint);
+    for (const { name, newestPoint, retention } of answer.machines) {
+      this.#known.set(name, newestPoint);
+      if (retention) this.#retention.set(name, { hours: retention.hours, thinning: retention.thinning ?? undefined });
+    }
+  }
+
+  /** As control said last; until it has, everything is kept. */
+  retentionOf(machine: string): RetentionPolicy {
+    return this.#retention.get(machine) ?? keepAll;
+  }
+
+  /** Points above the oldest that are no longer kept and were not told of, as many as a report takes. */
+  #thinned(name: string, view: MachineStore['points']): number[] {
+    const told = this.#thinnedTold.get(name) ?? new Set();
+    this.#thinnedTold.set(name, told);
+    const oldest = view.kept[0]?.point ?? 0;
+    const found: number[] = [];
+    for (let point = oldest + 1; point <= view.points.length && found.length < pointsPerReportMax; point += 1)
+      if (view.isRetired(point) && !told.has(point)) found.push(point);
+    for (const point of found) told.add(point);
+    return found;
   }
 }

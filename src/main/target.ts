@@ -81,6 +81,7 @@ async function openTarget(
   builder: RoleBuilder,
   data: DataDirectory,
   vault: Vault,
+  reporter: TargetReporter,
 ): Promise<Target> {
   const { files, clock, version } = parts;
   const bootId = await readBootId(files);
@@ -93,6 +94,7 @@ async function openTarget(
     logger,
     openMachine: (machine) => openMachine(parts, logger, { data, vault, bootId, fatal }, machine),
     machines: () => listMachines(files, data.path),
+    retentionOf: (machine) => reporter.retentionOf(machine),
   });
   builder.closers.add(() => target.close());
   await target.start();
@@ -138,7 +140,8 @@ export function startTarget(common: Parts, config: TargetConfig): Promise<Runnin
     builder.closers.add(() => data.close());
     const vault = await openVault(parts, config, data);
     await finishRemovals(files, config.data);
-    const target = await openTarget(parts, logger, builder, data, vault);
+    const reporter = new TargetReporter();
+    const target = await openTarget(parts, logger, builder, data, vault, reporter);
     await openDoorForCommands(parts, logger, builder, config, target);
     const listener = await listen({
       ...config.listen,
@@ -163,7 +166,6 @@ export function startTarget(common: Parts, config: TargetConfig): Promise<Runnin
     builder.closers.add(() => {
       link.close();
     });
-    const reporter = new TargetReporter();
     const unprotected = new UnprotectedMachines({ target, files, data: config.data, logger });
     link.reportEvery(
       async () =>

@@ -249,6 +249,8 @@ describe('machines and policies', () => {
   });
 });
 
+const retention = { hours: 24, thinning: null };
+
 describe('reports and points', () => {
   it('pages through points, newest first, while more come', async () => {
     const operator = await site.operator();
@@ -256,7 +258,7 @@ describe('reports and points', () => {
     await operator.call('putMachine', { name: 'm1', body: machine });
     const numbers = Array.from({ length: 12 }, (_, index) => index + 1);
     const { value } = await client.call('report', { body: targetReport(Date.now(), 'm1', numbers) });
-    expect(value.machines).toEqual([{ name: 'm1', newestPoint: 12, retentionHours: 24 }]);
+    expect(value.machines).toEqual([{ name: 'm1', newestPoint: 12, retention }]);
     const seen: number[] = [];
     let cursor: string | null = null;
     do {
@@ -290,7 +292,7 @@ describe('reports and points', () => {
     expect((await client.call('report', { body: targetReport(1, 'm9', [1]) })).value.machines).toEqual([]);
     await (await site.operator()).call('putMachine', { name: 'm9', body: machine });
     const empty = await client.call('report', { body: targetReport(1, 'm9', []) });
-    expect(empty.value.machines).toEqual([{ name: 'm9', newestPoint: null, retentionHours: 24 }]);
+    expect(empty.value.machines).toEqual([{ name: 'm9', newestPoint: null, retention }]);
   });
 
   it('lets nobody report as someone else', async () => {

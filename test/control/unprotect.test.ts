@@ -9,7 +9,6 @@ let site: Site;
 beforeEach(async () => {
   site = await Site.start();
   const operator = await site.operator();
-  await operator.call('putPolicy', { name: 'default', body: { retentionHours: 72 } }).catch(() => undefined);
   await operator.call('putMachine', { name: 'm1', body: machine });
 });
 afterEach(() => site.end());
@@ -26,12 +25,21 @@ it('tells the agent that the machine is paused, and that it is not any more; sta
   expect([await paused(), (await reasons()).includes('paused')]).toEqual([true, true]);
 });
 
-it('tells a target how long points are kept', async () => {
-  const { client } = await site.role('target', 't1');
-  const { value } = await client.call('report', { body: targetReport(Date.now(), 'm1', [1]) });
+it('tells a target how long points are kept, and forgets those that were thinned out', async () => {
   const operator = await site.operator();
-  const { retentionHours } = (await operator.call('getPolicy', { name: 'default' })).value;
-  expect(value.machines).toEqual([{ name: 'm1', newestPoint: 1, retentionHours }]);
+  const { client } = await site.role('target', 't1');
+  const report = async (points: number[], more: Record<string, unknown> = {}) =>
+    (await client.call('report', { body: targetReport(Date.now(), 'm1', points, more) })).value.machines;
+  expect(await report([1, 2, 3])).toEqual([{ name: 'm1', newestPoint: 3, retention: { hours: 24, thinning: null } }]);
+  const { version = 0 } = await operator.call('getPolicy', { name: 'default' });
+  const body = { retentionHours: 72, thinAfterHours: 24, thinToMinutes: 30 };
+  await operator.call('putPolicy', { name: 'default', body, ifMatch: version });
+  const thinning = { afterHours: 24, everyMinutes: 30 };
+  expect(await report([], { retired: [2] })).toEqual([
+    { name: 'm1', newestPoint: 3, retention: { hours: 72, thinning } },
+  ]);
+  const listed = (await operator.call('listPoints', { name: 'm1' })).value.points.map(({ point }) => point);
+  expect(listed).toEqual([3, 1]);
 });
 
 it('lets the agent know that protection was disabled, which is not the same as never heard of', async () => {

@@ -30,6 +30,7 @@ function blockSize(text: string): number {
 }
 
 const windowText = checkedBy((text) => text === 'none' || parseDayWindow(text, 'UTC'));
+const thinHours = wholeNumber(1, 24 * 366);
 const dirtyPercent = wholeNumber(1, 100);
 
 /** One flag per key of a policy that can be changed here. */
@@ -39,6 +40,13 @@ const policyOptions: readonly Option[] = [
   new Option('--block-size <bytes>', 'change the policy: bytes per block of new disks').argParser(blockSize),
   new Option('--retention-hours <n>', 'change the policy: how long points are kept').argParser(
     wholeNumber(1, 24 * 366),
+  ),
+  new Option(
+    '--thin-after-hours <n>',
+    'change the policy: of points older than this only some are kept; none: all of them',
+  ).argParser((text) => (text === 'none' ? text : thinHours(text))),
+  new Option('--thin-to-minutes <n>', 'change the policy: of thinned points one per so many minutes is kept').argParser(
+    wholeNumber(1, 1440),
   ),
   new Option(
     '--resync-window <window>',
