@@ -2,6 +2,8 @@
  * The command is killed before each of its steps that change something (its process that serves, if there is one by then, lives on); then the
  * operator, or a target that starts, goes on or undoes.
  */
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import * as path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { FailoverReport } from '../../src/cli/failover-roles.ts';
 import { systemClock as clock } from '../../src/kit/clock.ts';
@@ -211,6 +213,23 @@ describe('killed at each step', () => {
     );
     expect(steps).toBeGreaterThan(5);
     expect(await scene.failovers()).toEqual([]);
+  });
+});
+
+describe('what a killed command left', () => {
+  it('is removed by the next one: a directory without failover.json, and one that was being removed', async () => {
+    const test = await scene.ok('failover', 'test', machine);
+    const nothing = path.join(path.dirname(test.directory), 'test-7');
+    await mkdir(nothing);
+    await killServing(test);
+    const file = path.join(test.directory, 'failover.json');
+    const facts = JSON.parse(await readFile(file, 'utf8')) as object;
+    await writeFile(file, JSON.stringify({ ...facts, state: 'ending' }));
+    const next = await scene.ok('failover', 'test', machine);
+    expect(await scene.failovers()).toEqual([next.id]);
+    // A file that can not be understood is left to the operator, and stands in nobody's way.
+    await writeFile(path.join(next.directory, 'failover.json'), '{');
+    expect(await scene.ok('failover', 'cleanup', machine, next.id)).toEqual({ removed: [next.id] });
   });
 });
 
