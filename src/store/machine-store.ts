@@ -23,6 +23,7 @@ import { objectionTo, type CommitOutcome, type NewPoint } from './new-point.ts';
 import { inheritedDamage, leansOn, type InheritedDamage } from './damaged-blocks.ts';
 import type { DiskStore } from './disk-store.ts';
 import { MachineFold } from './machine-fold.ts';
+import type { NodeHash } from './index-nodes.ts';
 import { machinePaths, type DataDirectory, type MachineFacts } from './machine-directory.ts';
 import type { MachineLog } from './machine-log.ts';
 import { giveUpLeaves, makeDiskFacts, openDiskStore, replaceLeaves } from './disk-open.ts';
@@ -272,6 +273,11 @@ export class MachineStore {
     return new StoredRecords({ ...at, files, points: points.view, index, reader });
   }
 
+  /** Merkle nodes as of the point, where the index had other ones. */
+  noteNodes(disk: DiskStore, point: number, changed: readonly NodeHash[]): Promise<void> {
+    return this.#parts.log.noteNodes(disk.no, point, changed);
+  }
+
   /** Points that were due and not made. @throws Problem `full` (nothing changed), `points-log-sync-failed`. */
   async recordGap(gap: GapBody): Promise<void> {
     await this.#appendPoint({ type: 'gap', body: gap });
@@ -292,7 +298,7 @@ export class MachineStore {
   }
 
   /**
-   * Records the damage, in as many records as it takes, and remembers to ask the source for those blocks that nothing has replaced since.
+   * Records the damage, in as many records as it takes (no block: nobody knows which), and remembers to ask the source for those blocks that nothing has replaced since.
    * Returns these.
    */
   async markDamaged(point: number, disk: DiskStore, blocks: readonly number[]): Promise<number[]> {
@@ -302,7 +308,7 @@ export class MachineStore {
     const wanted = blocks.filter((block) => leansOn(log.index.lookup(disk.no, block, newest), maxSeq));
     disk.needRepair(wanted);
     const step = limits.store.damagedBlocksMax;
-    for (let from = 0; from < blocks.length; from += step) {
+    for (let from = 0; from === 0 || from < blocks.length; from += step) {
       const named = blocks.slice(from, from + step);
       await this.#appendPoint({
         type: 'damaged',

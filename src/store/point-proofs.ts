@@ -52,11 +52,12 @@ export class PointProofs {
       maxSeq = layers?.last ?? maxSeq;
       const blocks = this.damaged.get(point)?.get(disk);
       if (!blocks) continue;
+      const before = blocks.size;
       for (const [block, damagedSeq, nextSeq] of versions) {
         if (maxSeq < damagedSeq || maxSeq >= nextSeq || !blocks.delete(block)) continue;
         this.#lookAgain(point, layers !== null && layers.first <= damagedSeq);
       }
-      if (blocks.size === 0) this.#forget(point, disk);
+      if (before > 0 && blocks.size === 0) this.#forget(point, disk);
     }
   }
 

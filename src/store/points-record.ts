@@ -60,7 +60,7 @@ const damagedBody = z.object({
   point,
   atMs: time,
   disk: diskNo,
-  blocks: z.array(block).min(1).max(limits.store.damagedBlocksMax),
+  blocks: z.array(block).max(limits.store.damagedBlocksMax),
 });
 const gapBody = z.object({
   atMs: time,

@@ -15,6 +15,7 @@ import { decodeSealedRows, type SealedRow } from '../wire/sealed.ts';
 import type { DiskStore } from './disk-store.ts';
 import type { IndexEntry } from './index-codec.ts';
 import { PointReader } from './point-reader.ts';
+import { findRoot, type DiskAtRoot, type RootFinding } from './point-roots.ts';
 import type { PointsView } from './points-view.ts';
 import { seqsOf } from './rebuild.ts';
 import type { RecordIndex } from './record-index.ts';
@@ -160,6 +161,11 @@ export class StoredRecords {
     }
     const entries = (healed.seqs.get(`${block}/${seq}`) ?? []).flatMap((each) => this.entry(diskNo, block, each) ?? []);
     return entries.filter((entry) => seqsOf(entry).has(seq));
+  }
+
+  /** Steps to whether the index has what makes the root of the disk at the point. */
+  async findRoot(at: DiskAtRoot): Promise<Generator<void, RootFinding>> {
+    return findRoot(await this.#parts.index.reader(), at);
   }
 
   readProgress(): Promise<ScrubProgress> {

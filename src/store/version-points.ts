@@ -35,8 +35,6 @@ export function readersOf(index: RecordLookup, kept: readonly KeptPoint[], versi
   const { diskNo, block, seq } = version;
   const reads = ({ maxSeq }: KeptPoint): boolean => index.lookup(diskNo, block, maxSeq)?.seq === seq;
   const first = partition(kept, 0, ({ maxSeq }) => maxSeq >= seq);
-  const candidate = kept[first];
-  if (!candidate || !reads(candidate)) return [];
   return kept.slice(
     first,
     partition(kept, first, (point) => !reads(point)),

@@ -35,6 +35,7 @@ import {
 import { keptPointsOf, type KeptPoint } from '../store/version-points.ts';
 import type { TargetCounters } from './counters.ts';
 import type { ScrubPace } from './scrub-pace.ts';
+import { checkRoots } from './scrub-roots.ts';
 
 export interface ScrubberOptions {
   readonly store: MachineStore;
@@ -148,6 +149,7 @@ export class Scrubber {
     this.#headersLost = false;
     const segments = await pace.run(() => this.#records.segments(this.#progress.position.segment), this.#stop.signal);
     for (const segment of segments) await this.#segment(segment);
+    await checkRoots(this.#options, this.#stop.signal);
     this.#progress = {
       ...this.#progress,
       startedMs: null,

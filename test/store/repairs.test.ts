@@ -5,6 +5,8 @@ import { systemClock } from '../../src/kit/clock.ts';
 import { invariant } from '../../src/kit/invariant.ts';
 import { posixFiles } from '../../src/posix/files.ts';
 import type { IndexEntry } from '../../src/store/index-codec.ts';
+import { PointProofs } from '../../src/store/point-proofs.ts';
+import type { PointBody } from '../../src/store/points-record.ts';
 import { newTargetCounters } from '../../src/target/counters.ts';
 import { ScrubPace } from '../../src/target/scrub-pace.ts';
 import { Scrubber } from '../../src/target/scrubber.ts';
@@ -198,4 +200,17 @@ it('asks anew when what healed is damaged itself', async () => {
   expect(life.states()).toEqual(['proven', 'proven', 'proven']);
   await withoutIndex();
   expect((await contentAt(1, 1)).equals(life.image.get(1) ?? Buffer.alloc(0))).toBe(true);
+});
+
+it('a repair says for which points it is', () => {
+  const proofs = new PointProofs();
+  const run = (first: number): PointBody['disks'][number]['layers'] => ({ first, last: first, count: 1, chain: '' });
+  const points = [10, 20, 30, 40].map((seq, at) => ({ point: at + 1, disks: [{ no: 0, layers: run(seq) }] }));
+  for (const { point } of points) proofs.prove({ point, atMs: 0, blocks: 1 });
+  for (const { point } of points) proofs.damage({ point, atMs: 0, disk: 0, blocks: point === 3 ? [5, 6] : [5] });
+  proofs.repair({ disk: 0, atMs: 0, versions: [[5, 20, 40, 50]] }, points as unknown as PointBody[]);
+  expect([...proofs.damaged.keys()]).toEqual([1, 3, 4]);
+  expect([...(proofs.damaged.get(3)?.get(0) ?? [])]).toEqual([6]);
+  // What the second point changed is to be read again; what the third did is not.
+  expect([proofs.proven.has(2), proofs.provenBefore.has(2), proofs.provenBefore.has(3)]).toEqual([false, false, true]);
 });

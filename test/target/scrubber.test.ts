@@ -1,5 +1,5 @@
 /** Bits that flip in what is stored, found while the store is in use: what is told, which points are hit, and what the search may cost. */
-import { open } from 'node:fs/promises';
+import { open, rm } from 'node:fs/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import { invariant } from '../../src/kit/invariant.ts';
@@ -177,6 +177,39 @@ describe('a flipped bit', () => {
     await scrubbed();
     expect(life.states()).toEqual(['proven', 'damaged']);
     expect([...(life.store.points.damaged.get(2)?.get(0) ?? [])]).toEqual([0, 1, 2]);
+  });
+});
+
+describe('the index', () => {
+  it('whose Merkle nodes are not right gets others, and no point suffers', async () => {
+    await life.point(some(3));
+    await life.point(some(1));
+    await life.point(some(1, 1500));
+    await life.prove();
+    const disk = await life.disk();
+    await life.store.noteNodes(disk, 2, [{ node: 0, hash: Buffer.alloc(32, 7) }]);
+    const { counters, said } = await scrubbed();
+    expect(said.filter((line) => line.includes('Merkle nodes')).length).toBe(1);
+    expect([counters.scrubDamage, counters.integrityErrors]).toEqual([0, 1]);
+    expect(life.states()).toEqual(['proven', 'proven', 'proven']);
+    expect((await scrubbed()).counters.integrityErrors).toBe(0);
+  });
+
+  it('that lacks records condemns the points that read them, though nobody knows which', async () => {
+    await life.point(some(3));
+    life = await life.again();
+    await life.point(some(2, 1));
+    await life.point(some(1, 9));
+    await life.point(some(2, 1));
+    await life.prove();
+    const { segment, offset } = batchAt(seqsOf()[1] ?? 0, 1, 2);
+    await life.close();
+    await flip(segment, offset + 20);
+    await rm(life.path('index'), { recursive: true });
+    life = await MachineLife.open(life.directory, posixFiles, life.image);
+    await scrubbed();
+    expect(life.states()).toEqual(['proven', 'damaged', 'damaged', 'proven']);
+    expect([...(life.store.points.damaged.get(3)?.get(0) ?? [])]).toEqual([]);
   });
 });
 
