@@ -262,6 +262,15 @@ async function keepFiles(run: Run, keep: string): Promise<void> {
   }
 }
 
+/** Everything but the agent; the machine is protected, with what is needed to start it elsewhere. */
+async function startSite(site: Site): Promise<void> {
+  await site.enrollAll();
+  const what = ['--disk', disk, '--cpus', '1', '--memory', '64M'];
+  await commandOk(tidemark, ['protect', machine, ...what, ...site.operator]);
+  await site.startTarget();
+  await site.startProcessServer();
+}
+
 async function main(options: Options): Promise<number> {
   const size = options.image === undefined ? parseSize(options.size, 512) : (await stat(options.image)).size;
   const directory = await mkdtemp(path.join(tmpdir(), 'tidemark-quickstart-'));
@@ -290,11 +299,7 @@ async function main(options: Options): Promise<number> {
     const run: Run = { directory, site, image, base, writer: new Writer() };
     say(`  content: ${image.content}`);
     say('starting control, target, process server and agent');
-    await site.enrollAll();
-    const what = ['--disk', disk, '--cpus', '1', '--memory', '64M'];
-    await commandOk(tidemark, ['protect', machine, ...what, ...site.operator]);
-    await site.startTarget();
-    await site.startProcessServer();
+    await startSite(site);
     const { points, figures } = await replicate(run);
     say(
       `  ${points.length} points, ${run.writer.log.length} writes, longest gap between writes ${run.writer.longestGapMs.toFixed(0)} ms`,

@@ -118,9 +118,7 @@ export const limits = {
     scrubFirstMs: 60_000,
     /** A pass that could not go on is tried again after this. */
     scrubRetryMs: 30_000,
-    /** How often its progress is noted. */
     scrubSaveMs: 30_000,
-    /** Damaged places remembered per machine. */
     scrubRangesMax: 1_000,
     /** Between two looks whether a fold is due; between two folds while points come, while none come, and while the store is full. */
     foldPollMs: 5_000,
@@ -146,21 +144,17 @@ export const limits = {
     indexStartsMax: 8,
     /** Records under one Merkle node whose history is told to an index begun anew, about 200 bytes each. */
     nodeRecordsMax: 1_000_000,
-    /** Entries an iteration over the index takes per step. */
     indexStepEntries: 1024,
     /** Segment files one reader keeps open. */
     segmentsOpenMax: 64,
-    /** Derived layer keys one reader keeps. */
     layerKeysMax: 1024,
     /** Payload buffers one reader keeps for the next read. */
     readerBuffersMax: 16,
     /** Free space is looked at after so many bytes written, and so often while there is too little. */
     freeCheckBytes: 4 * MiB,
     freeCheckMs: 1_000,
-    /** How much a replay reads at a time. */
     replayReadBytes: 1 * MiB,
     pointsRecordBytesMax: 16 * MiB,
-    /** Blocks one DAMAGED record names at most. */
     damagedBlocksMax: 1_000,
     /** Records a fold looks at, and what compaction gathers into one MOVED, before ingest goes first. */
     foldStepRecords: 1_024,
@@ -216,7 +210,6 @@ export const limits = {
     closeMs: 5_000,
   },
   recovery: {
-    /** Starting a machine to prove that it starts. */
     boot: {
       /** How long a firmware under KVM has to say its first word. */
       kvmAnswerMs: 3_000,
@@ -250,7 +243,6 @@ export const limits = {
     /** Sequential readers an NBD export tells apart, and how far it reads ahead of each. */
     streamsMax: 8,
     readAheadBytesMax: 4 * MiB,
-    /** Without work for so long the threads end. */
     readThreadIdleMs: 10_000,
     /** Segment files one thread keeps open. */
     segmentsOpenMax: 64,
@@ -281,7 +273,6 @@ export const limits = {
     batchPayloadBytes: 512 * KiB,
     /** A round smaller than this is made the last one, under a cut. */
     lastRoundBytes: 32 * MiB,
-    /** Rounds before the cut is made anyway. */
     roundsMax: 16,
     reconnectBaseMs: 200,
     reconnectMaxMs: 10_000,
@@ -307,7 +298,6 @@ export const limits = {
     appRetryMs: 60_000,
     /** Between SIGTERM and SIGKILL of a hook that is not let end by itself. */
     hookGraceMs: 2_000,
-    /** One line of a guest agent's answer. */
     guestAgentLineBytesMax: 64 * KiB,
     /** Pauses between tries to thaw, or to run the post hook. */
     settleBaseMs: 1_000,

@@ -124,6 +124,8 @@ export interface PointReport {
   readonly damaged: boolean;
   /** The newest proof that the machine starts from it; null: there is none. */
   readonly booted: { readonly atMs: number; readonly seconds: number; readonly detail: string } | null;
+  /** Kept whatever the policy says. */
+  readonly pinned: boolean;
   readonly consistency: 'crash' | 'app' | 'none';
   /** What froze the applications, and for how long; null where that is not claimed. */
   readonly evidence: string | null;
@@ -316,6 +318,10 @@ export interface Roles extends FailoverRoles {
   /** Sparse. Rejects with Problem `interrupted` when `signal` aborts; a raw export then goes on when it is asked for again. */
   exportPoint(request: ExportRequest, progress: Progress, signal: AbortSignal): Promise<ExportReport>;
   verify(request: VerifyRequest, progress: Progress, signal: AbortSignal): Promise<VerifyReport>;
+  /** Pinned points are never retired. Resolves when it is on record. */
+  pinPoint(
+    request: Vault & { readonly machine: string; readonly point: number; readonly pinned: boolean },
+  ): Promise<void>;
   listPoints(request: Vault & { readonly machine: string | undefined }): Promise<PointsReport>;
   /** Writes the recovery file (0600). Must not exist. */
   keyExport(request: Vault & { readonly to: string }): Promise<{ readonly file: string; readonly vaultId: string }>;

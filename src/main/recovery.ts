@@ -7,6 +7,7 @@ import { ReadPool } from '../recovery/read-pool.ts';
 import { listMachines } from '../store/machine-directory.ts';
 import type { MachineView } from '../store/machine-view.ts';
 import type { PointBody } from '../store/points-record.ts';
+import { writeAside } from './data-writer.ts';
 import { RoleBuilder, type Parts } from './parts.ts';
 import { closing, openServedImage, openVault, openView, storeFacts } from './point-access.ts';
 
@@ -38,6 +39,7 @@ function pointReport(view: MachineView, body: PointBody): PointReport {
     committedMs: body.committedMs,
     provenMs: view.points.stateOf(body.point) === 'proven' ? (view.points.proven.get(body.point)?.atMs ?? null) : null,
     damaged: view.points.stateOf(body.point) === 'damaged',
+    pinned: view.points.isPinned(body.point),
     booted: booted && { atMs: booted.atMs, seconds: booted.seconds, detail: booted.detail },
     consistency: body.consistency,
     evidence: body.evidence ?? null,
@@ -76,6 +78,16 @@ export function listPoints(parts: Parts, request: Parameters<Roles['listPoints']
     }
     return { points, gaps };
   });
+}
+
+export async function pinPoint(parts: Parts, request: Parameters<Roles['pinPoint']>[0]): Promise<void> {
+  const { data, machine, point, pinned } = request;
+  await closing(async ({ closers }) => {
+    const view = await openView(parts, closers, { data, machine });
+    // Says what is wrong with the number before a record is refused for it.
+    view.choosePoint(point);
+  });
+  await writeAside(parts, data, machine, { type: 'pin', body: { point, pinned, atMs: parts.clock.wallMs() } });
 }
 
 export async function keyExport(

@@ -13,6 +13,7 @@ const point: PointReport = {
   provenMs: null,
   damaged: false,
   booted: null,
+  pinned: false,
   consistency: 'crash',
   evidence: null,
   disks: [

@@ -20,6 +20,7 @@ function refusingRoles(): Roles {
     serveNbd: refuse,
     exportPoint: refuse,
     verify: refuse,
+    pinPoint: refuse,
     listPoints: refuse,
     keyExport: refuse,
     testFailover: refuse,

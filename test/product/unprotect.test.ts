@@ -4,6 +4,7 @@ import path from 'node:path';
 import { expect, test } from 'vitest';
 import { exitCodes } from '../../src/fatal.ts';
 import { systemClock } from '../../src/kit/clock.ts';
+import { command } from './command.ts';
 import { MiB } from './content.ts';
 import { OneDisk } from './one-disk.ts';
 import { machine } from './scene.ts';
@@ -62,4 +63,17 @@ test('with --delete-replica everything of the machine is gone from the target, a
   await one.site.role('agent').stop();
   await one.site.startAgent();
   await one.untilPoint('a point of the new replica');
+});
+
+test('a point is pinned and let go again, while its target runs and when it does not', async () => {
+  await replicating();
+  const notes = async (...words: string[]): Promise<boolean[]> => {
+    const run = await command(['points', machine, '--data', one.site.targetData, '--json', ...words]);
+    return (JSON.parse(run.stdout) as { points: { pinned: boolean }[] }).points.slice(0, 1).map(({ pinned }) => pinned);
+  };
+  expect(await notes('--pin', '1')).toEqual([true]);
+  await one.site.stop();
+  expect(await notes('--unpin', '1')).toEqual([false]);
+  const wrong = await command(['points', machine, '--data', one.site.targetData, '--pin', '99']);
+  expect([wrong.code, wrong.stderr]).toEqual([expect.any(Number), expect.stringContaining('has no point 99')]);
 });

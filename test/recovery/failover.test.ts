@@ -146,7 +146,14 @@ describe('a test', () => {
       '--size=8m',
       '--io_size=8m',
     ];
-    const checks = ['--iodepth=16', '--verify=crc32c', '--fsync=64', '--do_verify=1', '--verify_fatal=1'];
+    const checks = [
+      '--iodepth=16',
+      '--verify=crc32c',
+      '--fsync=64',
+      '--do_verify=1',
+      '--verify_fatal=1',
+      '--verify_state_save=0',
+    ];
     const said = await runTool('fio', [...job, ...checks]);
     expect(said.code, said.stdout + said.stderr).toBe(0);
     await scene.ok('failover', 'cleanup', machine);

@@ -1,10 +1,18 @@
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
+import { Problem } from '../../kit/problem.ts';
 import type { CliContext } from '../context.ts';
 import { bytesText, printJson, printTable, timeText } from '../output.ts';
-import { addJson, type Options } from '../options.ts';
+import { addJson, type Options, wholeNumber } from '../options.ts';
 import type { GapReport, PointReport, PointsReport } from '../roles.ts';
 import { addVaultOptions, vaultOf } from '../vault-options.ts';
 
+interface PointsOptions extends Options {
+  readonly pin?: number;
+  readonly unpin?: number;
+  readonly json?: boolean;
+}
+
+const number = wholeNumber(1, Number.MAX_SAFE_INTEGER);
 const heads = ['MACHINE', 'POINT', 'CUT', 'STATE', 'KIND', 'DISK', 'SIZE', 'CYCLE', 'ADDED', 'ROOT', 'NOTE'];
 
 function bootedNote({ booted }: PointReport): string | null {
@@ -23,7 +31,7 @@ function pointRows(point: PointReport): string[][] {
     disk.kind,
     bytesText(disk.payloadBytes),
     disk.root.slice(0, 16),
-    [point.evidence, bootedNote(point)].filter((note) => note !== null).join('; '),
+    [point.evidence, bootedNote(point), point.pinned ? 'pinned' : null].filter((note) => note !== null).join('; '),
   ]);
 }
 
@@ -50,9 +58,19 @@ export function addPoints(program: Command, context: CliContext): void {
     .description("list recovery points and the gaps between them, from a target's directory");
   addJson(addVaultOptions(command))
     .argument('[machine]', 'only of this machine')
-    .action(async (machine: string | undefined, options: Options) => {
-      const report = await context.roles.listPoints({ ...(await vaultOf(context, options)), machine });
-      if (options['json'] === true) printJson(context.terminal, report);
+    .addOption(new Option('--pin <point>', 'keep this point whatever the policy says').argParser(number))
+    .addOption(new Option('--unpin <point>', 'let the policy decide again').argParser(number).conflicts('pin'))
+    .action(async (machine: string | undefined, options: PointsOptions) => {
+      const { pin, unpin, json } = options;
+      const vault = await vaultOf(context, options);
+      const point = pin ?? unpin;
+      if (point !== undefined) {
+        if (machine === undefined)
+          throw new Problem('bad-argument', 'whose point is not said', { remedy: 'name the machine before --pin' });
+        await context.roles.pinPoint({ ...vault, machine, point, pinned: pin !== undefined });
+      }
+      const report = await context.roles.listPoints({ ...vault, machine });
+      if (json === true) printJson(context.terminal, report);
       else printTable(context.terminal, heads, rowsOf(report));
     });
 }
