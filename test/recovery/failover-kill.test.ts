@@ -193,6 +193,7 @@ describe('killed at each step', () => {
         expect(['running', 'committed']).toContain(state);
         expect((await contentOf(await only())).subarray(4096, 8192).equals(Buffer.alloc(4096, 0x77))).toBe(true);
       },
+      soak ? 1 : 2,
     );
     expect(steps).toBeGreaterThan(0);
     expect(await only()).toMatchObject({ state: 'committed', served: true });
@@ -210,6 +211,8 @@ describe('killed at each step', () => {
         else await scene.ok('failover', 'cleanup', machine, '--all');
         for (const each of await scene.list()) expect(each.served, 'a test that was not touched goes on').toBe(true);
       },
+      // Odd and even in turn.
+      soak ? 1 : 3,
     );
     expect(steps).toBeGreaterThan(5);
     expect(await scene.failovers()).toEqual([]);
