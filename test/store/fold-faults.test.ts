@@ -1,0 +1,194 @@
+/** Fold where it hurts: damage, refused reads, no space, points in use, points not proven yet. Without any key. */
+import { mkdir, readdir, writeFile } from 'node:fs/promises';
+import { statSync } from 'node:fs';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { posixFiles, type Files } from '../../src/posix/files.ts';
+import { segmentName } from '../../src/store/segment-format.ts';
+import { MachineLife, retireAll } from './machine-fixture.ts';
+
+type Limits = typeof import('../../src/limits.ts');
+vi.mock('../../src/limits.ts', async (load) => {
+  const real = await load<Limits>();
+  const { limits } = real;
+  const target = { ...limits.target, segmentBytesMax: 49_152, groupBytesMax: 32_768 };
+  const store = { ...limits.store, movedBytes: 8_192, foldStepRecords: 16 };
+  return { ...real, limits: { ...limits, target, store } };
+});
+
+let life: MachineLife;
+let images: Map<number, Buffer>[];
+beforeEach(async () => {
+  life = await MachineLife.begin();
+  images = [];
+});
+afterEach(() => life.remove());
+
+const blocks = (first: number, count: number): { block: number }[] =>
+  Array.from({ length: count }, (_, at) => ({ block: first + at }));
+
+async function point(changes: readonly { block: number; mask?: number }[]): Promise<void> {
+  await life.point(changes);
+  images.push(new Map(life.image));
+}
+
+/** Five points; of the first segments little lives on when only the newest is kept. */
+async function fivePoints(): Promise<void> {
+  await point(blocks(0, 10));
+  await point(blocks(1, 9));
+  await point(blocks(1, 9));
+  await point(blocks(2, 8));
+  await point(blocks(2, 8));
+}
+
+async function expectPoint(number: number): Promise<void> {
+  const disk = await life.disk();
+  const reader = life.store.readerAt(disk, number);
+  const into = Buffer.alloc(4096);
+  for (const [block, expected] of images[number - 1] ?? []) {
+    await reader.readBlock(block, into);
+    if (!into.equals(expected)) throw new Error(`block ${block} of point ${number} is another`);
+  }
+}
+
+const segments = async (): Promise<string[]> =>
+  (await readdir(life.path('segments'))).filter((name) => name.endsWith('.seg'));
+
+/** Flips one byte in the middle of the segment's last payloads. */
+async function flip(segment: number): Promise<void> {
+  const path = life.path('segments', segmentName(segment));
+  const bytes = await posixFiles.readWhole(path);
+  const at = Math.floor(bytes.byteLength / 2);
+  bytes[at] = (bytes[at] ?? 0) ^ 1;
+  await writeFile(path, bytes);
+}
+
+it('leaves what is not proven where it is: a proof finds all blocks of its point', async () => {
+  const disk = await life.disk();
+  // The first layer's records are dead but for one, as soon as there is a point.
+  await life.layer(blocks(0, 10));
+  await life.layer(blocks(1, 9));
+  await life.commit(disk.pending, 19);
+  images.push(new Map(life.image));
+  await point(blocks(2, 8));
+  await point(blocks(2, 8));
+  const { outcome } = await life.fold();
+  expect(outcome).toMatchObject({ retired: 0, recordsDropped: 9, segmentsRemoved: 0 });
+  await life.prove();
+  expect([1, 2, 3].map((number) => life.store.points.proven.get(number)?.blocks)).toEqual([10, 8, 8]);
+  await life.fold();
+  expect(life.store.points.kept).toHaveLength(1);
+  expect(life.store.points.removed.size).toBeGreaterThanOrEqual(2);
+  await expectPoint(3);
+});
+
+it('keeps the content of a retired point while it is in use, and takes it when it is not any more', async () => {
+  await fivePoints();
+  await life.prove();
+  const retired = life.store.fold();
+  const original = posixFiles.list.bind(posixFiles);
+  let looked = 0;
+  // Somebody begins to read it between the decision and the record.
+  vi.spyOn(posixFiles, 'list').mockImplementation(async (directory) => {
+    if (directory.endsWith('failovers') && (looked += 1) === 2) {
+      await mkdir(life.path('failovers', 'test-1'), { recursive: true });
+      await writeFile(life.path('failovers', 'test-1', 'failover.json'), '{"format":1,"point":2}');
+    }
+    return original(directory);
+  });
+  await retired.run(retireAll, { step: () => Promise.resolve(true) });
+  vi.restoreAllMocks();
+  await retired.unlinkDue(true);
+  expect(looked).toBe(2);
+  expect(life.store.points.isRetired(2)).toBe(true);
+  await expectPoint(2);
+  await posixFiles.removeTree(life.path('failovers'));
+  const { outcome } = await life.fold();
+  expect(outcome.recordsDropped).toBeGreaterThan(5);
+  await expect(expectPoint(2)).rejects.toThrow();
+  await expectPoint(5);
+});
+
+it('does not empty a segment with damage: it tells which points are hit, and every other one stays good', async () => {
+  await fivePoints();
+  await life.prove();
+  await life.pin(2, true);
+  await flip(1);
+  const { outcome } = await life.fold();
+  expect(outcome.damage).toMatchObject([{ segment: 1 }]);
+  expect(life.store.points.removed.has(1)).toBe(false);
+  expect(await segments()).toContain(segmentName(1));
+  // Of its ten records one lives on: block 0, which every point reads.
+  const hit = life.store.points.damaged;
+  for (const [number, disks] of hit) expect([number, [...(disks.get(0) ?? [])]]).toEqual([2, [0]]);
+  expect(outcome.complete).toBe(true);
+});
+
+it('ends a pass when the disk refuses to read, loses nothing, and goes on later', async () => {
+  await fivePoints();
+  await life.prove();
+  let refuse = true;
+  const failing: Files = {
+    ...posixFiles,
+    open: async (path, mode, permissions) => {
+      const file = await posixFiles.open(path, mode, permissions);
+      if (!path.endsWith(segmentName(2)) || mode !== 'read') return file;
+      const read = file.read.bind(file);
+      file.read = (into, at) =>
+        refuse && at > 0 ? Promise.reject(Object.assign(new Error('EIO'), { code: 'EIO' })) : read(into, at);
+      return file;
+    },
+  };
+  life = await life.again(failing);
+  await life.prove();
+  await expect(life.fold()).rejects.toThrow('EIO');
+  expect(life.store.points.removed.has(2)).toBe(false);
+  expect(life.store.points.damaged.size).toBe(0);
+  await expectPoint(5);
+  refuse = false;
+  const { outcome } = await life.fold();
+  expect(outcome.complete).toBe(true);
+  expect(life.store.points.removed.has(2)).toBe(true);
+  await expectPoint(5);
+});
+
+it('takes along what is no record: a layer begun in a segment that goes, of which the records lie in another', async () => {
+  await fivePoints();
+  await life.prove();
+  await life.fold();
+  expect([...life.store.points.removed]).toEqual(expect.arrayContaining([1, 2, 4]));
+  await life.close();
+  await posixFiles.removeTree(life.path('index'));
+  life = await MachineLife.open(life.directory, posixFiles, life.image);
+  await expectPoint(5);
+});
+
+it('takes no space that ingest needs: emptied where nothing lives, moved only while there is room; later it goes on', async () => {
+  await fivePoints();
+  await life.prove();
+  let free = 2 ** 40;
+  const files: Files = { ...posixFiles, freeBytes: () => Promise.resolve(free) };
+  life = await life.again(files);
+  free = 96 * 2 ** 20;
+  await life.pin(5, true);
+  const tight = await life.fold();
+  expect(tight.outcome.complete).toBe(false);
+  expect(tight.outcome.bytesMoved).toBeLessThan(1_000);
+  expect(life.store.points.removed.has(1)).toBe(false);
+  expect(life.store.points.removed.has(2)).toBe(true);
+  await expectPoint(5);
+  // Full: the half of what lies below the mark may be used to make room, and no more.
+  free = 31 * 2 ** 20;
+  life = await life.again(files);
+  expect(life.store.full).toBe(true);
+  expect((await life.fold()).outcome.complete).toBe(false);
+  expect(life.store.points.removed.has(1)).toBe(false);
+  free = 33 * 2 ** 20;
+  expect((await life.fold()).outcome.complete).toBe(true);
+  expect(life.store.full).toBe(true);
+  expect(life.store.points.removed.has(1)).toBe(true);
+  free = 2 ** 40;
+  life = await life.again(files);
+  await expectPoint(5);
+  const sizes = (await segments()).map((name) => statSync(life.path('segments', name)).size);
+  expect(sizes.length).toBeLessThan(5);
+});
