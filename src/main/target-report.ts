@@ -106,11 +106,12 @@ export class TargetReporter {
       const { points: view } = store;
       const told = this.#told.get(name) ?? { open: new Set<number>(), damaged: new Set<number>() };
       const settled = [...told.open].filter((point) => view.stateOf(point) !== 'committed');
+      const healed = [...told.damaged].filter((point) => view.stateOf(point) !== 'damaged');
       const newlyDamaged = [...view.damaged.keys()].filter((point) => !told.damaged.has(point));
       const report = machineReport(
         store,
         this.#known.get(name) ?? null,
-        new Set([...settled, ...newlyDamaged]),
+        new Set([...settled, ...healed, ...newlyDamaged]),
         this.#thinned(name, view),
       );
       const sent = report.points.map(({ point }) => point);

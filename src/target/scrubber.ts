@@ -113,7 +113,8 @@ export class Scrubber {
     const { clock, logger, store } = this.#options;
     const { scrubEveryMs, scrubFirstMs, scrubRetryMs } = limits.target;
     const { signal } = this.#stop;
-    await this.load();
+    // Without it the pass begins anew.
+    await this.load().catch(() => undefined);
     await clock.sleep(scrubFirstMs, signal);
     for (;;) {
       const { startedMs, last } = this.#progress;

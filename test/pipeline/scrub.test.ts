@@ -2,6 +2,10 @@
 import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import * as path from 'node:path';
 import { afterEach, expect, test, vi } from 'vitest';
+import type { ReportReply, TargetReport } from '../../src/control/schemas.ts';
+import { systemClock } from '../../src/kit/clock.ts';
+import type { Parts } from '../../src/main/parts.ts';
+import { TargetReporter } from '../../src/main/target-report.ts';
 import { readBack } from './read-back.ts';
 import { Site } from './site.ts';
 
@@ -55,17 +59,32 @@ async function over(site: Site, mayBeDamaged: boolean): Promise<void> {
   await readBack(site, { mayBeDamaged, rotten: true });
 }
 
+/** What control is told of points, which then knows them. */
+function told(reporter: TargetReporter, { target }: Site): TargetReport['machines'][number]['points'] {
+  if (!target) return [];
+  const parts = { clock: systemClock, version: 'test' } as Parts;
+  const [report] = reporter.make(parts, target.target, true, 1).machines;
+  if (!report) return [];
+  reporter.answered({ machines: [{ name: report.name, newestPoint: 2 }] } as unknown as ReportReply);
+  return report.points;
+}
+
 test('old points are healed from a source that did not change the block since', async () => {
   const site = await started();
   await site.proven(await site.point());
   await site.write(0, 5 * blockSize, Buffer.alloc(blockSize, 'second'));
   await site.proven(await site.point());
+  const reporter = new TargetReporter();
+  expect(told(reporter, site).length).toBe(2);
   rot(site, 0, 1);
   await site.until(() => site.stateOf(1) === 'damaged', 'the damage is found');
   await site.until(() => site.stateOf(2) === 'damaged', 'so is who took it over');
   await site.until(() => (site.agent?.replicas[0]?.repair.size ?? 0) > 0, 'the agent was asked');
+  expect(told(reporter, site).filter(({ damaged }) => damaged).length).toBe(2);
   await site.point();
   for (const point of [1, 2, 3]) await site.proven(point);
+  expect(told(reporter, site)).toMatchObject([1, 2, 3].map((point) => ({ point, damaged: false })));
+  expect(told(reporter, site).filter(({ point }) => point < 3)).toEqual([]);
   await over(site, false);
 });
 
