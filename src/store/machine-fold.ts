@@ -4,8 +4,9 @@
  *
  * Invariants:
  *  1. Points in use are kept: RETIRED is durable before this looks who holds what (`points-in-use.ts`).
- *  2. A file is unlinked `removeAfterMs` after REMOVED, and the index named the new places before that: who looked a record up has read it by then. A
- *     process that ends earlier leaves it to the next opening.
+ *  2. A file is unlinked `removeAfterMs` after REMOVED, and the index named the new places before that: who looked a record up has read it by then. It
+ *     also waits for everybody who holds points since before REMOVED, unless the store is full: some read by an index of their own, which
+ *     knows the old places alone. A process that ends earlier leaves the file to the next one.
  *  3. Compaction needs room to give room. While there is plenty it takes none of what ingest needs (it stops above `freeBytesResume`); while the store is
  *     full it may use the half of what lies below `freeBytesStop`; the rest stays for points and drops. Segments without anything live cost nothing.
  *  4. What fails ends the pass, never the store: all that was begun is begun again, or is there twice and dead once.
@@ -20,12 +21,11 @@ import { lostBlocks, type LostBlocks } from './lost-blocks.ts';
 import { machinePaths } from './machine-directory.ts';
 import type { MachineLog } from './machine-log.ts';
 import { settledMark } from './point-layers.ts';
-import { pointsInUse } from './points-in-use.ts';
+import { heldSinceMs, pointsInUse } from './points-in-use.ts';
 import type { PointsEntry } from './points-record.ts';
 import type { PointsView } from './points-view.ts';
 import { pointsToRetire, type RetentionPolicy } from './retention.ts';
-import { segmentNumberOf } from './segment-format.ts';
-import { removeSegments } from './segment-recovery.ts';
+import { segmentName, segmentNumberOf } from './segment-format.ts';
 import type { Damage } from './segment-walk.ts';
 
 export interface MachineFoldParts {
@@ -69,6 +69,8 @@ export interface FoldOutcome {
 interface Removal {
   readonly segment: number;
   readonly dueMs: number;
+  /** When it was removed, or found removed, by the wall clock. */
+  readonly atMs: number;
 }
 
 export class MachineFold {
@@ -76,7 +78,8 @@ export class MachineFold {
   use: SpaceUse | null = null;
   readonly #parts: MachineFoldParts;
   readonly #directory: string;
-  #removals: Removal[] = [];
+  /** Removed and not unlinked; null: nobody looked yet what an earlier process left. */
+  #removals: Removal[] | null = null;
 
   constructor(parts: MachineFoldParts) {
     this.#parts = parts;
@@ -87,6 +90,7 @@ export class MachineFold {
   async run(policy: RetentionPolicy, pace: FoldPace): Promise<FoldOutcome> {
     const tally = { retired: 0, recordsDropped: 0, bytesMoved: 0, segmentsRemoved: 0, bytesRemoved: 0 };
     const damage: Damage[] = [];
+    this.#removals ??= await this.#leftBehind();
     tally.retired = await this.#retire(policy);
     const { log, points } = this.#parts;
     const inUse = await pointsInUse(this.#parts);
@@ -117,23 +121,29 @@ export class MachineFold {
     return { ...tally, damage, complete };
   }
 
-  /** Unlinks what is due (invariant 2). @param all whatever the time. */
+  /** Unlinks what is due (invariant 2). @param all whatever the time, and whoever holds points. */
   async unlinkDue(all = false): Promise<void> {
-    const { files, clock } = this.#parts;
+    const { files, clock, log } = this.#parts;
+    this.#removals ??= await this.#leftBehind();
+    if (this.#removals.length === 0) return;
     const now = clock.monotonicMs();
-    const due = this.#removals.filter(({ dueMs }) => all || dueMs <= now);
+    const heldMs = (all || log.segments.full ? null : await heldSinceMs(this.#parts)) ?? Infinity;
+    const due = this.#removals.filter(({ dueMs, atMs }) => all || (dueMs <= now && atMs <= heldMs));
     if (due.length === 0) return;
-    await removeSegments(
-      files,
-      this.#directory,
-      due.map(({ segment }) => segment),
-    );
+    for (const { segment } of due) await files.remove(`${this.#directory}/${segmentName(segment)}`);
+    await files.syncDirectory(this.#directory);
     this.#removals = this.#removals.filter((removal) => !due.includes(removal));
   }
 
-  /** Segments removed and not unlinked yet. */
-  get removals(): number {
-    return this.#removals.length;
+  async #leftBehind(): Promise<Removal[]> {
+    const { files, points } = this.#parts;
+    const found = (await files.list(this.#directory)).map((name) => segmentNumberOf(name));
+    return found.flatMap((segment) => (segment !== null && points.removed.has(segment) ? this.#removal(segment) : []));
+  }
+
+  #removal(segment: number): Removal {
+    const { clock } = this.#parts;
+    return { segment, dueMs: clock.monotonicMs() + limits.store.removeAfterMs, atMs: clock.wallMs() };
   }
 
   async #retire(policy: RetentionPolicy): Promise<number> {
@@ -201,7 +211,7 @@ export class MachineFold {
       const extents = log.segments.extentsSince(points.mark).filter((extent) => extent.segment !== segment);
       return { type: 'removed', body: { segments: [segment], extents, atMs: clock.wallMs() } };
     });
-    this.#removals.push({ segment, dueMs: clock.monotonicMs() + limits.store.removeAfterMs });
+    this.#removals?.push(this.#removal(segment));
   }
 
   async #tellDamage(damage: readonly Damage[]): Promise<void> {

@@ -9,7 +9,7 @@
  *     least one of the two sees the other: the holder refuses a retired point, or fold keeps its content.
  *  2. A file under its own name is locked, or its process is gone: it is written and locked beside, and gets its name then. So removing one that
  *     is not locked takes nothing from anybody.
- *  3. What can not be understood counts for all points: better a fold too little than one too many.
+ *  3. What can not be understood counts for all points, since ever: better a fold too little than one too many.
  *  4. In a directory that can not be written nothing can be held, and no target folds there either that this process could ask.
  */
 import * as path from 'node:path';
@@ -25,8 +25,13 @@ import { readPoints } from './points-log.ts';
 
 const inUseName = 'in-use';
 const failoversName = 'failovers';
-const holdSchema = z.object({ points: z.union([z.literal('all'), z.array(safeInteger.min(1)).min(1)]) });
-const failoverSchema = z.object({ point: safeInteger.min(1) });
+const holdSchema = z.object({
+  points: z.union([z.literal('all'), z.array(safeInteger.min(1)).min(1)]),
+  sinceMs: z.number().min(0),
+});
+const failoverSchema = z
+  .object({ point: safeInteger.min(1), createdMs: z.number().min(0) })
+  .transform(({ point, createdMs }) => ({ points: [point], sinceMs: createdMs }));
 const refusals = new Set(['EROFS', 'EACCES', 'EPERM']);
 /** A file that fold takes for stale between its making and its lock is made again. */
 const attemptsMax = 5;
@@ -138,50 +143,60 @@ async function refuseRetired({ files, data, machine }: HoldOptions, points: read
 /** Which points are in use now. */
 export type InUse = (point: number) => boolean;
 
+/** What one holder says. */
+type Held = z.infer<typeof holdSchema>;
+/** Invariant 3. */
+const everything: Held = { points: 'all', sinceMs: 0 };
+
 /** For who folds, after RETIRED is durable (invariant 1). Removes what a process left that is gone. */
 export async function pointsInUse(place: Place): Promise<InUse> {
-  const { files, data, machine } = place;
-  const { directory } = machinePaths(data, machine);
   const used = new Set<number>();
   let all = false;
-  const take = (points: 'all' | readonly number[]): void => {
+  for (const { points } of await holds(place)) {
     if (points === 'all') all = true;
     else for (const point of points) used.add(point);
-  };
-  for (const name of await files.list(path.join(directory, inUseName)))
-    take(await heldBy(place, path.join(directory, inUseName, name)));
-  for (const id of await files.list(path.join(directory, failoversName)))
-    take(await servedBy(files, path.join(directory, failoversName, id, 'failover.json')));
+  }
   return (point) => all || used.has(point);
 }
 
-/** Points of one in-use file; none when its process is gone, and then the file goes too. */
-async function heldBy({ files, clock }: Place, file: string): Promise<'all' | readonly number[]> {
+/** When the oldest of those that hold anything now began, by the wall clock; null: nobody does. */
+export async function heldSinceMs(place: Place): Promise<number | null> {
+  const since = (await holds(place)).map(({ sinceMs }) => sinceMs);
+  return since.length === 0 ? null : Math.min(...since);
+}
+
+async function holds(place: Place): Promise<Held[]> {
+  const { files, data, machine } = place;
+  const { directory } = machinePaths(data, machine);
+  const found: (Held | null)[] = [];
+  for (const name of await files.list(path.join(directory, inUseName)))
+    found.push(await heldBy(place, path.join(directory, inUseName, name)));
+  for (const id of await files.list(path.join(directory, failoversName)))
+    found.push(await parsed(files, path.join(directory, failoversName, id, 'failover.json'), failoverSchema));
+  return found.filter((held) => held !== null);
+}
+
+/** What an in-use file says; null when its process is gone, and then the file goes too. */
+async function heldBy({ files, clock }: Place, file: string): Promise<Held | null> {
   try {
     const since = new Date(clock.wallMs()).toISOString();
     const lock = await acquireLock(files, clock, file, { pid: process.pid, role: 'fold', since });
     await releaseOnce(files, file, lock);
-    return [];
+    return null;
   } catch (error) {
-    if (systemCode(error) === 'ENOENT') return [];
-    if (!isProblem(error) || error.code !== 'locked') return 'all';
+    if (systemCode(error) === 'ENOENT') return null;
+    if (!isProblem(error) || error.code !== 'locked') return everything;
   }
-  const held = await parsed(files, file, holdSchema);
-  return held === 'gone' ? [] : held === 'unclear' ? 'all' : held.points;
+  return parsed(files, file, holdSchema);
 }
 
-async function servedBy(files: Files, file: string): Promise<'all' | readonly number[]> {
-  const failover = await parsed(files, file, failoverSchema);
-  return failover === 'gone' ? [] : failover === 'unclear' ? 'all' : [failover.point];
-}
-
-/** Invariant 3. */
-async function parsed<T>(files: Files, file: string, schema: z.ZodType<T>): Promise<T | 'gone' | 'unclear'> {
+/** Null: there is no such file (any more). */
+async function parsed(files: Files, file: string, schema: z.ZodType<Held>): Promise<Held | null> {
   try {
     const result = schema.safeParse(JSON.parse((await files.readWhole(file)).toString('utf8')));
-    return result.success ? result.data : 'unclear';
+    return result.success ? result.data : everything;
   } catch (error) {
     const code = systemCode(error);
-    return code === 'ENOENT' || code === 'ENOTDIR' ? 'gone' : 'unclear';
+    return code === 'ENOENT' || code === 'ENOTDIR' ? null : everything;
   }
 }

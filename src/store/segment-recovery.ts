@@ -21,7 +21,7 @@ import { SegmentLog, segmentLimits, type SegmentLogOptions } from './segment-log
 export interface OpenSegmentLogOptions extends SegmentLogOptions {
   /** The extents of all committed points. */
   readonly extents: readonly Extent[];
-  /** Segments that were removed: what still lies there goes now. */
+  /** Segments that were removed: whatever still lies there is nothing. */
   readonly removed: ReadonlySet<number>;
   /** Entries at or after this position are shown to `visit`; absent: all. */
   readonly from?: Position | undefined;
@@ -47,7 +47,6 @@ export async function openSegmentLog(
 ): Promise<OpenedSegmentLog> {
   const { files, directory, machineId, extents, removed, check, from } = options;
   await files.makeDirectory(directory);
-  await removeSegments(files, directory, removed);
   // From where the chain must be known again: the segment the last point ends in, or what the caller asks for if it lies before.
   const mark = endOfExtents(extents);
   const start = from && mark ? (isBefore(from, mark) ? from : mark) : undefined;
@@ -72,18 +71,6 @@ export async function openSegmentLog(
       cause: error,
     });
   }
-}
-
-/** Unlinks those of the segments that are there. REMOVED names them durably, so whoever is interrupted does it again. */
-export async function removeSegments(files: Files, directory: string, segments: Iterable<number>): Promise<void> {
-  const there = new Set(await files.list(directory));
-  let any = false;
-  for (const segment of segments) {
-    if (!there.has(segmentName(segment))) continue;
-    await files.remove(`${directory}/${segmentName(segment)}`);
-    any = true;
-  }
-  if (any) await files.syncDirectory(directory);
 }
 
 async function settleEnd(

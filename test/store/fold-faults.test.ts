@@ -2,7 +2,10 @@
 import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { statSync } from 'node:fs';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { systemClock } from '../../src/kit/clock.ts';
+import { systemRandom } from '../../src/kit/random.ts';
 import { posixFiles, type Files } from '../../src/posix/files.ts';
+import { holdPoints } from '../../src/store/points-in-use.ts';
 import { segmentName } from '../../src/store/segment-format.ts';
 import { MachineLife, retireAll } from './machine-fixture.ts';
 
@@ -91,7 +94,7 @@ it('keeps the content of a retired point while it is in use, and takes it when i
   vi.spyOn(posixFiles, 'list').mockImplementation(async (directory) => {
     if (directory.endsWith('failovers') && (looked += 1) === 2) {
       await mkdir(life.path('failovers', 'test-1'), { recursive: true });
-      await writeFile(life.path('failovers', 'test-1', 'failover.json'), '{"format":1,"point":2}');
+      await writeFile(life.path('failovers', 'test-1', 'failover.json'), '{"format":1,"point":2,"createdMs":1}');
     }
     return original(directory);
   });
@@ -105,6 +108,51 @@ it('keeps the content of a retired point while it is in use, and takes it when i
   const { outcome } = await life.fold();
   expect(outcome.recordsDropped).toBeGreaterThan(5);
   await expect(expectPoint(2)).rejects.toThrow();
+  await expectPoint(5);
+});
+
+it('unlinks what it removed after a while, when all who held points before have gone', async () => {
+  await fivePoints();
+  await life.prove();
+  let [monotonic, wall] = [0, systemClock.wallMs()];
+  vi.spyOn(systemClock, 'monotonicMs').mockImplementation(() => monotonic);
+  vi.spyOn(systemClock, 'wallMs').mockImplementation(() => wall);
+  const place = { files: posixFiles, clock: systemClock, random: systemRandom, data: `${life.directory}/data` };
+  const reader = await holdPoints({ ...place, machine: 'm1', role: 'test', points: [5] });
+  wall += 5;
+  const fold = life.store.fold();
+  await fold.run(retireAll, { step: () => Promise.resolve(true) });
+  const { removed } = life.store.points;
+  expect(removed.size).toBeGreaterThan(2);
+  const left = async (): Promise<number> =>
+    (await segments()).filter((name) => removed.has(Number(name.slice(0, 6)))).length;
+  monotonic += 9_999;
+  await fold.unlinkDue();
+  expect(await left()).toBe(removed.size);
+  monotonic += 60_000;
+  await fold.unlinkDue();
+  expect(await left()).toBe(removed.size);
+  wall += 5;
+  const later = await holdPoints({ ...place, machine: 'm1', role: 'test', points: [5] });
+  await reader.release();
+  await fold.unlinkDue();
+  expect(await left()).toBe(0);
+  await later.release();
+  vi.restoreAllMocks();
+  await expectPoint(5);
+});
+
+it('unlinks what a process left that ended before', async () => {
+  await fivePoints();
+  await life.prove();
+  await life.store.fold().run(retireAll, { step: () => Promise.resolve(true) });
+  const { removed } = life.store.points;
+  expect(removed.size).toBeGreaterThan(2);
+  life = await life.again();
+  expect(life.report).toMatchObject({ damage: [], lost: [] });
+  expect(await segments()).toContain(segmentName(2));
+  await life.store.fold().unlinkDue(true);
+  expect((await segments()).some((name) => removed.has(Number(name.slice(0, 6))))).toBe(false);
   await expectPoint(5);
 });
 

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import { posixFiles, type Files } from '../../src/posix/files.ts';
-import { holdPoints, pointsInUse, type InUse, type PointsHold } from '../../src/store/points-in-use.ts';
+import { heldSinceMs, holdPoints, pointsInUse, type InUse, type PointsHold } from '../../src/store/points-in-use.ts';
 import { readMachineFacts } from '../../src/store/machine-directory.ts';
 import { PointsLog } from '../../src/store/points-log.ts';
 import { MachineLife } from './machine-fixture.ts';
@@ -37,7 +37,10 @@ async function retire(first: number, last: number): Promise<void> {
 it('shows what is held until it is given back, by any number of holders', async () => {
   await life.point([{ block: 1 }]);
   await life.point([{ block: 1 }]);
+  expect(await heldSinceMs(place())).toBeNull();
+  const before = systemClock.wallMs();
   const [one, two, all] = [await hold([2]), await hold([1, 2]), await hold('all')];
+  expect(await heldSinceMs(place())).toBeGreaterThanOrEqual(before);
   expect(used(await pointsInUse(place()))).toEqual([1, 2, 3, 4, 5]);
   await all.release();
   expect(used(await pointsInUse(place()))).toEqual([1, 2]);
@@ -92,8 +95,9 @@ it('counts a failover whatever process lives, and what it can not read for all p
   await life.point([{ block: 1 }]);
   await mkdir(life.path('failovers', 'test-1'), { recursive: true });
   expect(used(await pointsInUse(place()))).toEqual([]);
-  await writeFile(life.path('failovers', 'test-1', 'failover.json'), '{"format":1,"point":4}');
+  await writeFile(life.path('failovers', 'test-1', 'failover.json'), '{"format":1,"point":4,"createdMs":5}');
   expect(used(await pointsInUse(place()))).toEqual([4]);
+  expect(await heldSinceMs(place())).toBe(5);
   await writeFile(life.path('failovers', 'test-1', 'failover.json'), '{"format":1,');
   expect(used(await pointsInUse(place()))).toEqual([1, 2, 3, 4, 5]);
 });
