@@ -195,7 +195,7 @@ class Mover {
     const body = encodeMoved(layers, rows);
     const moved = decodeMoved(body, this.#pageSize(diskNo), body.byteLength);
     if (!moved) throw new Error(`what was gathered of segment ${this.#segment} can not be read again`);
-    const into = await this.#parts.log.appendMoved(diskNo, moved, body, this.#index);
+    const into = await this.#parts.log.appendMoved(diskNo, moved, body);
     const { segments } = this.#account;
     for (const { row } of rows) segments.set(into, (segments.get(into) ?? 0) + sealedRowBytes + row.storedLength);
     this.moved += body.byteLength;

@@ -3,7 +3,15 @@
  * because the segment it was first written to is gone: then it is put in between those that are there, and the page maps above it are made anew.
  */
 import type { MovedBody, MovedRow } from './segment-moved.ts';
-import { derivePages, layerKey, movedValue, recordKey, recordValueBytesMax, writeRecord } from './index-codec.ts';
+import {
+  derivePages,
+  layerKey,
+  movedValue,
+  readRecord,
+  recordKey,
+  recordValueBytesMax,
+  writeRecord,
+} from './index-codec.ts';
 import { mendedPages, type IndexChange } from './index-pages.ts';
 import type { IndexReader, LogPosition } from './index-reader.ts';
 import type { RecordIndex } from './record-index.ts';
@@ -26,7 +34,8 @@ export function movedPlaces(index: IndexReader, diskNo: number, moved: MovedBody
   const changes = layersOf(diskNo, moved);
   for (const row of moved.rows) {
     const value = index.getRaw(diskNo, row.block, row.seq);
-    if (!value) continue;
+    // A version that was repaired has no place.
+    if (!value || readRecord(row.block, row.seq, value).segment === 0) continue;
     const key = recordKey(diskNo, row.block, row.seq);
     changes.push({ store: 'records', key, value: movedValue(value, placeOf(row, at)) });
   }

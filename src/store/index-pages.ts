@@ -17,11 +17,20 @@ export interface IndexChange {
   readonly value?: Buffer;
 }
 
-/** The records of the block whose page maps are not what those below them say, as they should be. */
-export function mendedPages(index: IndexReader, diskNo: number, block: number): IndexChange[] {
+/**
+ * The records of the block whose page maps are not what those below them say, as they should be.
+ * @param instead by seq: what some of the records, which are there, are about to be.
+ */
+export function mendedPages(
+  index: IndexReader,
+  diskNo: number,
+  block: number,
+  instead?: ReadonlyMap<number, Buffer>,
+): IndexChange[] {
   const changes: IndexChange[] = [];
   let below: { seq: number; value: Buffer } | undefined;
-  for (const { seq, value } of index.rawRecords(diskNo, block, block + 1)) {
+  for (const { seq, value: stored } of index.rawRecords(diskNo, block, block + 1)) {
+    const value = instead?.get(seq) ?? stored;
     const record = readRecord(block, seq, value);
     let mended = value;
     if (record.pageMask !== fullMask) {

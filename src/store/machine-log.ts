@@ -83,15 +83,14 @@ export class MachineLog {
     });
   }
 
-  /**
-   * Appends records that lie elsewhere, and lets the index find them here. `body`: of `encodeMoved`, and `moved` what it says. `index`: of this log, with all
-   * of these records in it. Answers the segment.
-   */
-  appendMoved(diskNo: number, moved: MovedBody, body: Uint8Array, index: IndexReader): Promise<number> {
+  /** Appends records that lie elsewhere, and lets the index find them here. `body`: of `encodeMoved`, and `moved` what it says. Answers the segment. */
+  appendMoved(diskNo: number, moved: MovedBody, body: Uint8Array): Promise<number> {
     const appended = this.segments.append({ type: 'moved', diskNo, body });
     return this.#inOrder.run(async () => {
       await appended.durable;
       await this.index.room();
+      // Committed, else a change of these records that is under way would be undone.
+      const index = await this.index.reader();
       this.index.rewrite(movedPlaces(index, diskNo, moved, appended.position), appended.end);
       return appended.position.segment;
     });
@@ -103,6 +102,14 @@ export class MachineLog {
     await this.#inOrder.run(async () => {
       await this.index.room();
       this.index.rewrite(changes);
+    });
+  }
+
+  /** The same, made from what the index says when it is their turn. */
+  async rewriteAsIs(make: (index: IndexReader) => readonly IndexChange[]): Promise<void> {
+    await this.#inOrder.run(async () => {
+      await this.index.room();
+      this.index.rewrite(make(await this.index.reader()));
     });
   }
 

@@ -327,7 +327,7 @@ export class MachineStore {
     const versions = this.points.damaged.size === 0 ? [] : await this.#repairs.due(disk);
     if (versions.length === 0) return 0;
     await this.#appendPoint({ type: 'repaired', body: { disk: disk.no, atMs: clock.wallMs(), versions } });
-    await log.rewrite(this.#repairs.changes(disk.no, versions));
+    await log.rewriteAsIs((index) => this.#repairs.changes(index, disk.no, versions));
     await log.index.flushed();
     return versions.length;
   }

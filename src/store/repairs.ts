@@ -6,7 +6,9 @@
  *  1. A version is healed only by a record of a committed point that was just read and matched with the leaf.
  *  2. The leaf is the version's own: the index may have lost a record that the point reads really. So the Merkle nodes as of each point that is healed
  *     have to make its root, and the leaves the index has for it that node.
- *  3. REPAIRED is durable first; the index is told then, and again at each opening (`rewriteRepaired`), in case it was begun anew or was not told.
+ *  3. Whoever took pages from the healed version, or through it, takes them from the healthy record too: what the version had of its own is no longer
+ *     in the index, though it may have been whole. So the page maps above it are made anew with it, and in an index made anew after it.
+ *  4. REPAIRED is durable first; the index is told then, and again at each opening (`rewriteRepaired`), in case it was begun anew or was not told.
  */
 import { geometryOf } from '../disk/geometry.ts';
 import { leavesInNode, MerkleNodes, nodeCountOf } from '../disk/merkle.ts';
@@ -16,7 +18,8 @@ import { limits } from '../limits.ts';
 import { codec } from '../wire/sealed.ts';
 import type { DiskStore } from './disk-store.ts';
 import { recordKey, recordValueBytesMax, writeRecord, type IndexEntry } from './index-codec.ts';
-import type { IndexChange } from './index-pages.ts';
+import { mendedPages, type IndexChange } from './index-pages.ts';
+import type { IndexReader } from './index-reader.ts';
 import { maxSeqAt } from './point-layers.ts';
 import type { PointsView } from './points-view.ts';
 import { seqsOf } from './rebuild.ts';
@@ -36,7 +39,7 @@ export interface RepairsParts {
 }
 
 /** The damaged version in the index: nothing of its own, all pages from the healthy record. */
-function repairedRecord(diskNo: number, seq: number, healthy: IndexEntry): IndexChange {
+function repairedRecord(diskNo: number, seq: number, healthy: IndexEntry): Required<IndexChange> {
   const room = Buffer.allocUnsafeSlow(recordValueBytesMax);
   const row = { ...healthy, pageMask: fullMask, codec: codec.raw, storedLength: 0, rawLength: 0, nonce: 0 };
   const pages = new Array<number>(pagesPerBlock).fill(healthy.seq);
@@ -44,7 +47,7 @@ function repairedRecord(diskNo: number, seq: number, healthy: IndexEntry): Index
   return { store: 'records', key: recordKey(diskNo, healthy.block, seq), value: room.subarray(0, length) };
 }
 
-/** Tells an index that was filled from the segments of the repairs (invariant 3). */
+/** Tells an index that was filled from the segments of the repairs (invariants 3 and 4). */
 export async function rewriteRepaired(
   index: RecordIndex,
   disks: readonly { readonly no: number }[],
@@ -53,12 +56,21 @@ export async function rewriteRepaired(
   for (const { no } of disks) {
     // The last one said of a version counts.
     const last = new Map(points.repaired(no).map((each) => [`${each.block}/${each.damagedSeq}`, each]));
+    const blocks = new Set<number>();
     for (const { block, damagedSeq, healthySeq } of last.values()) {
       const healthy = index.get(no, block, healthySeq);
       // Where fold took it no kept point reads either.
-      if (!healthy || index.get(no, block, damagedSeq)?.pages?.[0] === healthySeq) continue;
+      if (!healthy) continue;
+      blocks.add(block);
+      const known = index.get(no, block, damagedSeq);
+      if (known?.pageMask === fullMask && known.pages?.[0] === healthySeq) continue;
       await index.room();
       index.rewrite([repairedRecord(no, damagedSeq, healthy)]);
+    }
+    const reader = await index.reader();
+    for (const block of blocks) {
+      await index.room();
+      index.rewrite(mendedPages(reader, no, block));
     }
   }
 }
@@ -101,12 +113,19 @@ export class Repairs {
     return healed;
   }
 
-  /** What the index has to be told of them. */
-  changes(diskNo: number, healed: readonly Healed[]): IndexChange[] {
-    return healed.flatMap(([block, damagedSeq, , healthySeq]) => {
-      const healthy = this.#parts.index.get(diskNo, block, healthySeq);
-      return healthy ? [repairedRecord(diskNo, damagedSeq, healthy)] : [];
-    });
+  /** What the index, as it is then, has to be told of them. */
+  changes(index: IndexReader, diskNo: number, healed: readonly Healed[]): IndexChange[] {
+    const changes: IndexChange[] = [];
+    const blocks = new Map<number, Map<number, Buffer>>();
+    for (const [block, damagedSeq, , healthySeq] of healed) {
+      const healthy = index.get(diskNo, block, healthySeq);
+      if (!healthy) continue;
+      const change = repairedRecord(diskNo, damagedSeq, healthy);
+      changes.push(change);
+      blocks.set(block, (blocks.get(block) ?? new Map<number, Buffer>()).set(damagedSeq, change.value));
+    }
+    for (const [block, instead] of blocks) changes.push(...mendedPages(index, diskNo, block, instead));
+    return changes;
   }
 
   #damagedAt(diskNo: number): Map<number, number[]> {

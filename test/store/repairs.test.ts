@@ -214,3 +214,33 @@ it('a repair says for which points it is', () => {
   // What the second point changed is to be read again; what the third did is not.
   expect([proofs.proven.has(2), proofs.provenBefore.has(2), proofs.provenBefore.has(3)]).toEqual([false, false, true]);
 });
+
+it('leaves to later versions what they took of a version that is healed, in an index made anew and after fold, too', async () => {
+  await life.point([{ block: 1 }, { block: 2 }]);
+  await life.point([{ block: 1, mask: 0x0008 }]);
+  const second = Buffer.from(life.image.get(1) ?? '');
+  await life.point([{ block: 1, mask: 0xfff7 }]);
+  const third = Buffer.from(life.image.get(1) ?? '');
+  await life.prove();
+  // All that the third point reads is whole; the second one leans on what is damaged.
+  await flipPayload(1, 1);
+  await scrub();
+  expect(life.states()).toEqual(['damaged', 'damaged', 'proven']);
+  life.image.set(1, Buffer.from(second));
+  await life.point([{ block: 1, same: true }]);
+  await life.prove();
+  const expectPoints = async (): Promise<void> => {
+    expect(life.states()).toEqual(['damaged', 'proven', 'proven', 'proven']);
+    expect((await contentAt(1, 2)).equals(second)).toBe(true);
+    expect((await contentAt(1, 3)).equals(third)).toBe(true);
+  };
+  await expectPoints();
+  await withoutIndex();
+  await expectPoints();
+  await life.point([{ block: 9 }]);
+  await life.prove();
+  await life.fold({ hours: null });
+  await withoutIndex();
+  expect(await scrub()).toEqual([]);
+  expect((await contentAt(1, 3)).equals(third)).toBe(true);
+});
