@@ -122,6 +122,7 @@ export const limits = {
     scrubRangesMax: 1_000,
     /** Between two looks whether a fold is due; between two folds while points come, while none come, and while the store is full. */
     foldPollMs: 5_000,
+    failoversCountedMs: 5_000,
     foldEveryMs: 600_000,
     foldIdleMs: 3_600_000,
     foldFullMs: 30_000,

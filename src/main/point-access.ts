@@ -83,7 +83,7 @@ export async function throughIndex<T>(
 }
 
 /** The image's leaves were checked against the point's root. */
-export async function openImage(
+async function openImage(
   view: MachineView,
   vault: Vault,
   parts: Parts,

@@ -19,6 +19,7 @@ import { controlLink } from './control-link.ts';
 import { keepFailovers } from './failover-keeper.ts';
 import { credentialsFor, lockIdentity, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 import { readBootId } from './boot-id.ts';
+import { registerFailoverSeries } from './failover-series.ts';
 import { TargetReporter } from './target-report.ts';
 import { UnprotectedMachines } from './unprotected.ts';
 
@@ -161,6 +162,7 @@ export function startTarget(common: Parts, config: TargetConfig): Promise<Runnin
       logger.warn({}, `no recovery file was written yet: run tidemark key export --data ${path.resolve(config.data)}`);
     }
     registerTargetSeries(builder.registry, target);
+    builder.closers.add(registerFailoverSeries(builder.registry, parts, config.data));
     await builder.observe(parts, config, logger, () => readiness(target));
     const link = controlLink(parts, config, credentials, logger);
     builder.closers.add(() => {

@@ -37,6 +37,7 @@ export class PointsView {
   readonly #definitions: { readonly from: number; readonly body: MachineBody }[] = [];
   #failover: FailoverBody | null = null;
   readonly #booted = new Map<number, BootedBody>();
+  #newestBooted: BootedBody | null = null;
   readonly #keeping = new KeptPoints();
 
   /** All there ever were, also those that are retired: ascending, point n is the n-th. */
@@ -104,6 +105,11 @@ export class PointsView {
   /** The newest proof that the point starts; null: it was never tried, or not with success. */
   bootedAt(point: number): BootedBody | null {
     return this.#booted.get(point) ?? null;
+  }
+
+  /** The last proof that one of its points starts, whichever; null: none ever did. */
+  get newestBooted(): BootedBody | null {
+    return this.#newestBooted;
   }
 
   get proven(): ReadonlyMap<number, ProvenBody> {
@@ -211,6 +217,7 @@ export class PointsView {
         return;
       case 'booted':
         this.#booted.set(entry.body.point, entry.body);
+        this.#newestBooted = entry.body;
         return;
       case 'pin':
         this.#keeping.pin(entry.body);

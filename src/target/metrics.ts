@@ -42,6 +42,13 @@ const newestCommitted = perMachine(
 );
 const newestProven = perMachine('newest_proven_point_cut_timestamp_seconds', 'Cut time of the newest proven point.');
 const points = perMachine('points', 'Recovery points kept.');
+const oldest = perMachine('oldest_point_cut_timestamp_seconds', 'Cut time of the oldest point that is kept.');
+const pinned = perMachine('points_pinned', 'Recovery points kept whatever the policy says.');
+const startedPoint = perMachine(
+  'newest_started_point_timestamp_seconds',
+  'When a point was last started and answered: the last proven recovery. Absent before the first.',
+);
+const startSeconds = perMachine('newest_started_point_seconds', 'How long that took, from the command to the answer.');
 const full = perMachine('target_full', '1 while there is no space for content and acknowledging has stopped.');
 const scrubCoverage = perMachine(
   'scrub_coverage_ratio',
@@ -104,6 +111,22 @@ export function registerTargetSeries(registry: MetricRegistry, target: Target): 
   registry.sampled(
     points,
     each((store) => store.points.kept.length),
+  );
+  registry.sampled(
+    oldest,
+    each((store) => seconds(store.points.kept[0]?.cutTimeMs)),
+  );
+  registry.sampled(
+    pinned,
+    each(({ points: view }) => view.kept.filter(({ point }) => view.isPinned(point)).length),
+  );
+  registry.sampled(
+    startedPoint,
+    each((store) => seconds(store.points.newestBooted?.atMs)),
+  );
+  registry.sampled(
+    startSeconds,
+    each((store) => store.points.newestBooted?.seconds),
   );
   registry.sampled(
     full,

@@ -89,6 +89,7 @@ describe.skipIf(!requireBootable('nbdcopy'))('a test failover', () => {
       return machines.map(({ booted }) => booted).find((each) => each?.point === second.point) ?? undefined;
     });
     expect(started.seconds).toBe(booted[1]?.booted?.seconds);
+    expect(await scene.site.metric('target', 'tidemark_newest_started_point_seconds')).toBe(booted[1]?.booted?.seconds);
     const silent = await failover(scene, 'test', machine, '--boot', '--probe', 'serial:never', '--boot-timeout', '1');
     expect([silent.code, silent.stdout]).toEqual([exitCodes['check-failed'].code, '']);
     expect(silent.stderr).toContain(

@@ -4,7 +4,7 @@
  */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import * as path from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { commandOk, tidemark } from '../../scripts/demo/process.ts';
 import type { FailoverReport } from '../../src/cli/failover-roles.ts';
 import type { PointReport } from '../../src/cli/roles.ts';
@@ -73,6 +73,9 @@ describe('a machine', () => {
     await scene.untilPoints('three more points', (now) => proven(now).length >= proven(before).length + 3);
     await expectContent(first, (model) => model.fill(0x11, 12_345, 22_345));
     await expectContent(second, (model) => model.fill(0x22, 12_345, 22_345));
+    const counted = (): Promise<number | undefined> =>
+      scene.site.metric('target', `tidemark_failovers{machine="${machine}",kind="test"}`);
+    await vi.waitFor(async () => expect(await counted()).toBe(2), { timeout: 20_000, interval: 200 });
     // Gaps would say that replication waited.
     expect(await scene.site.metric('agent', 'tidemark_agent_points_committed_total')).toBeGreaterThan(before.length);
     expect(await failover('cleanup', machine, '--all')).toEqual({ removed: [first.id, second.id] });

@@ -72,6 +72,7 @@ test('a point is pinned and let go again, while its target runs and when it does
     return (JSON.parse(run.stdout) as { points: { pinned: boolean }[] }).points.slice(0, 1).map(({ pinned }) => pinned);
   };
   expect(await notes('--pin', '1')).toEqual([true]);
+  expect(await one.site.metric('target', 'tidemark_points_pinned')).toBe(1);
   await one.site.stop();
   expect(await notes('--unpin', '1')).toEqual([false]);
   const wrong = await command(['points', machine, '--data', one.site.targetData, '--pin', '99']);
