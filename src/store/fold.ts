@@ -12,6 +12,7 @@
 import { limits } from '../limits.ts';
 import { sealedRowBytes, codec as codecs } from '../wire/sealed.ts';
 import { layerKey, readRecord, recordKey, type IndexEntry } from './index-codec.ts';
+import { nodeKey } from './index-nodes.ts';
 import type { IndexChange } from './index-pages.ts';
 import type { IndexReader } from './index-reader.ts';
 import { liveVersions } from './live-records.ts';
@@ -56,6 +57,7 @@ export async function foldIndex(parts: FoldParts, inUse: InUse, pace: FoldPace):
     });
     if (!(await foldDisk(parts, no, pass, pace))) return null;
     dropped += pass.dropped;
+    if (!(await foldNodes(parts, no, inUse, pace))) return null;
     await forgetLayers(parts.log, no, (seq) => seq > listed || live.has(seq));
   }
   return { segments, layers, dropped };
@@ -84,6 +86,36 @@ async function foldDisk({ log }: FoldParts, diskNo: number, pass: DiskPass, pace
   }
   pass.end();
   await log.rewrite(pass.dead());
+  return pace.step(0);
+}
+
+/** The same for Merkle nodes, whose rows are by point: of each node the newest up to a kept point stays, and all above the newest of these. */
+async function foldNodes({ log, points }: FoldParts, diskNo: number, inUse: InUse, pace: FoldPace): Promise<boolean> {
+  const index = await log.index.reader();
+  const kept = points.points.map(({ point }) => point).filter((point) => !points.isRetired(point) || inUse(point));
+  let dead: IndexChange[] = [];
+  let rows: { node: number; point: number }[] = [];
+  const settle = (): void => {
+    const live = liveVersions(
+      rows.map(({ point }) => ({ seq: point, zero: false, pages: null })),
+      kept,
+    );
+    for (const [at, { node, point }] of rows.entries())
+      if (live[at] !== true) dead.push({ store: 'nodes', key: nodeKey(diskNo, node, point) });
+    rows = [];
+  };
+  let looked = 0;
+  for (const row of index.nodeRows(diskNo)) {
+    if (rows[0] && rows[0].node !== row.node) settle();
+    rows.push(row);
+    looked += 1;
+    if (looked % limits.store.foldStepRecords !== 0) continue;
+    await log.rewrite(dead);
+    dead = [];
+    if (!(await pace.step(0))) return false;
+  }
+  settle();
+  await log.rewrite(dead);
   return pace.step(0);
 }
 

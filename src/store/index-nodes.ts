@@ -39,6 +39,15 @@ export function isComplete(store: Database<Buffer, Buffer>, diskNo: number): boo
   return store.get(nodeKey(diskNo, markNode, 0)) !== undefined;
 }
 
+/** Behind the rows of all nodes of the disk. */
+export function nodesEndKey(diskNo: number): Buffer {
+  return nodeKey(diskNo, markNode, 0);
+}
+
+export function readNodeKey(key: Buffer): { readonly node: number; readonly point: number } {
+  return { node: key.readUInt32BE(2), point: key.readUInt32BE(6) };
+}
+
 /** The newest row up to `point` of every node of the disk that has one, nodes descending. Every step looks anew: no snapshot is held between two. */
 export function* nodesAt(store: Database<Buffer, Buffer>, diskNo: number, point: number): Generator<NodeHash> {
   // Two steps per node at most: one lands on its newest row of all; if that is newer than the point, one more goes below.

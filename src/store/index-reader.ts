@@ -12,7 +12,7 @@ import { limits } from '../limits.ts';
 import type { Files } from '../posix/files.ts';
 import * as codec from './index-codec.ts';
 import type { IndexBatch, IndexEntry } from './index-codec.ts';
-import { isComplete, nodesAt, type NodeHash } from './index-nodes.ts';
+import { isComplete, nodesAt, type NodeHash, nodeKey, nodesEndKey, readNodeKey } from './index-nodes.ts';
 
 /** How far the log has been applied: the first byte not yet in the index. */
 export interface LogPosition {
@@ -309,6 +309,12 @@ export class IndexReader implements RecordLookup {
   /** The raw value of one record. */
   getRaw(diskNo: number, block: number, seq: number): Buffer | undefined {
     return this.#stores.records.get(codec.recordKey(diskNo, block, seq));
+  }
+
+  /** Every Merkle node's row of the disk: by node, then point. */
+  *nodeRows(diskNo: number): Generator<{ readonly node: number; readonly point: number }> {
+    if (!this.#stores.nodes) return;
+    for (const { key } of steps(this.#stores.nodes, nodeKey(diskNo, 0, 0), nodesEndKey(diskNo))) yield readNodeKey(key);
   }
 
   /** The newest Merkle nodes up to the point, as far as the index has them (`index-nodes.ts`). */

@@ -7,6 +7,7 @@ import { systemRandom } from '../../src/kit/random.ts';
 import { posixFiles, type Files } from '../../src/posix/files.ts';
 import { holdPoints } from '../../src/store/points-in-use.ts';
 import { segmentName } from '../../src/store/segment-format.ts';
+import { RecordIndex } from '../../src/store/record-index.ts';
 import { MachineLife, retireAll } from './machine-fixture.ts';
 
 type Limits = typeof import('../../src/limits.ts');
@@ -154,6 +155,20 @@ it('unlinks what a process left that ended before', async () => {
   await life.store.fold().unlinkDue(true);
   expect((await segments()).some((name) => removed.has(Number(name.slice(0, 6))))).toBe(false);
   await expectPoint(5);
+});
+
+it('takes Merkle nodes out of the index by the same rule: every kept point still has its own', async () => {
+  await fivePoints();
+  await life.prove();
+  await life.pin(2, true);
+  await life.pin(3, true);
+  await life.fold();
+  await life.close();
+  const index = await RecordIndex.open({ files: posixFiles, directory: life.path('index'), bootId: 'boot' });
+  const rows = [...(await index.reader()).nodeRows(0)];
+  await index.close(true);
+  expect(rows).toEqual([2, 3, 5].map((number) => ({ node: 0, point: number })));
+  life = await MachineLife.open(life.directory, posixFiles, life.image);
 });
 
 it('does not empty a segment with damage: it tells which points are hit, and every other one stays good', async () => {
