@@ -1,7 +1,8 @@
 /** Points that were damaged or healed, and compaction that empties the segments they were written to. */
-import { open, readdir } from 'node:fs/promises';
+import { open, readdir, rm } from 'node:fs/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { invariant } from '../../src/kit/invariant.ts';
+import { posixFiles } from '../../src/posix/files.ts';
 import { keepAll } from '../../src/store/retention.ts';
 import { runOf } from '../layers.ts';
 import { MachineLife } from './machine-fixture.ts';
@@ -45,6 +46,36 @@ it('a batch that compaction finds damaged condemns the records in it that are, a
   expect(life.store.points.isRetired(1)).toBe(true);
   expect(life.states().slice(1)).toEqual(['proven', 'proven']);
   expect(life.store.points.damaged.size).toBe(0);
+});
+
+it('what healed a point is kept for as long as the point is, wherever it goes', async () => {
+  await life.point(some(6));
+  const content = Buffer.from(life.image.get(1) ?? '');
+  await nextSegment();
+  await flipPayload(1, 1);
+  await life.prove();
+  // Little of its segment is left when its own point is retired.
+  await life.point([{ block: 1, same: true }, ...some(6, 10)]);
+  await life.prove();
+  expect(life.states()).toEqual(['proven', 'proven']);
+  await nextSegment();
+  await life.point([{ block: 1 }, ...some(6, 10)]);
+  await nextSegment();
+  await life.point([{ block: 30 }]);
+  await life.prove();
+  await life.pin(1, true);
+  await life.fold();
+  expect([life.store.points.isRetired(2), life.states()[0]]).toEqual([true, 'proven']);
+  expect(await readdir(life.path('segments'))).not.toContain('000002.seg');
+  const into = Buffer.alloc(4096);
+  await life.store.readerAt(await life.disk(), 1).readBlock(1, into);
+  expect(into.equals(content)).toBe(true);
+  await life.close();
+  await rm(life.path('index'), { recursive: true });
+  life = await MachineLife.open(life.directory, posixFiles, life.image);
+  into.fill(0);
+  await life.store.readerAt(await life.disk(), 1).readBlock(1, into);
+  expect(into.equals(content)).toBe(true);
 });
 
 it('a point that is proven again is proven by the records it has, wherever they lie now', async () => {
