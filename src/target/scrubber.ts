@@ -156,6 +156,7 @@ export class Scrubber {
       startedMs: null,
       position: startOfScrub.position,
       last: { startedMs, end: this.#progress.position },
+      damaged: this.#progress.damaged.filter(({ segment }) => !this.#records.isRemoved(segment)),
     };
     await this.#save();
     logger.info({ machine: store.machine, segments: segments.length }, 'everything stored was checked');

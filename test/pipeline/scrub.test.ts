@@ -1,5 +1,5 @@
 /** Bits that rot in the target's segments while everything runs: found by the scrub, healed from the source where it has the content still. */
-import { closeSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import * as path from 'node:path';
 import { afterEach, expect, test, vi } from 'vitest';
 import type { ReportReply, TargetReport } from '../../src/control/schemas.ts';
@@ -56,6 +56,8 @@ async function over(site: Site, mayBeDamaged: boolean): Promise<void> {
   await site.endAgent('close');
   await site.endTarget('close');
   expect(site.alarms).toEqual([]);
+  // By the segments and points.log alone.
+  rmSync(path.join(site.store, 'index'), { recursive: true });
   await readBack(site, { mayBeDamaged, rotten: true });
 }
 

@@ -5,6 +5,7 @@ import { systemClock } from '../../src/kit/clock.ts';
 import { invariant } from '../../src/kit/invariant.ts';
 import { posixFiles } from '../../src/posix/files.ts';
 import type { IndexEntry } from '../../src/store/index-codec.ts';
+import { MachineSurvey } from '../../src/store/machine-survey.ts';
 import { PointProofs } from '../../src/store/point-proofs.ts';
 import type { PointBody } from '../../src/store/points-record.ts';
 import { newTargetCounters } from '../../src/target/counters.ts';
@@ -92,6 +93,26 @@ it('heals the points that had the content the source has still, and keeps it so 
   for (const point of [1, 2, 3]) expect((await contentAt(1, point)).equals(content)).toBe(true);
   expect(await scrub()).toEqual([]);
   expect(life.states()).toEqual(['proven', 'proven', 'proven', 'proven']);
+});
+
+it('tells whoever verifies the store from its files, too', async () => {
+  await life.point(some(2));
+  await flipPayload(1, 1);
+  await life.prove();
+  await life.point([{ block: 1, same: true }]);
+  await life.prove();
+  const [seq, healthySeq] = [entryOf(1, 1).seq, entryOf(1, 2).seq];
+  const survey = await MachineSurvey.make({
+    files: posixFiles,
+    data: life.path('..', '..'),
+    machine: 'm1',
+    bootId: 'boot',
+    scratch: life.path('scratch'),
+    check: 'headers',
+    visit: () => undefined,
+  });
+  expect(new Set(survey.index.get(0, 1, seq)?.pages)).toEqual(new Set([healthySeq]));
+  await survey.close();
 });
 
 it('leaves damaged what the source has no longer', async () => {
