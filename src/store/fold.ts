@@ -64,7 +64,7 @@ export async function foldIndex(parts: FoldParts, inUse: InUse, pace: FoldPace):
 }
 
 /** The highest seqs up to which kept points, and retired ones in use, read the disk: ascending. */
-export function marksOf(view: PointsView, diskNo: number, inUse: InUse): number[] {
+function marksOf(view: PointsView, diskNo: number, inUse: InUse): number[] {
   const marks: number[] = [];
   let last = 0;
   for (const { point, disks } of view.points) {

@@ -67,7 +67,7 @@ export async function replayMoved(
 }
 
 /** Makes the page maps of these blocks anew and moves the position, in one transaction. */
-export async function mendBlocks(
+async function mendBlocks(
   index: RecordIndex,
   diskNo: number,
   blocks: Iterable<number>,

@@ -93,6 +93,24 @@ function newestCutMs(store: MachineStore, provenOnly: boolean): number | undefin
   return view.points.findLast(({ point }) => !provenOnly || view.stateOf(point) === 'proven')?.cutTimeMs;
 }
 
+/** What the last fold of each machine found. */
+function registerSpaceSeries(registry: MetricRegistry, target: Target): void {
+  const used = (value: (use: SpaceUse) => number) => (): Sample<'machine'>[] =>
+    [...target.folders()].map(([machine, { use }]) => ({ labels: { machine }, value: use ? value(use) : undefined }));
+  registry.sampled(
+    storedBytes,
+    used(({ stored }) => stored),
+  );
+  registry.sampled(
+    liveBytes,
+    used(({ live }) => live),
+  );
+  registry.sampled(
+    backlogBytes,
+    used(({ backlog }) => backlog),
+  );
+}
+
 export function registerTargetSeries(registry: MetricRegistry, target: Target): void {
   for (const [field, declaration] of counters) {
     registry.sampled(declaration, () => [{ labels: {}, value: target.counters[field] }]);
@@ -142,20 +160,7 @@ export function registerTargetSeries(registry: MetricRegistry, target: Target): 
     scrubbedSince,
     scrubs(({ checkedSinceMs }) => seconds(checkedSinceMs)),
   );
-  const used = (value: (use: SpaceUse) => number) => (): Sample<'machine'>[] =>
-    [...target.folders()].map(([machine, { use }]) => ({ labels: { machine }, value: use ? value(use) : undefined }));
-  registry.sampled(
-    storedBytes,
-    used(({ stored }) => stored),
-  );
-  registry.sampled(
-    liveBytes,
-    used(({ live }) => live),
-  );
-  registry.sampled(
-    backlogBytes,
-    used(({ backlog }) => backlog),
-  );
+  registerSpaceSeries(registry, target);
   registry.sampled(stageSeconds, () =>
     stages.map((stage) => ({ labels: { stage }, value: target.counters.stageMs[stage] / 1000 })),
   );
