@@ -1,5 +1,5 @@
 /** Bits that flip in what is stored, found while the store is in use: what is told, which points are hit, and what the search may cost. */
-import { open, rm } from 'node:fs/promises';
+import { open, rm, stat } from 'node:fs/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import { invariant } from '../../src/kit/invariant.ts';
@@ -97,6 +97,11 @@ describe('a flipped bit', () => {
     const again = await scrubbed();
     expect([again.counters.scrubDamage, again.asked]).toEqual([0, []]);
     expect(again.said).toEqual(['everything stored was checked']);
+    // Who has forgotten what was found says it again, and points.log nothing.
+    await rm(life.path('scrub.json'));
+    const { size } = await stat(life.path('points.log'));
+    expect((await scrubbed()).asked).toEqual([]);
+    expect((await stat(life.path('points.log'))).size).toBe(size);
   });
 
   it('in a version that was overwritten hits the points before that, and no others', async () => {
@@ -259,6 +264,30 @@ describe('a pass', () => {
     expect(rest.scrubber.coverage).toBe(1);
     expect(rest.counters.scrubbedBytes).toBeLessThan(bytes * 0.8);
     expect(rest.counters.scrubbedBytes).toBeGreaterThan(0);
+  });
+});
+
+describe('a pass over one long segment', () => {
+  it('goes on in the middle of it', async () => {
+    for (let round = 0; round < 20; round += 1) await life.point(some(2));
+    let steps = 0;
+    const made = scrubberOf({
+      ...systemClock,
+      // Each step takes so long that its end is noted.
+      monotonicMs: () => {
+        steps += 1;
+        if (steps === 60) void made.scrubber.stop();
+        return steps * limits.target.scrubSaveMs;
+      },
+    });
+    await expect(made.scrubber.pass()).rejects.toThrow();
+    const bytes = [...life.store.storedRecords().lengths().values()].reduce((sum, each) => sum + each, 0);
+    const rest = await scrubbed();
+    expect([rest.scrubber.coverage, rest.counters.scrubbedBytes + made.counters.scrubbedBytes]).toEqual([
+      1,
+      bytes - 64,
+    ]);
+    expect(made.counters.scrubbedBytes).toBeGreaterThan(0);
   });
 });
 
