@@ -391,6 +391,10 @@ invariant(
   processServer.comparisonBytesMax >= 2 * wire.checksumsPerFrameMax * disk.leafBytes * wire.comparisonsMax,
   'what one session may ask for can be compared',
 );
+invariant(
+  limits.store.movedBytes + disk.blockBytesMax + 4 * KiB <= Math.min(wire.frameBytesMax, target.groupBytesMax),
+  'a MOVED of the largest size fits into an entry, and into one group commit',
+);
 invariant(target.groupBytesMax >= sealedBatchBytesMax, 'a batch of the largest size fits into one group commit');
 invariant(target.freeBytesStop < target.freeBytesResume, 'stop and resume marks do not meet');
 invariant(nbd.requestBytesMax <= nbd.inFlightBytesMax, 'one NBD request of the largest size may be in flight');

@@ -80,6 +80,8 @@ export class MachineFold {
   readonly #directory: string;
   /** Removed and not unlinked; null: nobody looked yet what an earlier process left. */
   #removals: Removal[] | null = null;
+  /** Segments found damaged, with the live bytes each had then: not read again before some of these are dead. */
+  readonly #damaged = new Map<number, number>();
 
   constructor(parts: MachineFoldParts) {
     this.#parts = parts;
@@ -107,6 +109,7 @@ export class MachineFold {
       if (moved.kind === 'stopped') return { ...tally, damage, complete: false };
       if (moved.kind === 'damaged') {
         damage.push(...moved.damage);
+        this.#damaged.set(each.segment, account.segments.get(each.segment) ?? 0);
         await this.#tellDamage(moved.damage);
       }
       if (moved.kind !== 'moved') continue;
@@ -171,7 +174,8 @@ export class MachineFold {
       if (segment === null || points.removed.has(segment)) continue;
       const { size } = await files.facts(`${this.#directory}/${name}`);
       stored += size;
-      if (segment < settled) eligible.push({ segment, bytes: size, live: account.segments.get(segment) ?? 0 });
+      const live = account.segments.get(segment) ?? 0;
+      if (segment < settled && this.#damaged.get(segment) !== live) eligible.push({ segment, bytes: size, live });
     }
     const plan = segmentsToCompact(eligible);
     const live = [...account.segments.values()].reduce((sum, bytes) => sum + bytes, 0);
