@@ -185,11 +185,11 @@ it('keeps every kept point as it was, through layers, points, folds, compactions
         await story.end();
       }
     }),
-    { numRuns: soak ? 500 : 35 },
+    { numRuns: soak ? 350 : 35 },
   );
   console.info(`folds: ${folds}, segments removed: ${removed}`);
   expect(removed).toBeGreaterThan(10);
-}, 240_000);
+}, 600_000);
 
 it('takes at most 1.3 times what is live once it has folded', async () => {
   const story = new Story();
