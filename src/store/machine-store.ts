@@ -23,6 +23,7 @@ import { objectionTo, type CommitOutcome, type NewPoint } from './new-point.ts';
 import { inheritedDamage, leansOn, type InheritedDamage } from './damaged-blocks.ts';
 import type { DiskStore } from './disk-store.ts';
 import { MachineFold } from './machine-fold.ts';
+import type { IndexEntry } from './index-codec.ts';
 import type { NodeHash } from './index-nodes.ts';
 import { machinePaths, type DataDirectory, type MachineFacts } from './machine-directory.ts';
 import type { MachineLog } from './machine-log.ts';
@@ -34,7 +35,7 @@ import type { Aside, GapBody, PointBody } from './points-record.ts';
 import type { PointsLog } from './points-log.ts';
 import type { PointsView } from './points-view.ts';
 import type { Position } from './segment-format.ts';
-import { Repairs } from './repairs.ts';
+import { recordChange, Repairs } from './repairs.ts';
 import type { SegmentReader } from './segment-reader.ts';
 import { StoredRecords } from './stored-records.ts';
 import type { Vault } from './vault.ts';
@@ -271,6 +272,12 @@ export class MachineStore {
     const [machineId, { index }] = [Buffer.from(facts.id, 'hex'), log];
     const at = { machine, machineId, machineDirectory, directory };
     return new StoredRecords({ ...at, files, points: points.view, index, reader });
+  }
+
+  /** A record of which the index said something else than its segment. */
+  async mendRecord(disk: DiskStore, entry: IndexEntry): Promise<void> {
+    await this.#parts.log.rewrite([recordChange(disk.no, entry)]);
+    await this.#parts.log.index.flushed();
   }
 
   /** Merkle nodes as of the point, where the index had other ones. */

@@ -47,6 +47,13 @@ function repairedRecord(diskNo: number, seq: number, healthy: IndexEntry): Requi
   return { store: 'records', key: recordKey(diskNo, healthy.block, seq), value: room.subarray(0, length) };
 }
 
+/** The record as it should be in the index. */
+export function recordChange(diskNo: number, entry: IndexEntry): IndexChange {
+  const room = Buffer.allocUnsafeSlow(recordValueBytesMax);
+  const length = writeRecord(room, 0, entry, entry, entry.pages);
+  return { store: 'records', key: recordKey(diskNo, entry.block, entry.seq), value: room.subarray(0, length) };
+}
+
 /** Tells an index that was filled from the segments of the repairs (invariants 3 and 4). */
 export async function rewriteRepaired(
   index: RecordIndex,

@@ -21,7 +21,7 @@ import { seqsOf } from './rebuild.ts';
 import type { RecordIndex } from './record-index.ts';
 import { readProgress, writeProgress, type ScrubProgress } from './scrub-progress.ts';
 import { readEntry, type EntryContent } from './segment-entry-reader.ts';
-import { sameBytes, segmentName, type Position } from './segment-format.ts';
+import { entryHeaderBytes, sameBytes, segmentName, type Position } from './segment-format.ts';
 import { decodeMoved } from './segment-moved.ts';
 import type { SegmentReader } from './segment-reader.ts';
 import { surveySegments, type LostRange, type SurveyedSegment } from './segment-survey.ts';
@@ -119,9 +119,9 @@ export class StoredRecords {
     const end = range.offset + range.length;
     for (const disk of disks) {
       const listed = this.#parts.points.listedSeq(disk.no);
-      // An entry's payloads lie behind its headers, so a zero record's place is never that of another entry.
+      // An entry's payloads lie behind its headers, so a zero record's place may be where its entry ends, and never where it begins.
       const isIn = ({ seq, segment, payloadOffset: at }: IndexEntry): boolean =>
-        segment === range.segment && at >= range.offset && at <= end && seq <= listed;
+        segment === range.segment && at > range.offset && at <= end && seq <= listed;
       let [step, seen]: [StoredRecord[], number] = [[], 0];
       for (const entry of index.versionsOf(disk.no)) {
         if (isIn(entry)) step.push({ disk, entry });
@@ -132,6 +132,18 @@ export class StoredRecords {
       }
       yield step;
     }
+  }
+
+  /** The listed records whose rows stand in the entry there; in one step. */
+  async *recordsAt(disks: readonly DiskStore[], position: Position): AsyncGenerator<StoredRecord[], void, void> {
+    const rows = await this.rowsAt(position, disks);
+    const bodyAt = position.offset + entryHeaderBytes;
+    const recordOf = (disk: DiskStore, row: StoredRow): StoredRecord[] => {
+      const entry = rows.get(rowKey(disk, row)) === row ? this.entry(disk.no, row.block, row.seq) : null;
+      const isHere = entry?.segment === position.segment && entry.payloadOffset === bodyAt + row.payloadOffset;
+      return isHere ? [{ disk, entry }] : [];
+    };
+    yield disks.flatMap((disk) => [...rows.values()].flatMap((row) => recordOf(disk, row)));
   }
 
   /** Records of the block that hold pages of this one as of theirs; itself first. */

@@ -20,6 +20,7 @@ import type { Logger } from '../observe/logger.ts';
 import type { DiskStore } from '../store/disk-store.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import { startOfScrub, type ScrubProgress } from '../store/scrub-progress.ts';
+import type { IndexEntry } from '../store/index-codec.ts';
 import { entryHeaderBytes } from '../store/segment-format.ts';
 import type { SurveyedSegment } from '../store/segment-survey.ts';
 import type { Damage, SegmentEnd, WalkedEntry } from '../store/segment-walk.ts';
@@ -31,6 +32,7 @@ import {
   saysTheSame,
   type StoredRecord,
   type StoredRecords,
+  type StoredRow,
 } from '../store/stored-records.ts';
 import { keptPointsOf, type KeptPoint } from '../store/version-points.ts';
 import type { TargetCounters } from './counters.ts';
@@ -70,8 +72,8 @@ export class Scrubber {
   #keptOf = '';
   /** Of the segment under way. */
   #unreadable: Found[] = [];
-  #layersUnseen: { readonly disk: DiskStore; readonly seq: number }[] = [];
-  /** The segment before, or the one under way, lost an entry's header. */
+  #layersUnseen: { readonly disk: DiskStore; readonly seq: number; readonly offset: number }[] = [];
+  /** The segment before lost an entry's header. */
   #headersLost = false;
 
   constructor(options: ScrubberOptions) {
@@ -167,13 +169,18 @@ export class Scrubber {
     if (position.segment === segment.segment && position.offset >= segment.knownEnd) return;
     this.#unreadable = [];
     this.#layersUnseen = [];
+    // LAYERs of a segment that is gone went along with what lived (MOVED).
+    if (this.#records.isRemoved(segment.segment - 1)) this.#headersLost = false;
     const damage = await this.#walk(segment);
     // Fold took it away meanwhile: what it held and is needed is checked where it is now.
     if (!this.#records.isRemoved(segment.segment)) {
-      const headersLost = damage.some(({ batch, unreadable }) => batch === null && !unreadable);
-      for (const place of damage) await this.#look(place);
-      if (this.#headersLost || headersLost) await this.#lookAtLayers();
-      this.#headersLost = headersLost;
+      const headersLost: number[] = [];
+      for (const place of damage) {
+        if (await this.#isHeaderLost(place)) headersLost.push(place.offset);
+        await this.#look(place);
+      }
+      await this.#lookAtLayers(this.#headersLost ? 0 : Math.min(...headersLost));
+      this.#headersLost = headersLost.length > 0;
       await this.#retryUnreadable();
     }
     this.#progress = { ...this.#progress, position: { segment: segment.segment, offset: segment.knownEnd } };
@@ -223,15 +230,16 @@ export class Scrubber {
     const disk = this.#options.store.disks.find(({ no }) => no === diskNo);
     if (!disk || !fresh) return;
     if (content.type === 'batch' && this.#progress.layers[diskNo] !== content.header.seq)
-      this.#layersUnseen.push({ disk, seq: content.header.seq });
+      this.#layersUnseen.push({ disk, seq: content.header.seq, offset: position.offset });
     const records: StoredRecord[] = [];
     for (const row of rowsOf(content, disk)) {
       const entry = this.#records.entry(disk.no, row.block, row.seq);
       // One that was moved is checked where it is.
       if (entry?.segment !== position.segment || entry.payloadOffset !== payloadAt(position.offset, row)) continue;
-      if (!saysTheSame(entry, row)) this.#tellIndex(disk, row);
+      if (!saysTheSame(entry, row)) await this.#mendIndex(disk, entry, row);
       const healed = this.#records.healedBy(disk.no, row.block, row.seq);
-      if (this.#pointsReading({ disk, entry }).length + healed.length > 0) records.push({ disk, entry });
+      const now = this.#records.entry(disk.no, row.block, row.seq);
+      if (now && this.#pointsReading({ disk, entry }).length + healed.length > 0) records.push({ disk, entry: now });
     }
     await this.#found(await this.#check(records));
   }
@@ -278,17 +286,18 @@ export class Scrubber {
     await this.#found(this.#unreadable.splice(0));
   }
 
-  /** Looks at each version with anything in the place, unless that was done when it was quarantined. */
+  /** Looks at each version with anything in the place; once it is quarantined at those whose rows stand there, of which more may have rotted since. */
   async #look(place: BadPlace): Promise<void> {
     const { logger, store, pace, clock } = this.#options;
     const { segment, offset, length, unreadable } = place;
     const isKnown = this.#progress.damaged.some(
       (known) => known.segment === segment && known.offset === offset && known.length === length,
     );
-    if (isKnown) return;
-    logger.error({ machine: store.machine, segment, offset, length }, 'stored bytes are damaged');
+    if (!isKnown) logger.error({ machine: store.machine, segment, offset, length }, 'stored bytes are damaged');
     const rows = unreadable ? null : await this.#records.rowsAt({ segment, offset }, store.disks);
-    const steps = this.#records.recordsIn(store.disks, place);
+    const steps = isKnown
+      ? this.#records.recordsAt(store.disks, { segment, offset })
+      : this.#records.recordsIn(store.disks, place);
     for (;;) {
       const step = await pace.run(() => steps.next(), this.#stop.signal);
       if (step.done === true) break;
@@ -300,16 +309,24 @@ export class Scrubber {
       await this.#found(await this.#check(whole.filter((record) => this.#pointsReading(record).length > 0)));
       await this.#foundLost(lost);
     }
+    if (isKnown) return;
     const { damaged } = this.#progress;
     const noted = [...damaged, { segment, offset, length, foundMs: clock.wallMs() }];
     this.#progress = { ...this.#progress, damaged: noted.slice(-limits.target.scrubRangesMax) };
   }
 
-  /** Layers whose batches were there and whose LAYER was not, where a header is lost: nobody can tell their salt from the segments. */
-  async #lookAtLayers(): Promise<void> {
-    for (const { disk, seq } of new Map(
-      this.#layersUnseen.map((each) => [`${each.disk.no}/${each.seq}`, each]),
-    ).values())
+  async #isHeaderLost({ segment, offset, batch, unreadable }: BadPlace): Promise<boolean> {
+    return (
+      batch === null &&
+      !unreadable &&
+      (await this.#records.rowsAt({ segment, offset }, this.#options.store.disks)).size === 0
+    );
+  }
+
+  /** Layers whose batches were there and whose LAYER was not, behind where a header is lost: nobody can tell their salt from the segments. */
+  async #lookAtLayers(lostFrom: number): Promise<void> {
+    const behind = this.#layersUnseen.filter(({ offset }) => offset > lostFrom);
+    for (const { disk, seq } of new Map(behind.map((each) => [`${each.disk.no}/${each.seq}`, each])).values())
       await this.#foundLost(await this.#records.recordsOfLayer(disk, seq));
   }
 
@@ -348,13 +365,13 @@ export class Scrubber {
     if (blocks.size > 0) proofsWanted();
   }
 
-  #tellIndex(disk: DiskStore, { block, seq }: { readonly block: number; readonly seq: number }): void {
+  /** The entry's digest fits, so its row is right. The index is a cache: no point suffers from what it says. */
+  async #mendIndex(disk: DiskStore, entry: IndexEntry, row: StoredRow): Promise<void> {
     const { logger, counters, store } = this.#options;
     counters.integrityErrors += 1;
-    logger.error(
-      { machine: store.machine, disk: disk.name, block, seq },
-      'the index does not say what the segment does; delete it while the target is stopped, and it is made anew',
-    );
+    const where = { machine: store.machine, disk: disk.name, block: row.block, seq: row.seq };
+    logger.error(where, 'scrub: the index said something else than the segment; mended');
+    await store.mendRecord(disk, { ...entry, ...row, payloadOffset: entry.payloadOffset });
   }
 
   #pointsReading({ disk, entry }: StoredRecord): readonly KeptPoint[] {

@@ -5,6 +5,8 @@ import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import { invariant } from '../../src/kit/invariant.ts';
 import { limits } from '../../src/limits.ts';
 import { posixFiles } from '../../src/posix/files.ts';
+import { RecordIndex } from '../../src/store/record-index.ts';
+import { recordChange } from '../../src/store/repairs.ts';
 import { readProgress } from '../../src/store/scrub-progress.ts';
 import { newTargetCounters } from '../../src/target/counters.ts';
 import { ScrubPace } from '../../src/target/scrub-pace.ts';
@@ -197,6 +199,22 @@ describe('the index', () => {
     expect(said.filter((line) => line.includes('Merkle nodes')).length).toBe(1);
     expect([counters.scrubDamage, counters.integrityErrors]).toEqual([0, 1]);
     expect(life.states()).toEqual(['proven', 'proven', 'proven']);
+    expect((await scrubbed()).counters.integrityErrors).toBe(0);
+  });
+
+  it('that says something else than a row is mended, and no point suffers', async () => {
+    await life.point(some(3));
+    await life.prove();
+    const [seq = 0] = seqsOf();
+    await life.close();
+    const index = await RecordIndex.open({ files: posixFiles, directory: life.path('index'), bootId: 'boot' });
+    const entry = index.get(0, 1, seq);
+    invariant(entry, 'the record is there');
+    index.rewrite([recordChange(0, { ...entry, nonce: entry.nonce + 1, tag: Buffer.alloc(16) })]);
+    await index.close(true);
+    life = await MachineLife.open(life.directory, posixFiles, life.image);
+    const { counters } = await scrubbed();
+    expect([counters.integrityErrors, counters.scrubDamage, life.states()]).toEqual([1, 0, ['proven']]);
     expect((await scrubbed()).counters.integrityErrors).toBe(0);
   });
 
