@@ -91,6 +91,8 @@ describe.skipIf(!requireGuest())('a running machine', () => {
       await moreRows(scene, guest, 3);
       for (let round = 0; round < rounds; round += 1) await ordeal(scene, guest);
       await guest.stop();
+      // An agent without a guest makes points, too: while they are checked, none may be added.
+      await scene.site.stop();
       const points = await scene.points();
       for (const point of points) {
         const rows = await rowsOf(scene, point);
