@@ -5,10 +5,10 @@
  * The guest inserts row after row, each a transaction of its own made durable before it is told of on the console (`committed <n>`), with
  * other files written beside. Whatever goes wrong in there is told too: `trouble`.
  */
-import { spawn, type ChildProcess } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
 import * as path from 'node:path';
 import { firstFileSystem, partsDirectory, requireParts } from '../guest/parts.ts';
+import { RunningGuest } from '../guest/running.ts';
 import { requireTool } from '../tools.ts';
 
 /** Whether this machine can run a guest. */
@@ -39,21 +39,13 @@ export class Guest {
   readonly commits: Commit[] = [];
   /** Lines of the console that tell of an error. */
   readonly trouble: string[] = [];
-  console = '';
-  readonly #child: ChildProcess;
-  readonly #ended: Promise<void>;
+  readonly #running: RunningGuest;
 
-  private constructor(child: ChildProcess) {
-    this.#child = child;
-    let line = '';
-    child.stdout?.on('data', (chunk: Buffer) => {
-      this.console += chunk.toString();
-      const lines = (line + chunk.toString()).split(/\r?\n/);
-      line = lines.pop() ?? '';
-      for (const each of lines) this.#hear(each);
-    });
-    child.stderr?.on('data', (chunk: Buffer) => this.trouble.push(chunk.toString()));
-    this.#ended = new Promise((resolve) => child.on('close', () => resolve()));
+  private constructor(words: readonly string[]) {
+    const hear = (line: string): void => {
+      this.#hear(line);
+    };
+    this.#running = new RunningGuest('qemu-system-x86_64', words, hear, (text) => this.trouble.push(text));
   }
 
   /** Boots with the disk behind an NBD socket. `directory`: for the guest's first file system. */
@@ -67,15 +59,15 @@ export class Guest {
       export: exportName,
       'reconnect-delay': 30,
     };
-    const words = [
+    return new Guest([
       ...['-accel', 'tcg', '-m', '192', '-nodefaults', '-no-reboot', '-display', 'none', '-serial', 'stdio'],
       ...['-kernel', `${partsDirectory}vmlinuz`, '-initrd', initrd, '-append', 'console=ttyS0 quiet panic=-1'],
       ...['-blockdev', JSON.stringify(disk), '-device', 'virtio-blk-pci,drive=disk'],
-    ];
-    const child = spawn('qemu-system-x86_64', words, { stdio: ['ignore', 'pipe', 'pipe'] });
-    const guest = new Guest(child);
-    process.on('exit', () => child.kill('SIGKILL'));
-    return guest;
+    ]);
+  }
+
+  get console(): string {
+    return this.#running.console;
   }
 
   get rows(): number {
@@ -83,9 +75,8 @@ export class Guest {
   }
 
   /** Pulls the plug. */
-  async stop(): Promise<void> {
-    this.#child.kill('SIGKILL');
-    await this.#ended;
+  stop(): Promise<void> {
+    return this.#running.stop();
   }
 
   #hear(line: string): void {

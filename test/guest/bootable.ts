@@ -11,7 +11,8 @@ import { MiB } from '../../src/limits.ts';
 import { requireTool, runToolOk } from '../tools.ts';
 import { firstFileSystem, partsDirectory, requireParts } from './parts.ts';
 
-const bootableBytes = 48 * MiB;
+/** Of the disk. Whoever makes it longer finds nothing above: no partition reaches there. */
+export const bootableBytes = 48 * MiB;
 const sector = 512;
 const partitionStart = 1 * MiB;
 
@@ -28,16 +29,29 @@ export interface GuestServices {
   readonly listen?: { readonly address: string; readonly port: number };
   /** Never tells its marker, but this. */
   readonly instead?: string;
+  /** Keeps a journal on its disk, told of as `journal: found <lines>`, then `journal: wrote <line>` when that line is durable. */
+  readonly journal?: boolean;
 }
 
-function init({ agent, listen, instead }: GuestServices): string {
+/** Numbers of its lines go on where the file ends. */
+const keepJournal = `touch /mnt/journal
+n=$(wc -l < /mnt/journal)
+[ $n = 0 ] || [ "$(tail -n 1 /mnt/journal)" = "line $n" ] || echo 'trouble: journal'
+echo "journal: found $n"
+while true; do
+  n=$((n + 1))
+  echo "line $n" >> /mnt/journal && sync && echo "journal: wrote $n" || echo "trouble: line $n"
+  sleep 0.1
+done`;
+
+function init({ agent, listen, instead, journal }: GuestServices): string {
   const told = instead === undefined ? 'echo "marker: $(cat /mnt/marker)"' : `echo '${instead}'`;
   return [
     "mount -t ext4 /dev/vda1 /mnt || echo 'trouble: mount'",
     ...(listen ? [`ifconfig eth0 ${listen.address} up`, `httpd -p ${listen.port} -h /mnt`] : []),
     ...(agent ? ['mount -t sysfs sys /sys', 'qemu-ga -m virtio-serial -p /dev/vport*p1 &'] : []),
     told,
-    'while true; do sleep 1; done',
+    journal ? keepJournal : 'while true; do sleep 1; done',
   ].join('\n');
 }
 
