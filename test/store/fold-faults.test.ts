@@ -5,6 +5,9 @@ import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import { posixFiles, type Files } from '../../src/posix/files.ts';
+import { readStoreFacts } from '../../src/store/machine-directory.ts';
+import { MachineView } from '../../src/store/machine-view.ts';
+import { Vault } from '../../src/store/vault.ts';
 import { holdPoints } from '../../src/store/points-in-use.ts';
 import { segmentName } from '../../src/store/segment-format.ts';
 import { RecordIndex } from '../../src/store/record-index.ts';
@@ -155,6 +158,32 @@ it('unlinks what a process left that ended before', async () => {
   await life.store.fold().unlinkDue(true);
   expect((await segments()).some((name) => removed.has(Number(name.slice(0, 6))))).toBe(false);
   await expectPoint(5);
+});
+
+it('does not confuse who looked at the points before it: an index of their own is made of what is there now', async () => {
+  await fivePoints();
+  await life.prove();
+  const data = `${life.directory}/data`;
+  const scratch = `${life.directory}/scratch`;
+  const around = { files: posixFiles, clock: systemClock, data, machine: 'm1', scratch, ownIndex: true };
+  const view = await MachineView.open({ ...around, bootId: 'other' });
+  const point = view.choosePoint('latest');
+  await life.fold();
+  const vault = await Vault.open({
+    files: posixFiles,
+    random: systemRandom,
+    keyFile: `${life.directory}/vault.key`,
+    expected: (await readStoreFacts(posixFiles, data))?.vault ?? '',
+  });
+  const at = await view.diskAt(view.disk('vda'), point, vault);
+  const into = Buffer.alloc(4096);
+  const entries = [...at.entries()];
+  expect(entries.map(({ block }) => block)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+  for (const entry of entries) {
+    await at.read(entry, into);
+    expect(into.equals(images[4]?.get(entry.block) ?? Buffer.alloc(0))).toBe(true);
+  }
+  await view.close();
 });
 
 it('takes Merkle nodes out of the index by the same rule: every kept point still has its own', async () => {
