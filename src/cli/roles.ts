@@ -294,6 +294,19 @@ export interface MachineStatus extends Judged, Recency {
   readonly consistency: 'crash' | 'none' | null;
   /** The newest point that was started and answered, and after how long; null: none was. */
   readonly booted: { readonly point: number; readonly atMs: number; readonly seconds: number } | null;
+  /** As its target told last. */
+  readonly replica: {
+    readonly points: number;
+    readonly oldestCutMs: number | null;
+    readonly pinned: number;
+    readonly storedBytes: number | null;
+    readonly liveBytes: number | null;
+    readonly backlogBytes: number | null;
+    /** 0 to 1. */
+    readonly checkedRatio: number | null;
+    readonly checkedSinceMs: number | null;
+    readonly failovers: readonly string[];
+  } | null;
   /** Points that were due and not made since the agent started. */
   readonly gaps: readonly { readonly reason: string; readonly points: number }[];
   readonly disks: readonly DiskStatus[];

@@ -232,6 +232,23 @@ const processServerReport = z.object({
   sessions: count,
   inFlightBytes: bytes,
 });
+const replicaFacts = z.object({
+  points: count.describe('Kept.'),
+  oldestCutMs: timeMs.nullable(),
+  pinned: count,
+  storedBytes: bytes.nullable().describe('This and the next two: as of the last fold.'),
+  liveBytes: bytes.nullable().describe('What some kept point reads.'),
+  backlogBytes: bytes.nullable().describe('What compaction would give back.'),
+  checkedRatio: z
+    .number()
+    .min(0)
+    .max(1)
+    .nullable()
+    .describe('Share of the stored bytes this pass of the scrub checked.'),
+  checkedSinceMs: timeMs.nullable().describe('Everything stored by then was checked since.'),
+  failovers: z.array(z.string().max(64)).max(64),
+});
+
 export const targetReport = z.object({
   role: z.literal('target'),
   ...common,
@@ -249,6 +266,7 @@ export const targetReport = z.object({
         oldestPoint: z.int().min(1).nullable().describe('Points below it are no longer kept.'),
         damagedBlocks: count,
         booted: bootMark.default(null).describe('The newest point that was started and answered.'),
+        replica: replicaFacts.nullable().default(null),
         disks: z
           .array(
             z.object({ name: diskName, size: bytes, committed: pointMark.nullable(), proven: pointMark.nullable() }),
@@ -335,6 +353,7 @@ export const statusReply = z.object({
       ...judged,
       ...progress,
       consistency: capturedConsistency.nullable(),
+      replica: replicaFacts.nullable(),
       booted: bootMark.describe('The newest point that was started and answered, when, and how long it took.'),
       gaps: z.array(gapReport),
       disks: z.array(

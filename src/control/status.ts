@@ -224,6 +224,7 @@ function judgeMachine(input: StatusInput, machine: StatusInput['machines'][numbe
     rpoActualSeconds: ageSeconds(nowMs, newestCommittedMs),
     consistency: consistencyOf(of.agent?.report.disks ?? []),
     booted: of.held?.report.booted ?? null,
+    replica: of.held?.report.replica ?? null,
     gaps: of.agent?.report.gaps ?? [],
     disks,
   };

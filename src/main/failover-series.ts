@@ -18,28 +18,45 @@ const failovers = {
 
 const kinds = ['test', 'unplanned'] as const;
 
-/** Registers the series and counts until the function it returns is called. */
-export function registerFailoverSeries(
+export interface FailoverCount {
+  /** Ids of those there are of the machine, as of a moment ago. */
+  of(machine: string): readonly string[];
+  close(): void;
+}
+
+/** Registers the series and counts until it is closed. */
+export function countFailovers(
   registry: MetricRegistry,
   { files, clock }: { readonly files: Files; readonly clock: Clock },
   data: string,
-): () => void {
-  let counted: Sample<'machine' | 'kind'>[] = [];
-  registry.sampled(failovers, () => counted);
+): FailoverCount {
+  let counted: ReadonlyMap<string, readonly string[]> = new Map();
+  registry.sampled(failovers, () =>
+    [...counted].flatMap(([machine, ids]) =>
+      kinds.map((kind): Sample<'machine' | 'kind'> => {
+        return { labels: { machine, kind }, value: ids.filter((id) => id.startsWith(`${kind}-`)).length };
+      }),
+    ),
+  );
   const count = async (): Promise<void> => {
-    const found: Sample<'machine' | 'kind'>[] = [];
-    for (const machine of await listMachines(files, data)) {
-      const ids = (await listFailovers(files, data, machine)).map(({ id }) => id);
-      for (const kind of kinds)
-        found.push({ labels: { machine, kind }, value: ids.filter((id) => id.startsWith(`${kind}-`)).length });
-    }
+    const found = new Map<string, readonly string[]>();
+    for (const machine of await listMachines(files, data))
+      found.set(
+        machine,
+        (await listFailovers(files, data, machine)).map(({ id }) => id),
+      );
     counted = found;
   };
   // What can not be counted is not known, so it is not told.
   const attempt = (): void => {
-    void count().catch(() => (counted = []));
+    void count().catch(() => (counted = new Map()));
   };
   attempt();
   const timer = clock.every(limits.target.failoversCountedMs, attempt);
-  return () => timer.cancel();
+  return {
+    of: (machine) => counted.get(machine) ?? [],
+    close: () => {
+      timer.cancel();
+    },
+  };
 }

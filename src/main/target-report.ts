@@ -4,7 +4,9 @@ import { limits } from '../limits.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import { keepAll, type RetentionPolicy } from '../store/retention.ts';
 import type { Target } from '../target/target.ts';
+import type { FailoverCount } from './failover-series.ts';
 import type { Parts } from './parts.ts';
+import { replicaFacts } from './replica-facts.ts';
 
 const { pointsPerReportMax } = limits.control;
 
@@ -39,6 +41,7 @@ function machineReport(
   known: number | null,
   changed: ReadonlySet<number>,
   retired: readonly number[],
+  replica: TargetReport['machines'][number]['replica'],
 ): TargetReport['machines'][number] {
   const view = store.points;
   const marks = (disk: number, provenOnly: boolean): { point: number; cutTimeMs: number } | null => {
@@ -56,6 +59,7 @@ function machineReport(
     retired: [...retired],
     damagedBlocks,
     booted: newestBooted(view),
+    replica,
     disks: store.disks.map((disk) => ({
       name: disk.name,
       size: disk.geometry.size,
@@ -101,7 +105,13 @@ export class TargetReporter {
   /** Points told as committed only, which may be proven or damaged meanwhile; and those told as damaged, which any other may become. */
   readonly #told = new Map<string, { readonly open: ReadonlySet<number>; readonly damaged: ReadonlySet<number> }>();
 
-  make(parts: Parts, target: Target, recoveryFileWritten: boolean, freeBytes: number): TargetReport {
+  make(
+    parts: Parts,
+    target: Target,
+    recoveryFileWritten: boolean,
+    freeBytes: number,
+    failovers: Pick<FailoverCount, 'of'> = { of: () => [] },
+  ): TargetReport {
     const machines = [...target.stores()].map(([name, store]) => {
       const { points: view } = store;
       const told = this.#told.get(name) ?? { open: new Set<number>(), damaged: new Set<number>() };
@@ -113,6 +123,7 @@ export class TargetReporter {
         this.#known.get(name) ?? null,
         new Set([...settled, ...healed, ...newlyDamaged]),
         this.#thinned(name, view),
+        replicaFacts(target, name, failovers.of(name)),
       );
       const sent = report.points.map(({ point }) => point);
       this.#told.set(name, {

@@ -17,9 +17,10 @@ import { formatAddress } from '../transport/address.ts';
 import { listen } from '../transport/server.ts';
 import { controlLink } from './control-link.ts';
 import { keepFailovers } from './failover-keeper.ts';
+import { startedElsewhere } from './failover-standing.ts';
 import { credentialsFor, lockIdentity, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 import { readBootId } from './boot-id.ts';
-import { registerFailoverSeries } from './failover-series.ts';
+import { countFailovers } from './failover-series.ts';
 import { TargetReporter } from './target-report.ts';
 import { UnprotectedMachines } from './unprotected.ts';
 
@@ -96,6 +97,7 @@ async function openTarget(
     openMachine: (machine) => openMachine(parts, logger, { data, vault, bootId, fatal }, machine),
     machines: () => listMachines(files, data.path),
     retentionOf: (machine) => reporter.retentionOf(machine),
+    startedElsewhere: (machine, points) => startedElsewhere(files, { data: data.path, machine }, points),
   });
   builder.closers.add(() => target.close());
   await target.start();
@@ -162,7 +164,8 @@ export function startTarget(common: Parts, config: TargetConfig): Promise<Runnin
       logger.warn({}, `no recovery file was written yet: run tidemark key export --data ${path.resolve(config.data)}`);
     }
     registerTargetSeries(builder.registry, target);
-    builder.closers.add(registerFailoverSeries(builder.registry, parts, config.data));
+    const failovers = countFailovers(builder.registry, parts, config.data);
+    builder.closers.add(() => failovers.close());
     await builder.observe(parts, config, logger, () => readiness(target));
     const link = controlLink(parts, config, credentials, logger);
     builder.closers.add(() => {
@@ -176,6 +179,7 @@ export function startTarget(common: Parts, config: TargetConfig): Promise<Runnin
           target,
           await vault.recoveryWritten(files, config.data),
           await files.freeBytes(config.data),
+          failovers,
         ),
       (answer) => {
         reporter.answered(answer);

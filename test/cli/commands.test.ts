@@ -47,6 +47,7 @@ const healthy: StatusReport = {
       ...recency,
       consistency: 'none',
       booted: null,
+      replica: null,
       gaps: [],
       disks: [{ name: 'vda', health: 'ok', reasons: [], ...recency, size: null, phase: null, resync: null }],
     },

@@ -30,6 +30,17 @@ function recencyCells(of: DiskStatus | MachineStatus): string[] {
   ];
 }
 
+function replicaLine(name: string, replica: NonNullable<MachineStatus['replica']>): string {
+  const { points, oldestCutMs, pinned, storedBytes, liveBytes, checkedRatio, failovers } = replica;
+  return [
+    `${name}: ${points} points since ${timeText(oldestCutMs)}`,
+    ...(pinned > 0 ? [`${pinned} pinned`] : []),
+    ...(storedBytes === null ? [] : [`${bytesText(storedBytes)} stored, ${bytesText(liveBytes)} of it live`]),
+    ...(checkedRatio === null ? [] : [`${Math.floor(100 * checkedRatio)} % checked again`]),
+    ...(failovers.length > 0 ? [`started elsewhere: ${failovers.join(', ')}`] : []),
+  ].join(', ');
+}
+
 function print(terminal: Terminal, report: StatusReport): void {
   printHealth(terminal, report.health, `at ${timeText(report.atMs)}`);
   const rows = report.machines.flatMap((machine) => [
@@ -43,6 +54,7 @@ function print(terminal: Terminal, report: StatusReport): void {
     { where: machine.name, reasons: machine.reasons },
     ...machine.disks.map((disk) => ({ where: `${machine.name}/${disk.name}`, reasons: disk.reasons })),
   ]);
+  for (const { name, replica } of report.machines) if (replica) printLine(terminal, replicaLine(name, replica));
   for (const { name, booted } of report.machines) {
     if (booted === null) continue;
     const { point, atMs, seconds } = booted;
