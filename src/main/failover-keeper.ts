@@ -8,7 +8,7 @@ import { listFailovers } from '../recovery/failover-directory.ts';
 import { isServed } from '../recovery/failover-process.ts';
 import { listMachines } from '../store/machine-directory.ts';
 import { reportRunning } from './failover.ts';
-import { inTurn, pointsOf, removeFailover, served, sweep, type Turn } from './failover-turn.ts';
+import { inTurn, removeFailover, served, type Turn } from './failover-turn.ts';
 import type { Parts } from './parts.ts';
 
 /** Never rejects. Stops between two machines when `signal` aborts. */
@@ -27,8 +27,8 @@ export async function keepFailovers(parts: Parts, place: Vault, logger: Logger, 
 
 async function keep(turn: Turn, logger: Logger): Promise<void> {
   const { parts, place, identity } = turn;
-  const removed = await sweep(turn);
-  const open = (await pointsOf(turn)).failover;
+  const removed = [...turn.removed];
+  const open = turn.points.failover;
   for (const each of await listFailovers(parts.files, place.data, place.machine)) {
     if (each.id === open?.id) {
       const process = await served(turn, each);

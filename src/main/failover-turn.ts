@@ -1,6 +1,6 @@
 /**
- * What commands and a starting target do alike with the failovers of one machine while they hold its turn: see what `points.log` says, start and end
- * the serving process, finish what somebody who was killed had begun (FAILOVER.md).
+ * What commands and a target do alike with the failovers of one machine while they hold its turn: see what `points.log` says, start and end the
+ * serving process, finish what somebody who was killed had begun (FAILOVER.md). Nobody works in a turn before directory and log agree.
  */
 import { fileURLToPath } from 'node:url';
 import type { MachineOfVault } from '../cli/failover-roles.ts';
@@ -11,26 +11,33 @@ import { lockHolder, type LockIdentity } from '../posix/lock.ts';
 import {
   listFailovers,
   takeFailoverTurn,
-  type Failover,
   type FailoverDirectory,
   type FailoverProcess,
 } from '../recovery/failover-directory.ts';
 import { endServing, isServed } from '../recovery/failover-process.ts';
 import { machinePaths, readMachineFacts } from '../store/machine-directory.ts';
-import { readPoints } from '../store/points-log.ts';
-import type { FailoverBody } from '../store/points-record.ts';
+import { readPoints, type PointsReading } from '../store/points-log.ts';
 import type { PointsView } from '../store/points-view.ts';
+import { writeAside } from './data-writer.ts';
+import { isOver, lostSteps } from './failover-standing.ts';
 import { lockIdentity, type Closers, type Parts } from './parts.ts';
 import { closing, storeFacts } from './point-access.ts';
 
-export interface Turn {
+interface Held {
   readonly parts: Parts;
   readonly place: MachineOfVault;
   readonly identity: LockIdentity;
   readonly closers: Closers;
 }
 
-/** @throws Problem `not-found`: no store, or no such machine; `locked`. */
+export interface Turn extends Held {
+  /** What `points.log` said when the turn began. */
+  readonly points: PointsView;
+  /** What was over then, and is removed. */
+  readonly removed: readonly string[];
+}
+
+/** @throws Problem `not-found`: no store, or no such machine; `locked`; `damaged`: `points.log`, so that nothing can be told to be over. */
 export function inTurn<T>(parts: Parts, place: MachineOfVault, work: (turn: Turn) => Promise<T>): Promise<T> {
   const { files, clock } = parts;
   const { data, machine } = place;
@@ -44,17 +51,51 @@ export function inTurn<T>(parts: Parts, place: MachineOfVault, work: (turn: Turn
     const identity = lockIdentity(clock, 'failover command');
     const lock = await takeFailoverTurn({ files, clock, data, machine }, identity);
     closers.add(() => lock.release());
-    return work({ parts, place, identity, closers });
+    const held = { parts, place, identity, closers };
+    const points = await agreedPoints(held);
+    return work({ ...held, points, removed: await sweep(held, points) });
   });
 }
 
-/** What `points.log` says now. */
-export async function pointsOf({ parts, place }: Pick<Turn, 'parts' | 'place'>): Promise<PointsView> {
-  const { files } = parts;
-  const facts = await readMachineFacts(files, place.data, place.machine);
+/** What `points.log` says now. @throws Problem `damaged`: what it says of failovers may be behind the damage. */
+async function pointsOf({ parts, place: { data, machine } }: Held): Promise<PointsView> {
+  const { pointsLog } = machinePaths(data, machine);
+  const { view, length, tail } = await pointsSaid(parts, data, machine);
+  if (tail !== 'damaged') return view;
+  throw new Problem('damaged', `${pointsLog} is damaged at byte ${length}: what it says of failovers is not known`, {
+    remedy:
+      'restore the file from a copy; failovers that are served go on, and points before the damage can be exported',
+  });
+}
+
+/** For who only looks: as much as can be read. */
+export async function pointsSaid({ files }: Parts, data: string, machine: string): Promise<PointsReading> {
+  const facts = await readMachineFacts(files, data, machine);
   const machineId = Buffer.from(facts?.id ?? '', 'hex');
-  const path = machinePaths(place.data, place.machine).pointsLog;
-  return (await readPoints({ files, path, machineId })).view;
+  return readPoints({ files, path: machinePaths(data, machine).pointsLog, machineId });
+}
+
+/** What `points.log` says when it says as much of failovers as their directories do: steps that it lost are written again. */
+async function agreedPoints(held: Held): Promise<PointsView> {
+  const { parts, place } = held;
+  const points = await pointsOf(held);
+  const lost = await lostSteps(parts.files, place, points);
+  if (!lost) return points;
+  const { id, point, createdMs: atMs, generation: was } = lost.failover;
+  if (!points.point(point)) {
+    throw new Problem('damaged', `failover ${id} runs from point ${point}, and points.log has no such point`, {
+      remedy: 'it is an old one: restore a newer copy of points.log',
+    });
+  }
+  const generation = points.generation + (lost.steps.includes('begun') ? 1 : 0);
+  // First, so that what is cancelled afterwards is not older than what it cancels.
+  if (generation !== was) await lost.place.write({ ...lost.failover, generation });
+  for (const step of lost.steps)
+    await writeAside(parts, place.data, place.machine, {
+      type: 'failover',
+      body: { id, step, generation, point, atMs },
+    });
+  return pointsOf(held);
 }
 
 /** The one of this id; null: there is none. */
@@ -63,30 +104,19 @@ export async function failoverNamed({ parts, place }: Turn, id: string): Promise
   return all.find((each) => each.id === id) ?? null;
 }
 
-/**
- * Removes what is over: what was being removed, what was killed while it was made, and an unplanned failover that never began or was cancelled.
- * @returns the ids.
- */
-export async function sweep(turn: Turn): Promise<string[]> {
-  const { files } = turn.parts;
-  const open = (await pointsOf(turn)).failover;
+/** Removes what is over. @returns the ids. */
+async function sweep(held: Held, points: PointsView): Promise<string[]> {
   const removed: string[] = [];
-  for (const place of await listFailovers(files, turn.place.data, turn.place.machine)) {
+  for (const place of await listFailovers(held.parts.files, held.place.data, held.place.machine)) {
     const failover = await place.read().catch(() => 'damaged' as const);
-    if (failover === 'damaged' || !isOver(failover, place.id, open)) continue;
-    await removeFailover(turn, place);
+    if (failover === 'damaged' || !isOver(place.id, failover, points)) continue;
+    await removeFailover(held, place);
     removed.push(place.id);
   }
   return removed;
 }
 
-/** The turn is held, so whoever had it as `starting` is gone. */
-function isOver(failover: Failover | null, id: string, open: FailoverBody | null): boolean {
-  if (failover === null || failover.state === 'ending') return true;
-  return failover.kind === 'test' ? failover.state === 'starting' : open?.id !== id;
-}
-
-export async function removeFailover({ parts, identity }: Turn, place: FailoverDirectory): Promise<void> {
+export async function removeFailover({ parts, identity }: Held, place: FailoverDirectory): Promise<void> {
   const lock = await endServing(place, parts, identity);
   try {
     await place.remove();

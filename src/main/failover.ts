@@ -18,13 +18,12 @@ import { writeAside } from './data-writer.ts';
 import { machineWordsOf, writeDomainXml } from './failover-machine.ts';
 import { choosePointFor } from './failover-point.ts';
 import { endServing } from '../recovery/failover-process.ts';
-import { failoverNamed, inTurn, pointsOf, removeFailover, served, sweep, type Turn } from './failover-turn.ts';
+import { failoverNamed, inTurn, pointsSaid, removeFailover, served, type Turn } from './failover-turn.ts';
 import type { Parts } from './parts.ts';
 import { openVault, storeFacts } from './point-access.ts';
 
 export function testFailover(parts: Parts, request: FailoverRequest): Promise<FailoverReport> {
   return inTurn(parts, request, async (turn) => {
-    await sweep(turn);
     const { place, process } = await begin(turn, 'test', request);
     return reportRunning(turn, place, process);
   });
@@ -32,9 +31,8 @@ export function testFailover(parts: Parts, request: FailoverRequest): Promise<Fa
 
 export function unplannedFailover(parts: Parts, request: FailoverRequest): Promise<FailoverReport> {
   return inTurn(parts, request, async (turn) => {
-    const open = (await pointsOf(turn)).failover;
+    const open = turn.points.failover;
     if (open) return goOn(turn, open, request.point);
-    await sweep(turn);
     const { place, failover, process } = await begin(turn, 'unplanned', request);
     const { id, generation, point } = failover;
     const atMs = parts.clock.wallMs();
@@ -58,12 +56,11 @@ async function begin(
   kind: Failover['kind'],
   request: FailoverRequest,
 ): Promise<{ place: FailoverDirectory; failover: Failover; process: FailoverProcess }> {
-  const { parts } = turn;
-  const points = await pointsOf(turn);
+  const { parts, points } = turn;
   const body = choosePointFor(request.machine, points, request.point);
   await openVault(parts, request);
   const place = await newFailoverDirectory(parts.files, request.data, request.machine, kind);
-  const failover = await plan(turn, { kind, place, body, points }, request);
+  const failover = await plan(turn, { kind, place, body }, request);
   try {
     await place.create(failover);
     return { place, failover, process: await served(turn, place) };
@@ -76,11 +73,11 @@ async function begin(
 }
 
 async function plan(
-  { parts, place: { data, machine } }: Turn,
-  made: { kind: Failover['kind']; place: FailoverDirectory; body: PointBody; points: PointsView },
+  { parts, points, place: { data, machine } }: Turn,
+  made: { kind: Failover['kind']; place: FailoverDirectory; body: PointBody },
   { listen, spaceBytes }: FailoverRequest,
 ): Promise<Failover> {
-  const { kind, place, body, points } = made;
+  const { kind, place, body } = made;
   const facts = await readMachineFacts(parts.files, data, machine);
   const disks = body.disks.map(({ no, size }) => ({
     no,
@@ -114,8 +111,10 @@ async function plan(
 
 /** An unplanned failover that was begun: what is missing of it is made good. */
 async function goOn(turn: Turn, open: FailoverBody, wanted: FailoverRequest['point']): Promise<FailoverReport> {
-  const { machine } = turn.place;
-  const points = await pointsOf(turn);
+  const {
+    points,
+    place: { machine },
+  } = turn;
   const point = wanted === undefined ? open.point : choosePointFor(machine, points, wanted).point;
   if (point !== open.point) {
     throw new Problem('bad-argument', `${machine} runs from point ${open.point} already: failover ${open.id}`, {
@@ -148,7 +147,7 @@ export async function reportRunning(
   const now = { ...failover, state, listen };
   if (JSON.stringify(now) !== JSON.stringify(failover)) await place.write(now);
   await writeDomainXml(turn.parts.files, place, now, process);
-  return report(place, now, process, await pointsOf(turn));
+  return report(place, now, process, turn.points);
 }
 
 function report(
@@ -175,10 +174,10 @@ function report(
 export function cancelFailover(parts: Parts, request: MachineOfVault): Promise<{ id: string }> {
   const { data, machine } = request;
   return inTurn(parts, request, async (turn) => {
-    const points = await pointsOf(turn);
+    const { points } = turn;
     const open = points.failover;
     if (!open) {
-      const undone = (await sweep(turn)).find((id) => id.startsWith('unplanned-'));
+      const undone = turn.removed.find((id) => id.startsWith('unplanned-'));
       if (undone !== undefined) return { id: undone };
       throw new Problem('not-found', `${machine} is not failed over`, {
         remedy: 'tidemark failover list shows what there is',
@@ -211,8 +210,7 @@ export function cancelFailover(parts: Parts, request: MachineOfVault): Promise<{
 export function commitFailover(parts: Parts, request: MachineOfVault): Promise<FailoverReport> {
   const { data, machine } = request;
   return inTurn(parts, request, async (turn) => {
-    const points = await pointsOf(turn);
-    const open = points.failover;
+    const open = turn.points.failover;
     if (!open) {
       throw new Problem('not-found', `${machine} is not failed over`, {
         remedy: 'tidemark failover list shows what there is',
@@ -231,7 +229,7 @@ export function commitFailover(parts: Parts, request: MachineOfVault): Promise<F
     }
     const committed = { ...failover, state: 'committed' as const };
     if (failover.state !== 'committed') await place.write(committed);
-    return report(place, committed, await processOf(parts, place), await pointsOf(turn));
+    return report(place, committed, await processOf(parts, place), turn.points);
   });
 }
 
@@ -241,13 +239,12 @@ export function cleanUpFailovers(
 ): Promise<{ removed: string[] }> {
   const { machine, which } = request;
   return inTurn(parts, request, async (turn) => {
-    const open = (await pointsOf(turn)).failover;
-    if (typeof which === 'object' && which.id === open?.id) {
+    const { points, removed } = turn;
+    if (typeof which === 'object' && which.id === points.failover?.id) {
       throw new Problem('bad-argument', `${which.id} is no test: ${machine} runs there`, {
         remedy: `take it back with tidemark failover cancel ${machine}`,
       });
     }
-    const removed = await sweep(turn);
     const tests = (await listFailovers(parts.files, turn.place.data, machine)).filter(({ id }) =>
       id.startsWith('test-'),
     );
@@ -292,7 +289,7 @@ export async function listAllFailovers(
         remedy: 'run tidemark points to see which there are',
       });
     }
-    const points = await pointsOf({ parts, place: { ...request, machine } });
+    const { view: points } = await pointsSaid(parts, data, machine);
     for (const place of await listFailovers(parts.files, data, machine)) {
       const failover = await place.read();
       if (failover) failovers.push(report(place, failover, await processOf(parts, place), points));

@@ -36,6 +36,7 @@ export class PointsView {
   /** With the first point each counts for, ascending. */
   readonly #definitions: { readonly from: number; readonly body: MachineBody }[] = [];
   #failover: FailoverBody | null = null;
+  readonly #failovers = new Map<string, FailoverBody>();
   readonly #booted = new Map<number, BootedBody>();
   #newestBooted: BootedBody | null = null;
   readonly #keeping = new KeptPoints();
@@ -100,6 +101,11 @@ export class PointsView {
   /** The failover that made the replica the primary: the source is refused (FAILOVER.md). Null: the source is the primary. */
   get failover(): FailoverBody | null {
     return this.#failover?.step === 'cancelled' ? null : this.#failover;
+  }
+
+  /** The last step of the failover of this id, also when others came after it; null: the log does not name it. */
+  lastOfFailover(id: string): FailoverBody | null {
+    return this.#failovers.get(id) ?? null;
   }
 
   /** The newest proof that the point starts; null: it was never tried, or not with success. */
@@ -214,6 +220,7 @@ export class PointsView {
         return;
       case 'failover':
         this.#failover = entry.body;
+        this.#failovers.set(entry.body.id, entry.body);
         return;
       case 'booted':
         this.#booted.set(entry.body.point, entry.body);

@@ -14,6 +14,7 @@ import type { DiskStore } from '../store/disk-store.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import { keepAll, type RetentionPolicy } from '../store/retention.ts';
 import type { Aside } from '../store/points-record.ts';
+import type { PointsView } from '../store/points-view.ts';
 import type { Connection } from '../transport/connection.ts';
 import { newTargetCounters, type TargetCounters } from './counters.ts';
 import { failedOver } from './failed-over.ts';
@@ -34,6 +35,8 @@ export interface TargetOptions {
   readonly machines: () => Promise<readonly string[]>;
   /** What is kept of the machine; default: every point. */
   readonly retentionOf?: (machine: string) => RetentionPolicy;
+  /** Why the machine's source is refused though its points do not say so; null: it is not. */
+  readonly startedElsewhere?: (machine: string, points: PointsView) => Promise<Problem | null>;
 }
 
 interface Machine {
@@ -243,9 +246,11 @@ export class Target {
     const refusal = this.#refused.get(name);
     if (refusal) throw refusal;
     const machine = await this.#machine(name);
+    const { points } = machine.store;
+    const elsewhere = await this.#options.startedElsewhere?.(name, points);
     // Opening a store takes time; one who left meanwhile must not end who came after.
     if (session.isOver()) throw new Problem('closed', 'the session is over', { retryable: true });
-    const moved = failedOver(name, machine.store.points);
+    const moved = failedOver(name, points) ?? elsewhere;
     if (moved) throw moved;
     const older = this.#sessions.get(name);
     this.#sessions.set(name, session);

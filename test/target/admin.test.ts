@@ -4,6 +4,7 @@ import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { Problem } from '../../src/kit/problem.ts';
 import { posixFiles } from '../../src/posix/files.ts';
 import { shortPathOf } from '../../src/posix/short-path.ts';
 import type { Aside } from '../../src/store/points-record.ts';
@@ -66,6 +67,17 @@ describe('the admin socket', () => {
     await site.session();
     // Other machines were never meant.
     await site.session('m2');
+  });
+
+  it('has the source refused while a failover runs that its points lost', async () => {
+    await site.remove();
+    let lost: Problem | null = new Problem('failed-over', 'started elsewhere');
+    site = await TargetSite.start({ startedElsewhere: () => Promise.resolve(lost) });
+    const refused = site.connect();
+    refused.hello('m1');
+    expect(decodeErrorMessage((await refused.next(frameType.error)).body).code).toBe('failed-over');
+    lost = null;
+    await site.session();
   });
 
   it('refuses what is not one of its requests, and writes nothing', async () => {

@@ -16,7 +16,7 @@ import { openMachineStore } from '../../src/store/machine-open.ts';
 import type { MachineStore } from '../../src/store/machine-store.ts';
 import { Vault } from '../../src/store/vault.ts';
 import { boundsOf } from '../../src/target/comparison.ts';
-import { Target } from '../../src/target/target.ts';
+import { Target, type TargetOptions } from '../../src/target/target.ts';
 import { decodeChecksums, encodeAsk, type ChecksumRange } from '../../src/wire/checksums.ts';
 import { encodeCycle } from '../../src/wire/cycle.ts';
 import { decodeFrame, encodeFrame, frameType, type Frame } from '../../src/wire/frame.ts';
@@ -58,7 +58,12 @@ export class TargetSite {
 
   /** `opening` is awaited before a machine's store is opened. */
   static async start(
-    options: { files?: Files; opening?: () => Promise<unknown>; directory?: string } = {},
+    options: {
+      files?: Files;
+      opening?: () => Promise<unknown>;
+      directory?: string;
+      startedElsewhere?: TargetOptions['startedElsewhere'];
+    } = {},
   ): Promise<TargetSite> {
     const files = options.files ?? posixFiles;
     const directory = options.directory ?? (await mkdtemp(path.join(tmpdir(), 'tidemark-target-')));
@@ -84,6 +89,7 @@ export class TargetSite {
         return (await openMachineStore({ files, clock, random, vault, data, machine, bootId: 'boot', fatal })).store;
       },
       machines: () => Promise.resolve([]),
+      ...(options.startedElsewhere && { startedElsewhere: options.startedElsewhere }),
     });
     return new TargetSite(directory, data, target, logged);
   }
