@@ -120,13 +120,12 @@ export const limits = {
     scrubRetryMs: 30_000,
     scrubSaveMs: 30_000,
     scrubRangesMax: 1_000,
-    /** Between two looks whether a fold is due; between two folds while points come, while none come, and while the store is full. */
+    /** Between two looks whether a fold is due; between two folds while points come, while none come, and while the store is full; what it reads and writes. */
     foldPollMs: 5_000,
     failoversCountedMs: 5_000,
     foldEveryMs: 600_000,
     foldIdleMs: 3_600_000,
     foldFullMs: 30_000,
-    /** Read and written by compaction together. */
     foldBytesPerSecond: 64 * MiB,
     /** For each millisecond of a fold's step so many without one; the second while anything is received or proven. */
     foldRests: 1,
@@ -391,10 +390,7 @@ invariant(
   processServer.comparisonBytesMax >= 2 * wire.checksumsPerFrameMax * disk.leafBytes * wire.comparisonsMax,
   'what one session may ask for can be compared',
 );
-invariant(
-  limits.store.movedBytes + disk.blockBytesMax + 4 * KiB <= Math.min(wire.frameBytesMax, target.groupBytesMax),
-  'a MOVED of the largest size fits into an entry, and into one group commit',
-);
+invariant(limits.store.movedBytes + disk.blockBytesMax + 4 * KiB <= wire.frameBytesMax, 'a MOVED fits into an entry');
 invariant(target.groupBytesMax >= sealedBatchBytesMax, 'a batch of the largest size fits into one group commit');
 invariant(target.freeBytesStop < target.freeBytesResume, 'stop and resume marks do not meet');
 invariant(nbd.requestBytesMax <= nbd.inFlightBytesMax, 'one NBD request of the largest size may be in flight');
