@@ -145,10 +145,8 @@ export const limits = {
     /** Records under one Merkle node whose history is told to an index begun anew, about 200 bytes each. */
     nodeRecordsMax: 1_000_000,
     indexStepEntries: 1024,
-    /** Segment files one reader keeps open. */
     segmentsOpenMax: 64,
     layerKeysMax: 1024,
-    /** Payload buffers one reader keeps for the next read. */
     readerBuffersMax: 16,
     /** Free space is looked at after so many bytes written, and so often while there is too little. */
     freeCheckBytes: 4 * MiB,
@@ -244,7 +242,6 @@ export const limits = {
     streamsMax: 8,
     readAheadBytesMax: 4 * MiB,
     readThreadIdleMs: 10_000,
-    /** Segment files one thread keeps open. */
     segmentsOpenMax: 64,
     /** Images (a disk at a point) whose layer keys one thread keeps. */
     imagesKeptMax: 16,
@@ -294,7 +291,6 @@ export const limits = {
     logWatchMs: 250,
     /** Gaps kept until they are told; more are merged. */
     gapsKeptMax: 64,
-    /** After a try at an app-consistent point that did not become one. */
     appRetryMs: 60_000,
     /** Between SIGTERM and SIGKILL of a hook that is not let end by itself. */
     hookGraceMs: 2_000,
