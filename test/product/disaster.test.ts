@@ -1,16 +1,18 @@
 /**
  * The disaster: of a site nothing is left but a copy of the target's directory and the recovery file, in an empty place on a machine that runs
- * nothing of it. Every point is there: verified, exported raw and as qcow2, served, and the same bytes as the disk had.
+ * nothing of it. Every point is there: verified, exported raw and as qcow2, served, and the same bytes as the disk had; and the machine starts
+ * from it.
  */
-import { cp, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { commandOk, tidemark } from '../../scripts/demo/process.ts';
-import type { FailoverReport } from '../../src/cli/failover-roles.ts';
+import type { BootedReport, FailoverReport } from '../../src/cli/failover-roles.ts';
 import type { ExportReport, PointReport, VerifyReport } from '../../src/cli/roles.ts';
 import { exitCodes } from '../../src/fatal.ts';
 import { composeRoles } from '../../src/main/compose.ts';
+import { makeBootable, requireBootable } from '../guest/bootable.ts';
 import { requireTool, runToolOk } from '../tools.ts';
 import { command } from './command.ts';
 import { MiB, seedOfRun, writeImage } from './content.ts';
@@ -18,6 +20,25 @@ import { disk, listPoints, machine, Scene } from './scene.ts';
 
 const size = 8 * MiB;
 const writableFrom = 4 * MiB;
+
+/** Copies what is left of a site into the place; then all of it is gone. Its points, as they were. */
+async function disaster(
+  scene: Scene,
+  place: string,
+  before: (points: readonly PointReport[]) => Promise<void> = () => Promise.resolve(),
+): Promise<readonly PointReport[]> {
+  const recovery = path.join(place, 'recovery.json');
+  await commandOk(command, ['key', 'export', '--data', scene.site.targetData, '--to', recovery]);
+  const points = await scene.points();
+  await before(points);
+  // No key, and no socket that a killed target left.
+  const filter = (from: string): boolean => !/^(vault\.key|.*\.sock)$/.test(path.basename(from));
+  await cp(scene.site.targetData, path.join(place, 'target'), { recursive: true, filter });
+  // Control, process server, target and agent with their directories, and the disk.
+  await scene.close();
+  expect(await readdir(scene.directory).catch(() => null)).toBeNull();
+  return points;
+}
 
 describe('after a disaster', () => {
   const seed = seedOfRun('disaster');
@@ -44,18 +65,12 @@ describe('after a disaster', () => {
       await scene.untilPoints('two points more', (listed) => listed.length >= 4);
       await scene.site.kill('target');
       await scene.killLife();
-      const recovery = path.join(place, 'recovery.json');
-      await commandOk(command, ['key', 'export', '--data', scene.site.targetData, '--to', recovery]);
-      before = await scene.points();
-      for await (const { point, content } of scene.oracles(before)) contents.set(point.point, Buffer.from(content));
-      // No key, and no socket that a killed target left.
-      const filter = (from: string): boolean => !/^(vault\.key|.*\.sock)$/.test(path.basename(from));
-      await cp(scene.site.targetData, path.join(place, 'target'), { recursive: true, filter });
+      before = await disaster(scene, place, async (points) => {
+        for await (const { point, content } of scene.oracles(points)) contents.set(point.point, Buffer.from(content));
+      });
     } finally {
-      // Control, process server, target and agent with their directories, and the disk.
       await scene.close();
     }
-    expect(await readdir(scene.directory).catch(() => null)).toBeNull();
   }, 90_000);
   afterAll(() => rm(place, { recursive: true, force: true }));
 
@@ -146,4 +161,41 @@ describe('after a disaster', () => {
       expect(report.ok).toBe(true);
     },
   );
+});
+
+describe.skipIf(!requireBootable())('a machine after a disaster', () => {
+  it('starts from what was carried away', { timeout: 120_000 }, async () => {
+    const place = await mkdtemp(path.join(tmpdir(), 'tidemark-disaster-'));
+    onTestFinished(() => rm(place, { recursive: true, force: true }));
+    const scene = await Scene.open({
+      image: async (file) => {
+        await mkdir(`${file}.made`);
+        await makeBootable(file, 'carried away', `${file}.made`);
+      },
+      writer: { from: 0, pauseMs: 0 },
+      site: { reporting: true },
+    });
+    onTestFinished(() => scene.close());
+    const what = ['--cpus', '1', '--memory', '192M', '--machine-type', 'q35'];
+    await commandOk(command, ['protect', machine, '--disk', disk, ...what, ...scene.site.operator]);
+    await scene.site.startTarget();
+    await scene.site.startProcessServer();
+    await scene.site.startAgent();
+    await scene.untilPoints('a point', (listed) => listed.length > 0);
+    await scene.site.kill('target');
+    await disaster(scene, place);
+    const rescued = ['--data', path.join(place, 'target'), '--vault', path.join(place, 'recovery.json')];
+    onTestFinished(async () => {
+      await tidemark(['failover', 'cleanup', machine, '--all', ...rescued]);
+    });
+    const words = ['--point', '1', '--boot', '--probe', 'serial:marker: carried away', '--json'];
+    const report = JSON.parse(
+      await commandOk(tidemark, ['failover', 'test', machine, ...rescued, ...words]),
+    ) as BootedReport;
+    expect(report).toMatchObject({ point: 1, boot: { answered: true, detail: 'marker: carried away' } });
+    expect(report.qemu).toContain('-smp 1 -m 192M');
+    // The proof was written where no target runs.
+    const [booted] = await listPoints(command, path.join(place, 'target'));
+    expect(booted?.booted).toMatchObject({ detail: 'marker: carried away', seconds: report.boot.seconds });
+  });
 });
