@@ -298,8 +298,12 @@ export class SimulatedFiles implements Files {
     this.#directory(path.dirname(filePath)).change([[path.basename(filePath), null]]);
   }
 
-  removeTree(filePath: string): Promise<void> {
-    return this.remove(filePath);
+  /** Piece by piece, so that a crash finds some of them gone. */
+  async removeTree(filePath: string): Promise<void> {
+    const node = this.#find(filePath);
+    if (node instanceof Directory)
+      for (const name of [...node.names.keys()]) await this.removeTree(path.join(filePath, name));
+    await this.remove(filePath);
   }
 
   async syncDirectory(directory: string): Promise<void> {

@@ -271,7 +271,9 @@ function* siteReasons(nowMs: number, reports: readonly StoredReport[]) {
 export function judge(input: StatusInput): StatusReport {
   const sources = sourcesOf(input.nowMs, input.reports);
   const machines = input.machines.map((machine) => judgeMachine(input, machine, sources));
-  const unplaced = sources.problems.filter(({ machine }) => machine === undefined).map(becauseOf);
+  // Also of machines that are not protected any more: their replicas are there, and may be what can not be deleted.
+  const isProtected = new Set<string | undefined>(input.machines.map(({ name }) => name));
+  const unplaced = sources.problems.filter(({ machine }) => !isProtected.has(machine)).map(becauseOf);
   const reasons = [...unplaced, ...siteReasons(input.nowMs, input.reports)];
   const roles = input.reports.map(({ name, receivedMs, report }) => {
     return {

@@ -1,5 +1,6 @@
 /** What a target tells the control API (`control/schemas.ts`): the points control does not have yet, and those that changed since. */
 import type { PointReport, ReportReply, TargetReport } from '../control/schemas.ts';
+import type { Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import { keepAll, type RetentionPolicy } from '../store/retention.ts';
@@ -7,6 +8,7 @@ import type { Target } from '../target/target.ts';
 import type { FailoverCount } from './failover-series.ts';
 import type { Parts } from './parts.ts';
 import { replicaFacts } from './replica-facts.ts';
+import type { Deletions } from './unprotected.ts';
 
 const { pointsPerReportMax } = limits.control;
 
@@ -86,20 +88,28 @@ function fullProblem(machine: string): TargetReport['problems'][number] {
   };
 }
 
-function unopenedProblems(target: Target): TargetReport['problems'] {
-  return [...target.unopened()].map(([machine, { code, message, remedy, retryable }]) => ({
-    code,
-    message: `the store of ${machine} can not be opened: ${message}`.slice(0, 1000),
-    remedy,
-    retryable,
-    machine,
-  }));
+function problemOf(machine: string, what: string, { code, message, remedy, retryable }: Problem) {
+  return { code, message: `${what}: ${message}`.slice(0, 1000), remedy, retryable, machine };
+}
+
+function problemsOf(target: Target, undeleted: Deletions['undeleted']): TargetReport['problems'] {
+  const full = [...target.stores()].filter(([, store]) => store.full);
+  return [
+    ...full.map(([machine]) => fullProblem(machine)),
+    ...[...target.unopened()].map(([machine, problem]) =>
+      problemOf(machine, `the store of ${machine} can not be opened`, problem),
+    ),
+    ...[...undeleted].map(([machine, problem]) =>
+      problemOf(machine, `the replica of ${machine} is not deleted`, problem),
+    ),
+  ].slice(0, problemsMax);
 }
 
 /** Makes the target's reports, remembering what control already has. */
 export class TargetReporter {
+  #undeleted: Deletions['undeleted'] = new Map();
   readonly #known = new Map<string, number | null>();
-  #deleted: string[] = [];
+  #deleted: readonly string[] = [];
   readonly #retention = new Map<string, RetentionPolicy>();
   readonly #thinnedTold = new Map<string, Set<number>>();
   /** Points told as committed only, which may be proven or damaged meanwhile; and those told as damaged, which any other may become. */
@@ -132,23 +142,23 @@ export class TargetReporter {
       });
       return report;
     });
-    const full = [...target.stores()].filter(([, store]) => store.full);
     return {
       role: 'target',
       atMs: Math.round(parts.clock.wallMs()),
       version: parts.version,
-      problems: [...full.map(([machine]) => fullProblem(machine)), ...unopenedProblems(target)].slice(0, problemsMax),
+      problems: problemsOf(target, this.#undeleted),
       recoveryFileWritten,
-      deleted: this.#deleted,
+      deleted: [...this.#deleted],
       freeBytes,
       machines,
     };
   }
 
-  /** These replicas were to be deleted and are gone. */
-  deleted(names: readonly string[]): void {
-    this.#deleted = [...names];
-    for (const name of names) {
+  /** What became of replicas that were to be deleted. */
+  deletions({ deleted, undeleted }: Deletions): void {
+    this.#deleted = deleted;
+    this.#undeleted = undeleted;
+    for (const name of deleted) {
       this.#known.delete(name);
       this.#told.delete(name);
       this.#thinnedTold.delete(name);

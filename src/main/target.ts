@@ -171,7 +171,7 @@ export function startTarget(common: Parts, config: TargetConfig): Promise<Runnin
     builder.closers.add(() => {
       link.close();
     });
-    const unprotected = new UnprotectedMachines({ target, files, data: config.data, logger });
+    const unprotected = new UnprotectedMachines({ target, files, clock, data: config.data, logger });
     link.reportEvery(
       async () =>
         reporter.make(
@@ -183,8 +183,8 @@ export function startTarget(common: Parts, config: TargetConfig): Promise<Runnin
         ),
       (answer) => {
         reporter.answered(answer);
-        void unprotected.take(answer.unprotected).then((names) => {
-          reporter.deleted(names);
+        void unprotected.take(answer.unprotected).then((deletions) => {
+          reporter.deletions(deletions);
         });
         return false;
       },

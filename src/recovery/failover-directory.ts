@@ -14,20 +14,19 @@ import { isProblem, Problem, systemCode } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { Files } from '../posix/files.ts';
 import { acquireLock, type Lock, type LockIdentity } from '../posix/lock.ts';
-import { machinePaths } from '../store/machine-directory.ts';
+import { failoverIdPattern, failoverNumber, failoversOf, listFailoverIds } from '../store/failover-ids.ts';
 import { diskName, machineName, safeInteger } from '../wire/control-body.ts';
 import { definitionSchema } from '../wire/definition.ts';
 import { createOverlay, type OverlayPaths } from './overlay.ts';
 
 const format = 1;
-const idPattern = /^(test|unplanned)-([1-9][0-9]{0,8})$/;
 /** Of the address of a Unix socket. */
 const socketPathBytesMax = 107;
 const privateName = 'tidemark-failover-';
 
 const failoverSchema = z.object({
   format: z.literal(format),
-  id: z.string().regex(idPattern),
+  id: z.string().regex(failoverIdPattern),
   kind: z.enum(['test', 'unplanned']),
   machine: machineName,
   point: safeInteger.min(1),
@@ -63,7 +62,7 @@ export class FailoverDirectory {
   readonly #files: Files;
 
   constructor(files: Files, data: string, machine: string, id: string) {
-    if (!idPattern.test(id)) {
+    if (!failoverIdPattern.test(id)) {
       throw new Problem('bad-argument', `"${id}" is not a failover`, {
         remedy: 'tidemark failover list shows which there are',
       });
@@ -155,18 +154,10 @@ export class FailoverDirectory {
   }
 }
 
-function failoversOf(data: string, machine: string): string {
-  return path.join(machinePaths(data, machine).directory, 'failovers');
-}
-
 /** All there are, whatever their state, by number. */
 export async function listFailovers(files: Files, data: string, machine: string): Promise<FailoverDirectory[]> {
-  const ids = (await files.list(failoversOf(data, machine))).filter((name) => idPattern.test(name));
-  return ids.sort((a, b) => numberOf(a) - numberOf(b)).map((id) => new FailoverDirectory(files, data, machine, id));
-}
-
-function numberOf(id: string): number {
-  return Number(idPattern.exec(id)?.[2] ?? 0);
+  const ids = await listFailoverIds(files, data, machine);
+  return ids.map((id) => new FailoverDirectory(files, data, machine, id));
 }
 
 /** Invariant 2. The machine's turn is held. */
@@ -178,7 +169,7 @@ export async function newFailoverDirectory(
 ): Promise<FailoverDirectory> {
   const file = path.join(failoversOf(data, machine), 'count.json');
   const counted = await readJson(files, file, countSchema);
-  const there = (await listFailovers(files, data, machine)).map(({ id }) => numberOf(id));
+  const there = (await listFailovers(files, data, machine)).map(({ id }) => failoverNumber(id));
   const last = Math.max(0, ...there, counted === null || counted === 'damaged' ? 0 : counted.last) + 1;
   await files.replaceFile(file, jsonBytes({ last }));
   return new FailoverDirectory(files, data, machine, `${kind}-${last}`);

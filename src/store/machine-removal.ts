@@ -3,20 +3,39 @@
  * the rest of it is removed when a target next starts on the directory.
  */
 import * as path from 'node:path';
+import type { Clock } from '../kit/clock.ts';
 import { Problem } from '../kit/problem.ts';
 import type { Files } from '../posix/files.ts';
+import { listFailoverIds } from './failover-ids.ts';
 import { machinePaths, machinesName } from './machine-directory.ts';
+import { heldSinceMs } from './points-in-use.ts';
 
 /** No machine can be named like this. */
 const removedPrefix = '.removed-';
 
-/** @throws Problem `in-use` when the machine is started from its replica. */
-export async function refuseRemovalInUse(files: Files, data: string, machine: string): Promise<void> {
-  const { directory } = machinePaths(data, machine);
-  const failovers = await files.list(path.join(directory, 'failovers'));
+interface Place {
+  readonly files: Files;
+  readonly clock: Clock;
+  /** The target's directory. */
+  readonly data: string;
+  readonly machine: string;
+}
+
+/** Whoever wants to start the machine waits meanwhile (its turn is held). @throws Problem `in-use`: it is started, or its points are being read. */
+export async function refuseRemovalInUse(place: Place): Promise<void> {
+  const { files, data, machine } = place;
+  const failovers = await listFailoverIds(files, data, machine);
   if (failovers.length > 0) {
     throw new Problem('in-use', `machine ${machine} is started from its replica: ${failovers.join(', ')}`, {
       remedy: `run tidemark failover cleanup or cancel first, then the replica is deleted`,
+      retryable: true,
+    });
+  }
+  const sinceMs = await heldSinceMs(place);
+  if (sinceMs !== null) {
+    throw new Problem('in-use', `points of ${machine} are being read since ${new Date(sinceMs).toISOString()}`, {
+      remedy: 'end the export or verification that reads them, or wait for it, then the replica is deleted',
+      retryable: true,
     });
   }
 }
@@ -24,10 +43,11 @@ export async function refuseRemovalInUse(files: Files, data: string, machine: st
 /** The machine's store is closed and is not opened meanwhile. Nothing happens when there is no such machine. */
 export async function removeMachine(files: Files, data: string, machine: string): Promise<void> {
   const { directory } = machinePaths(data, machine);
-  if (!(await files.exists(directory))) return;
   const machines = path.join(data, machinesName);
   const gone = path.join(machines, `${removedPrefix}${machine}`);
+  // What an earlier attempt left.
   await files.removeTree(gone);
+  if (!(await files.exists(directory))) return;
   await files.rename(directory, gone);
   await files.syncDirectory(machines);
   await files.removeTree(gone);

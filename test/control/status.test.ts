@@ -80,6 +80,12 @@ describe('status', () => {
     expect(report.roles.map(({ silent: is }) => is)).toEqual([false, true]);
   });
 
+  it('says of the site what a target says of a machine that is not protected any more', () => {
+    const problem = { code: 'in-use', message: 'm9 is started', retryable: true, machine: 'm9' };
+    const { site, own } = judged([agent(), stored('t1', { ...targetReport(nowMs, 'm1', [1]), problems: [problem] })]);
+    expect([site, own]).toEqual([['warning in-use'], []]);
+  });
+
   it('puts problems where they belong: retryable ones warn, others are critical', () => {
     const problem = { code: 'full', message: 'no space', remedy: 'make space', retryable: true };
     const of = (more: object) =>

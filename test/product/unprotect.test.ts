@@ -1,7 +1,8 @@
 /** Pause, resume and the end of protection through the whole product: what the operator asks for is what agent and target do, and status says so. */
 import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
+import type { StatusReport } from '../../src/cli/roles.ts';
 import { exitCodes } from '../../src/fatal.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { command } from './command.ts';
@@ -63,6 +64,29 @@ test('with --delete-replica everything of the machine is gone from the target, a
   await one.site.role('agent').stop();
   await one.site.startAgent();
   await one.untilPoint('a point of the new replica');
+});
+
+test('a replica a machine is started from stays, and status says why, until that is cleaned up', async () => {
+  await replicating();
+  await one.untilPoint('a proven point', 0, ({ provenMs }) => provenMs !== null);
+  const data = one.site.targetData;
+  const failover = (word: string): Promise<{ code: number }> => command(['failover', word, machine, '--data', data]);
+  onTestFinished(() => void failover('cleanup'));
+  expect((await failover('test')).code).toBe(0);
+  expect((await one.operate('unprotect', machine, '--delete-replica', '--yes')).code).toBe(0);
+  const siteReasons = async (): Promise<string[]> => {
+    const report = JSON.parse((await one.operate('status', '--json')).stdout) as StatusReport;
+    return report.reasons.map(({ code, message, remedy }) => `${code}: ${message}; ${remedy}`);
+  };
+  await one.until('the refusal', async () =>
+    (await siteReasons()).some((reason) => /^in-use: .* is started from its replica: test-1; .*cleanup/.test(reason)),
+  );
+  expect(await machines()).toEqual([machine]);
+  expect((await failover('cleanup')).code).toBe(0);
+  await one.until('the replica is gone', async () => (await machines()).length === 0);
+  await one.until('nothing is said of it any more', async () =>
+    (await siteReasons()).every((reason) => !reason.startsWith('in-use')),
+  );
 });
 
 test('a point is pinned and let go again, while its target runs and when it does not', async () => {
