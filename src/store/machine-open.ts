@@ -9,6 +9,7 @@ import type { Files } from '../posix/files.ts';
 import { limits } from '../limits.ts';
 import { decodeSealedRows, type SealedRow } from '../wire/sealed.ts';
 import { replayMoved } from './index-moved.ts';
+import type { IndexReader } from './index-reader.ts';
 import { openDiskStore } from './disk-open.ts';
 import type { DiskStore } from './disk-store.ts';
 import { lostBlocks, type LostBlocks } from './lost-blocks.ts';
@@ -191,7 +192,7 @@ export async function openMachineStore(
   const incompleteDisks = disks.filter((disk) => !disk.leavesComplete).map((disk) => disk.name);
   const walked = opened.outcome.damage;
   const lost = await recordLoss(store, missed);
-  lost.push(...(await recordLoss(store, lostBlocks(await index.reader(), store.points, walked))));
+  lost.push(...(await recordLoss(store, await walkedLoss(store, await index.reader(), walked))));
   const damage = [...missing.filter((range) => !walked.some((each) => covers(each, range))), ...walked].map(
     (range) => ({
       batch: null,
@@ -236,6 +237,27 @@ async function dropBroken(
 function covers(outer: LostRange, inner: LostRange): boolean {
   const { segment, offset, length } = outer;
   return segment === inner.segment && offset <= inner.offset && offset + length >= inner.offset + inner.length;
+}
+
+/** What lay in damaged places. Where an entry's rows still stand, one of many records may have rotted: those that can be read are no loss. */
+async function walkedLoss(
+  store: MachineStore,
+  index: IndexReader,
+  walked: ReplayOutcome['damage'],
+): Promise<LostBlocks[]> {
+  const [standing, gone]: [LostRange[], LostRange[]] = [[], []];
+  for (const range of walked) {
+    const rows = await store.storedRecords().rowsAt(range, store.disks);
+    (rows.size > 0 ? standing : gone).push(range);
+  }
+  const lost = lostBlocks(index, store.points, gone);
+  for (const each of lostBlocks(index, store.points, standing)) {
+    const disk = store.disks.find(({ no }) => no === each.diskNo);
+    // What can not be read now counts as lost, as it does where nothing stands.
+    const blocks = disk ? await store.damagedAmong(disk, each.point, each.blocks).catch(() => each.blocks) : [];
+    if (blocks.length > 0) lost.push({ ...each, blocks });
+  }
+  return lost;
 }
 
 /** Without space for the records the blocks are asked for all the same, and found again at the next opening. */

@@ -355,14 +355,14 @@ export class MachineStore {
       record: (make) => this.#oneAtATime.run(() => this.#appendPoint(make())),
       markDamaged: async ({ point, diskNo, blocks }) => {
         const disk = this.#disks.find(({ no }) => no === diskNo);
-        const damaged = disk ? await this.#damagedAmong(disk, point, blocks) : [];
+        const damaged = disk ? await this.damagedAmong(disk, point, blocks) : [];
         if (disk && damaged.length > 0) await this.markDamaged(point, disk, damaged);
       },
     });
   }
 
   /** Those that can not be read as of the point: a batch that does not check may have all its records but one. @throws Problem `read-failed`. */
-  async #damagedAmong(disk: DiskStore, point: number, blocks: readonly number[]): Promise<number[]> {
+  async damagedAmong(disk: DiskStore, point: number, blocks: readonly number[]): Promise<number[]> {
     const reader = this.readerAt(disk, point);
     const into = Buffer.allocUnsafeSlow(disk.geometry.blockSize);
     const damaged: number[] = [];
