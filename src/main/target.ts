@@ -16,7 +16,7 @@ import { Target } from '../target/target.ts';
 import { formatAddress } from '../transport/address.ts';
 import { listen } from '../transport/server.ts';
 import { controlLink } from './control-link.ts';
-import { keepFailovers } from './failover-keeper.ts';
+import { watchFailovers } from './failover-keeper.ts';
 import { startedElsewhere } from './failover-standing.ts';
 import { credentialsFor, lockIdentity, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 import { readBootId } from './boot-id.ts';
@@ -126,7 +126,7 @@ async function openDoorForCommands(
   });
   builder.closers.add(() => admin.close());
   const stopping = new AbortController();
-  const kept = keepFailovers(parts, config, logger, stopping.signal);
+  const kept = watchFailovers(parts, config, logger, stopping.signal);
   builder.closers.add(() => {
     stopping.abort();
     return kept;

@@ -6,6 +6,7 @@
  * 2. Isolated by default: network cards are there, so that the guest finds what it knows, with their links down and on no network of the host.
  */
 import { DOMImplementation, type Document, type Element, XMLSerializer } from '@xmldom/xmldom';
+import { limits } from '../limits.ts';
 import type { MachineDefinition, Nic } from '../wire/definition.ts';
 import { inBootOrder, type MachineDisk, parseNbdUri } from './qemu.ts';
 
@@ -83,12 +84,13 @@ function diskNode({ bus }: MachineDefinition, { name, uri }: MachineDisk, no: nu
     address.transport === 'unix'
       ? { transport: 'unix', socket: address.path }
       : { transport: 'tcp', name: address.host, port: address.port };
+  const reconnect = ['reconnect', { delay: limits.recovery.failoverReconnectSeconds }] as const;
   return [
     'disk',
     { type: 'network', device: 'disk' },
     [
       ['driver', { name: 'qemu', type: 'raw' }],
-      ['source', { protocol: 'nbd', name: address.export }, [['host', host]]],
+      ['source', { protocol: 'nbd', name: address.export }, [['host', host], reconnect]],
       ['target', { dev: `${devicePrefix[bus]}${letters(no)}`, bus }],
       ['serial', {}, name],
       ['boot', { order: no + 1 }],

@@ -5,12 +5,13 @@
  * 1. Isolated by default: without `network` the machine has no network card at all. With it, its cards hang on a network of their own that has
  *    no way out and no way in but one forwarded port (`restrict=on`, QEMU's user network).
  * 2. Nothing is QEMU's choice: `-nodefaults`, every device is named, disks carry their boot order and, as serial number, their name.
- * 3. Whatever may hold a comma (paths, names) travels as JSON, whose quoting is the shell's business only.
+ * 3. A disk whose server dies is waited for: requests go on when it is there again.
+ * 4. Whatever may hold a comma (paths, names) travels as JSON, whose quoting is the shell's business only.
  *
  * Words from QEMU's `qemu-system-x86_64(1)` and `qemu-block-drivers(7)`; NBD URIs from the NBD project's `doc/uri.md`.
  */
 import { Problem } from '../kit/problem.ts';
-import { MiB } from '../limits.ts';
+import { limits, MiB } from '../limits.ts';
 import type { MachineDefinition, Nic } from '../wire/definition.ts';
 
 export const qemuProgram = 'qemu-system-x86_64';
@@ -118,6 +119,10 @@ function diskWords(definition: MachineDefinition, { name, uri }: MachineDisk, no
       ? { type: 'unix', path: address.path }
       : { type: 'inet', host: address.host, port: String(address.port) };
   const node = `disk-${no}`;
+  const nbd = {
+    ...{ driver: 'nbd', 'node-name': node, server, export: address.export },
+    'reconnect-delay': limits.recovery.failoverReconnectSeconds,
+  };
   const device = {
     ...deviceOf(definition, no),
     drive: node,
@@ -125,10 +130,7 @@ function diskWords(definition: MachineDefinition, { name, uri }: MachineDisk, no
     serial: name.slice(0, 20),
     bootindex: no + 1,
   };
-  return [
-    ...['-blockdev', JSON.stringify({ driver: 'nbd', 'node-name': node, server, export: address.export })],
-    ...['-device', JSON.stringify(device)],
-  ];
+  return [...['-blockdev', JSON.stringify(nbd)], ...['-device', JSON.stringify(device)]];
 }
 
 /** First PCI slot of disks; eight disks share a slot. The slots below it are left to everything else. */

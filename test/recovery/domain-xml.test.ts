@@ -33,6 +33,7 @@ describe('a domain written', () => {
       accelerated: false,
     });
     expect(text).toContain('<source protocol="nbd" name="root">');
+    expect(text).toContain('<reconnect delay="60"/>');
     expect(text).toContain('<host transport="unix" socket="/a&amp;&quot;&lt;b&gt;\'/root"/>');
   });
 

@@ -8,13 +8,16 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { FailoverReport } from '../../src/cli/failover-roles.ts';
 import { systemClock as clock } from '../../src/kit/clock.ts';
 import { systemRandom as random } from '../../src/kit/random.ts';
-import { keepFailovers } from '../../src/main/failover-keeper.ts';
+import { keepFailovers, watchFailovers } from '../../src/main/failover-keeper.ts';
 import { cancelFailover, cleanUpFailovers, commitFailover, unplannedFailover } from '../../src/main/failover.ts';
 import type { Parts } from '../../src/main/parts.ts';
 import { posixFiles, type File, type Files } from '../../src/posix/files.ts';
+import { machineWords } from '../../src/recovery/qemu.ts';
 import { createLogger } from '../../src/observe/logger.ts';
 import { soak } from '../crash/crash-points.ts';
-import { contentOf, FailoverScene, killServing, machine, withDisk } from './failover-scene.ts';
+import { requireTool, runTool } from '../tools.ts';
+import { plain } from './definitions.ts';
+import { contentOf, FailoverScene, killServing, machine, uriOf, withDisk } from './failover-scene.ts';
 
 const logger = createLogger({ level: 'silent', clock });
 
@@ -251,5 +254,43 @@ describe('a target that starts', () => {
     expect(await scene.list()).toEqual([stays, unplanned]);
     expect((await contentOf(unplanned)).subarray(4096, 8192).equals(Buffer.alloc(4096, 0x77))).toBe(true);
     expect((await contentOf(stays)).equals(scene.image(2))).toBe(true);
+  });
+});
+
+describe('a target that runs', () => {
+  it('serves an unplanned failover again whose process died, and leaves tests alone', async () => {
+    const stopping = new AbortController();
+    const watched = watchFailovers(partsWith(posixFiles), place(), logger, stopping.signal);
+    const test = await scene.ok('failover', 'test', machine);
+    const unplanned = await scene.ok('failover', 'unplanned', machine, '--yes');
+    await withDisk(unplanned, (client) => client.write(Buffer.alloc(4096, 0x77), 4096, { fua: true }));
+    await killServing(test);
+    await killServing(unplanned);
+    await expect
+      .poll(async () => (await scene.list()).map(({ served }) => served), { timeout: 20_000 })
+      .toEqual([false, true]);
+    expect((await contentOf(unplanned)).subarray(4096, 8192).equals(Buffer.alloc(4096, 0x77))).toBe(true);
+    stopping.abort();
+    await watched;
+    await scene.ok('failover', 'cancel', machine, '--yes');
+    expect(await scene.failovers()).toEqual([test.id]);
+  });
+});
+
+describe.skipIf(!requireTool('qemu-io'))('a machine that runs on it', () => {
+  it('waits for its disk while the process that serves it dies and comes again', async () => {
+    const unplanned = await scene.ok('failover', 'unplanned', machine, '--yes');
+    const words = machineWords({ title: 'm', definition: plain, disks: [{ name: 'root', uri: uriOf(unplanned) }] });
+    const disk = words[words.indexOf('-blockdev') + 1] ?? expect.fail();
+    const steps = ['write -P 0x77 -f 4k 4k', 'sleep 3000', 'read -P 0x77 4k 4k', 'write -P 0x78 8k 4k'];
+    const guest = runTool('qemu-io', [...steps.flatMap((each) => ['-c', each]), `json:${disk}`]);
+    await expect.poll(async () => (await contentOf(unplanned))[4096], { timeout: 10_000 }).toBe(0x77);
+    await killServing(unplanned);
+    await clock.sleep(2_000);
+    await targetStarts();
+    const { code, stdout, stderr } = await guest;
+    expect({ code, stderr }, stdout).toEqual({ code: 0, stderr: '' });
+    expect(stdout).not.toContain('failed');
+    expect((await contentOf(unplanned))[8192]).toBe(0x78);
   });
 });
