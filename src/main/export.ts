@@ -23,7 +23,8 @@ export function exportPoint(
     closers.add(() => pool.close());
     return throughIndex(parts, closers, request, async (view) => {
       const body = view.choosePoint(request.point);
-      const hold = await holdPoints({ ...request, files, clock, random, role: 'export', points: [body.point] });
+      const held = { points: [body.point], pointsNow: () => view.pointsNow() };
+      const hold = await holdPoints({ ...request, files, clock, random, role: 'export', ...held });
       closers.add(() => hold.release());
       const facts = view.disk(request.disk);
       const image = new PointImage(await view.diskAt(facts, body, vault), clock, { pool });

@@ -2,6 +2,7 @@
 import { availableParallelism } from 'node:os';
 import * as path from 'node:path';
 import type { Roles, Running } from '../cli/roles.ts';
+import { invariant } from '../kit/invariant.ts';
 import { Problem } from '../kit/problem.ts';
 import type { Backend } from '../nbd/backend.ts';
 import { serveNbd } from '../nbd/server.ts';
@@ -11,7 +12,7 @@ import { OverlaySpace } from '../recovery/overlay-space.ts';
 import { PointBackend } from '../recovery/point-backend.ts';
 import { ReadPool } from '../recovery/read-pool.ts';
 import { lockIdentity, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
-import { openServedImage, openVault } from './point-access.ts';
+import { openServedImages, openVault } from './point-access.ts';
 
 export function serveFailover(common: Parts, request: Parameters<Roles['serveFailover']>[0]): Promise<Running> {
   const { machine, data, id } = request;
@@ -31,9 +32,12 @@ export function serveFailover(common: Parts, request: Parameters<Roles['serveFai
     closers.add(() => pool.close());
     const space = new OverlaySpace(failover.spaceBytes);
     const exports = new Map<string, Backend>();
-    for (const { no, name } of failover.disks) {
-      const disk = { ...request, disk: name, point: failover.point };
-      const base = new PointBackend(await openServedImage(parts, closers, disk, vault, pool));
+    const served = { ...request, point: failover.point, disks: failover.disks.map(({ name }) => name) };
+    const images = await openServedImages(parts, closers, served, vault, pool);
+    for (const [index, { no, name }] of failover.disks.entries()) {
+      const image = images[index];
+      invariant(image, 'an image for each disk');
+      const base = new PointBackend(image);
       const overlay = await Overlay.open({
         files,
         paths: place.overlay(no),

@@ -6,11 +6,12 @@ import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import type { DiskOfPoint, Vault as VaultPlace } from '../cli/roles.ts';
 import { isProblem, Problem } from '../kit/problem.ts';
-import { PointImage, type PointImageOptions } from '../recovery/point-image.ts';
+import { PointImage } from '../recovery/point-image.ts';
 import type { ReadPool } from '../recovery/read-pool.ts';
 import { readStoreFacts } from '../store/machine-directory.ts';
 import { MachineView, type DiskAtPoint } from '../store/machine-view.ts';
 import { holdPoints } from '../store/points-in-use.ts';
+import type { PointsView } from '../store/points-view.ts';
 import { Vault } from '../store/vault.ts';
 import { readBootId } from './boot-id.ts';
 import { RoleBuilder, type Closers, type Parts } from './parts.ts';
@@ -82,38 +83,49 @@ export async function throughIndex<T>(
   return read(await openView(parts, closers, place, true));
 }
 
-/** The image's leaves were checked against the point's root. */
-async function openImage(
-  view: MachineView,
-  vault: Vault,
-  parts: Parts,
-  request: DiskOfPoint,
-  options: PointImageOptions = {},
-): Promise<PointImage> {
-  const at = await view.diskAt(view.disk(request.disk), view.choosePoint(request.point), vault);
-  const image = new PointImage(at, parts.clock, options);
-  await image.checkLeaves();
-  return image;
+/** Disks that are served for long as of one point. */
+export interface ServedDisks extends VaultPlace {
+  readonly machine: string;
+  readonly point: DiskOfPoint['point'];
+  /** By name; undefined: the only one. */
+  readonly disks: readonly DiskOfPoint['disk'][];
 }
 
-/** An image that is served for long, whose point is kept meanwhile: where the target's index misleads it, it goes on by one built from the segments. */
-export function openServedImage(
+/**
+ * Images whose leaves were checked, all by one view and under one hold: their point is kept meanwhile. Where the target's index misleads them, they
+ * go on by one built from the segments.
+ */
+export function openServedImages(
   parts: Parts,
   closers: Closers,
-  request: DiskOfPoint & VaultPlace,
+  request: ServedDisks,
   vault: Vault,
   pool: ReadPool,
-): Promise<PointImage> {
+): Promise<PointImage[]> {
   const { files, clock, random } = parts;
   return throughIndex(parts, closers, request, async (view) => {
-    const { point } = view.choosePoint(request.point);
-    const hold = await holdPoints({ ...request, files, clock, random, role: 'nbd', points: [point] });
+    const body = view.choosePoint(request.point);
+    const { point } = body;
+    const pointsNow = (): Promise<PointsView> => view.pointsNow();
+    const hold = await holdPoints({ ...request, files, clock, random, role: 'nbd', points: [point], pointsNow });
     closers.add(() => hold.release());
-    const otherIndex = async (): Promise<DiskAtPoint> => {
-      const own = await openView(parts, closers, request, true);
-      return own.diskAt(own.disk(request.disk), own.choosePoint(point), vault);
-    };
-    return openImage(view, vault, parts, { ...request, point }, { pool, otherIndex });
+    let own: Promise<MachineView> | null = null;
+    const images: PointImage[] = [];
+    for (const name of request.disks) {
+      const otherIndex = async (): Promise<DiskAtPoint> => {
+        own ??= openView(parts, closers, request, true).catch((error: unknown) => {
+          own = null;
+          throw error;
+        });
+        const other = await own;
+        // Not chosen again: it may be retired by now, and is in use all the same.
+        return other.diskAt(other.disk(name), body, vault);
+      };
+      const image = new PointImage(await view.diskAt(view.disk(name), body, vault), clock, { pool, otherIndex });
+      await image.checkLeaves();
+      images.push(image);
+    }
+    return images;
   });
 }
 

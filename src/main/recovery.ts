@@ -1,6 +1,7 @@
 /** Composition of commands that work from a target's directory alone: points, nbd, key export (`export.ts` and `verify.ts` are two more). */
 import { availableParallelism } from 'node:os';
 import type { GapReport, NbdRequest, PointReport, PointsReport, Roles, Running } from '../cli/roles.ts';
+import { invariant } from '../kit/invariant.ts';
 import { serveNbd } from '../nbd/server.ts';
 import { PointBackend } from '../recovery/point-backend.ts';
 import { ReadPool } from '../recovery/read-pool.ts';
@@ -9,14 +10,15 @@ import type { MachineView } from '../store/machine-view.ts';
 import type { PointBody } from '../store/points-record.ts';
 import { writeAside } from './data-writer.ts';
 import { RoleBuilder, type Parts } from './parts.ts';
-import { closing, openServedImage, openVault, openView, storeFacts } from './point-access.ts';
+import { closing, openServedImages, openVault, openView, storeFacts } from './point-access.ts';
 
 export function servePoint(parts: Parts, request: NbdRequest): Promise<Running> {
   return RoleBuilder.build(async (builder) => {
     const vault = await openVault(parts, request);
     const pool = new ReadPool({ threads: availableParallelism() });
     builder.closers.add(() => pool.close());
-    const image = await openServedImage(parts, builder.closers, request, vault, pool);
+    const [image] = await openServedImages(parts, builder.closers, { ...request, disks: [request.disk] }, vault, pool);
+    invariant(image, 'an image for each disk');
     const name = image.at.disk;
     const { listen } = request;
     const server = await serveNbd({

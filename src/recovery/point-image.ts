@@ -20,8 +20,10 @@
  *  2. Blocks whose leaf is zero are zero, records or not; that too is covered by the root.
  *  3. Memory is bounded: one node of 1,024 leaves takes 32 bytes, and the leaves of some nodes are kept.
  *  4. The index is a cache: where it does not give the leaves of a node, the image goes on by another one (`otherIndex`), if there is one.
+ *  5. A target that goes on beside it moves records and unlinks the segments they were in. What is missing, or another one, where the index said it was
+ *     is damaged only when nothing was removed since, or when it is still missing where it is now (`DiskAtPoint.renew`).
  */
-import { leavesInNode, MerkleNodes, nodeCountOf, zeroLeaf } from '../disk/merkle.ts';
+import { leavesInNode, MerkleNodes, nodeCountOf } from '../disk/merkle.ts';
 import type { Geometry } from '../disk/geometry.ts';
 import { merkleHashes } from '../kernels/hash.ts';
 import { invariant } from '../kit/invariant.ts';
@@ -30,47 +32,13 @@ import type { Clock } from '../kit/clock.ts';
 import { limits } from '../limits.ts';
 import type { DiskAtPoint, StoredEntry } from '../store/machine-view.ts';
 import { problemOf } from '../store/rebuild-run.ts';
+import { areZeroLeaves, isZeroLeaf, leafIn } from './node-leaves.ts';
 import type { RunReader } from './read-pool.ts';
+import { RootBuilder } from './root-builder.ts';
 
 const { leafBytes, leavesPerNode } = limits.disk;
-
-/** Collects leaves in ascending block order into a root. */
-export class RootBuilder {
-  readonly #nodes: MerkleNodes;
-  readonly #geometry: Geometry;
-  readonly #leaves = new Uint8Array(leavesPerNode * leafBytes);
-  #node = -1;
-
-  constructor(geometry: Geometry) {
-    this.#geometry = geometry;
-    this.#nodes = new MerkleNodes(geometry, merkleHashes);
-  }
-
-  add(block: number, leaf: Uint8Array): void {
-    const node = Math.floor(block / leavesPerNode);
-    if (node !== this.#node) this.#flush(node);
-    this.#leaves.set(leaf, (block % leavesPerNode) * leafBytes);
-  }
-
-  /** Hex. */
-  root(): string {
-    return Buffer.from(this.tree().root()).toString('hex');
-  }
-
-  /** The tree over everything that was added. */
-  tree(): MerkleNodes {
-    this.#flush(-1);
-    return this.#nodes;
-  }
-
-  #flush(next: number): void {
-    if (this.#node >= 0)
-      this.#nodes.set(this.#node, this.#leaves.subarray(0, leavesInNode(this.#geometry, this.#node) * leafBytes));
-    this.#leaves.fill(0);
-    this.#node = next;
-  }
-}
-
+/** Segments may be removed again while an index is opened anew. */
+const renewalsMax = 3;
 /** Blocks read together, in the order of their entries. */
 export interface BlockRun {
   readonly entries: readonly StoredEntry[];
@@ -120,7 +88,7 @@ export class PointImage {
     return Math.max(1, Math.floor(limits.recovery.runBytes / this.geometry.blockSize));
   }
 
-  /** Bytes of blocks the threads would take at once; 0 without threads. */
+  /** Bytes of blocks the threads would take at once; 0 without. */
   get availableBytes(): number {
     return this.#pool?.availableBytes ?? 0;
   }
@@ -150,23 +118,31 @@ export class PointImage {
   }
 
   /** Content of the block as of an entry, into `into` (blockSize bytes), on the calling thread. @throws Problem `damaged`. */
-  read(entry: StoredEntry, into: Uint8Array): Promise<void> {
-    return this.#at.read(entry, into);
+  async read(entry: StoredEntry, into: Uint8Array): Promise<void> {
+    try {
+      await this.#at.read(entry, into);
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+      await this.#readAnew(entry, into, error);
+    }
   }
 
   /** The blocks of these entries, at most `runBlocks`. @throws Problem `read-failed`, `no-key`, `shutting-down`. */
   async readRun(entries: readonly StoredEntry[]): Promise<BlockRun> {
     const small = entries.length === 1 && this.geometry.blockSize <= limits.recovery.runHereBytesMax;
     if (!this.#pool || small) return this.#readHere(entries);
-    const { bytes, failures } = await this.#pool.read(this.#at.plan(entries));
+    const { bytes: buffer, failures } = await this.#pool.read(this.#at.plan(entries));
+    const bytes = new Uint8Array(buffer);
     const damaged = new Map<number, Problem>();
     for (const failure of failures) {
       const entry = entries[failure.index];
       invariant(entry, 'a failure is of a block of the run');
-      if (failure.code !== 'damaged') throw problemOf(failure);
-      damaged.set(entry.block, problemOf(failure));
+      const problem = problemOf(failure);
+      if (failure.code !== 'damaged') throw problem;
+      const why = await damageOf(this.#readAnew(entry, this.#blockIn(bytes, failure.index), problem));
+      if (why) damaged.set(entry.block, why);
     }
-    return { entries, bytes: new Uint8Array(bytes), damaged };
+    return { entries, bytes, damaged };
   }
 
   /** A run nobody looks at any more: its memory is used again. Optional, and worth it for who reads much. */
@@ -214,10 +190,7 @@ export class PointImage {
     const leaves = await this.#leavesIn(Math.floor(block / leavesPerNode));
     const leaf = leaves && leafIn(leaves, block);
     if (!leaf || isZeroLeaf(leaf)) return null;
-    return this.#trusted((at) => {
-      const entry = at.entry(block);
-      return entry?.block === block && Buffer.compare(entry.leaf, leaf) === 0 ? entry : null;
-    });
+    return this.#trusted((at) => entryWithLeaf(at, { block, leaf }));
   }
 
   /** How many blocks from `block` on, below `endBlock` and within its node, are all zero or all not. After `checkLeaves`. @throws Problem `damaged`. */
@@ -240,7 +213,13 @@ export class PointImage {
 
   /** Once per image; reads no content. @throws Problem `damaged` when records of this point are missing or not what was committed. */
   async checkLeaves(): Promise<void> {
-    this.#tree ??= (await this.#treeOfNodes()) ?? (await this.#treeOfEntries());
+    for (let renewals = 0; this.#tree === null; renewals += 1) {
+      try {
+        this.#tree = (await this.#treeOfNodes()) ?? (await this.#treeOfEntries());
+      } catch (error) {
+        if (!isDamage(error) || renewals === renewalsMax || !(await this.#at.renew())) throw error;
+      }
+    }
   }
 
   wrongRoot(): Problem {
@@ -279,13 +258,34 @@ export class PointImage {
     return builder.tree();
   }
 
-  /** What `look` finds by the index of the image, or by the other one (invariant 4); null: not found. @throws Problem `damaged`. */
+  /** Invariant 5, of a block that could not be read. @throws the last failure, Problem `damaged`, `read-failed`, `no-key`. */
+  async #readAnew(entry: StoredEntry, into: Uint8Array, failure: Problem): Promise<void> {
+    let problem = failure;
+    for (let tries = 0; tries < renewalsMax; tries += 1) {
+      // Once in any case: others may have had it renewed after this entry, or one it takes pages from, was looked up.
+      if (!(await this.#at.renew()) && tries > 0) break;
+      const now = await this.#trusted((at) => entryWithLeaf(at, entry));
+      const why = await damageOf(this.#at.read(now, into));
+      if (!why) return;
+      problem = why;
+    }
+    throw problem;
+  }
+
+  /** What `look` finds by the index of the image, anew or by the other one (invariants 4 and 5); null: not found. @throws Problem `damaged`. */
   async #trusted<T>(look: (at: DiskAtPoint) => T | null): Promise<T> {
-    const found = this.#tryLook(look);
+    let found = this.#tryLook(look);
+    for (let renewals = 0; found === null && renewals < renewalsMax && (await this.#at.renew()); renewals += 1)
+      found = this.#tryLook(look);
     if (found !== null) return found;
     if (!this.#otherIndex) throw this.wrongRoot();
     this.#other ??= this.#otherIndex();
-    this.#at = await this.#other;
+    try {
+      this.#at = await this.#other;
+    } catch (error) {
+      this.#other = null;
+      throw error;
+    }
     const again = look(this.#at);
     if (again === null) throw this.wrongRoot();
     return again;
@@ -359,32 +359,37 @@ export class PointImage {
   }
 
   async #readHere(entries: readonly StoredEntry[]): Promise<BlockRun> {
-    const { blockSize } = this.geometry;
-    const bytes = new Uint8Array(entries.length * blockSize);
+    const bytes = new Uint8Array(entries.length * this.geometry.blockSize);
     const damaged = new Map<number, Problem>();
     for (const [index, entry] of entries.entries()) {
-      try {
-        await this.read(entry, bytes.subarray(index * blockSize, (index + 1) * blockSize));
-      } catch (error) {
-        if (!isProblem(error) || error.code !== 'damaged') throw error;
-        damaged.set(entry.block, error);
-      }
+      const why = await damageOf(this.read(entry, this.#blockIn(bytes, index)));
+      if (why) damaged.set(entry.block, why);
     }
     return { entries, bytes, damaged };
   }
+
+  #blockIn(run: Uint8Array, index: number): Uint8Array {
+    const { blockSize } = this.geometry;
+    return run.subarray(index * blockSize, (index + 1) * blockSize);
+  }
 }
 
-function leafIn(leaves: Uint8Array, block: number): Uint8Array {
-  const at = (block % leavesPerNode) * leafBytes;
-  return leaves.subarray(at, at + leafBytes);
+function isDamage(error: unknown): error is Problem {
+  return isProblem(error) && error.code === 'damaged';
 }
 
-function isZeroLeaf(leaf: Uint8Array): boolean {
-  return Buffer.compare(leaf, zeroLeaf) === 0;
+/** Null: it was read. @throws whatever else went wrong. */
+async function damageOf(reading: Promise<void>): Promise<Problem | null> {
+  try {
+    await reading;
+    return null;
+  } catch (error) {
+    if (isDamage(error)) return error;
+    throw error;
+  }
 }
 
-/** Whether the leaves of [from, end), in one node, are zero. */
-function areZeroLeaves(leaves: Uint8Array, from: number, end: number): boolean {
-  for (let block = from; block < end; block += 1) if (!isZeroLeaf(leafIn(leaves, block))) return false;
-  return true;
+function entryWithLeaf(at: DiskAtPoint, { block, leaf }: Pick<StoredEntry, 'block' | 'leaf'>): StoredEntry | null {
+  const entry = at.entry(block);
+  return entry?.block === block && Buffer.compare(entry.leaf, leaf) === 0 ? entry : null;
 }

@@ -106,6 +106,12 @@ export async function readBootFile(files: Files, directory: string): Promise<Ind
 }
 
 const dataFileName = 'data.mdb';
+
+/** What LMDB maps: another file once the index was begun anew. */
+export function dataFileOf(directory: string): string {
+  return path.join(directory, dataFileName);
+}
+
 /** Of LMDB's first meta page: magic and version of its data format, at byte 24. */
 const dataMagic = Buffer.from('dec0efbe02000000', 'hex');
 const dataMagicAt = 24;

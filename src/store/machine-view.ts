@@ -6,29 +6,26 @@
  *     reach the newest point, one is built in a temporary directory the caller gives. A running target's index follows its points within
  *     milliseconds, so it gets a moment first.
  *  2. Only committed points are seen (C2).
+ *  3. A view does not grow old where a target goes on beside it: who misses a record where the index said it was has the view renewed and looks it
+ *     up again. Disks that were opened before go on by the new index.
  */
 import { geometryOf, type Geometry } from '../disk/geometry.ts';
-import type { Clock } from '../kit/clock.ts';
-import { Problem } from '../kit/problem.ts';
-import type { Files } from '../posix/files.ts';
+import { invariant } from '../kit/invariant.ts';
+import { Problem, systemCode } from '../kit/problem.ts';
 import { codec } from '../wire/sealed.ts';
 import type { IndexEntry } from './index-codec.ts';
 import type { NodeHash } from './index-nodes.ts';
-import { IndexReader, type LogPosition } from './index-reader.ts';
+import type { IndexReader, RecordLookup } from './index-reader.ts';
 import { machinePaths, readMachineFacts, type DiskFacts, type MachineFacts } from './machine-directory.ts';
-import { IndexFiller } from './machine-open.ts';
 import { maxSeqAt } from './point-layers.ts';
 import { PointReader } from './point-reader.ts';
-import { readPoints } from './points-log.ts';
+import { readPoints, type PointsReading } from './points-log.ts';
 import type { PointBody } from './points-record.ts';
 import type { PointsView } from './points-view.ts';
 import { planRebuild, type RebuildTask } from './rebuild-run.ts';
-import { RecordIndex } from './record-index.ts';
-import { rewriteRepaired } from './repairs.ts';
-import { replayAll } from './replay.ts';
-import { isBefore } from './segment-format.ts';
 import { SegmentReader } from './segment-reader.ts';
 import type { Vault } from './vault.ts';
+import { openViewIndex, type ViewIndex, type ViewIndexOptions } from './view-index.ts';
 
 export interface StoredEntry {
   readonly block: number;
@@ -63,63 +60,59 @@ export interface DiskAtPoint {
   read(entry: StoredEntry, into: Uint8Array): Promise<void>;
   /** What a worker thread needs to read the same of several blocks. */
   plan(entries: readonly StoredEntry[]): RebuildTask;
+  /**
+   * After something was missing or another one: whether it is worth to look it up and read it again, because segments were removed or the target's
+   * index was replaced since. Cheap when neither was. @throws Problem `index-failed`; what reading segments throws.
+   */
+  renew(): Promise<boolean>;
 }
 
 /** Numbers the disks this process has opened at points (`RebuildTask.image`). */
 let images = 0;
 
-/** How long an index that lacks the newest point may take to follow, and how often it is asked. */
-const indexLagMs = 1_000;
-const indexAskedEveryMs = 20;
-
-export interface MachineViewOptions {
-  readonly files: Files;
-  readonly clock: Clock;
-  /** The target's directory. */
-  readonly data: string;
-  readonly machine: string;
-  readonly bootId: string;
-  /** Where an index may be built; the caller removes it. */
-  readonly scratch: string;
-  /** Build one whatever the target has: its index is a cache, and it has just misled the caller. */
-  readonly ownIndex?: boolean;
-}
-
 export class MachineView {
   readonly machine: string;
   readonly facts: MachineFacts;
-  readonly points: PointsView;
-  /** `points.log` has a record that does not check with whole ones behind it. */
-  readonly pointsDamaged: boolean;
-  readonly #options: MachineViewOptions;
+  readonly #options: ViewIndexOptions;
   readonly #reader: SegmentReader;
-  #index: IndexReader | null = null;
-  #built: RecordIndex | null = null;
+  #read: PointsRead;
+  #index: ViewIndex | null = null;
+  /** Segments that were removed when the index was opened. */
+  #removedBefore = 0;
+  #opening: Promise<void> | null = null;
+  #renewing: Promise<boolean> | null = null;
 
-  private constructor(options: MachineViewOptions, facts: MachineFacts, points: PointsView, pointsDamaged: boolean) {
+  private constructor(options: ViewIndexOptions, facts: MachineFacts, read: PointsRead) {
     this.machine = options.machine;
     this.facts = facts;
-    this.points = points;
-    this.pointsDamaged = pointsDamaged;
+    this.#read = read;
     this.#options = options;
     this.#reader = new SegmentReader(options.files, machinePaths(options.data, options.machine).segments);
   }
 
   /** @throws Problem `not-found`, `damaged`. */
-  static async open(options: MachineViewOptions): Promise<MachineView> {
+  static async open(options: ViewIndexOptions): Promise<MachineView> {
     const { files, data, machine } = options;
     const facts = await readMachineFacts(files, data, machine);
-    if (!facts) {
-      throw new Problem('not-found', `${data} holds no machine ${machine}`, {
-        remedy: 'run tidemark points to see which there are',
-      });
-    }
-    const { view, tail } = await readPoints({
-      files,
-      path: machinePaths(data, machine).pointsLog,
-      machineId: Buffer.from(facts.id, 'hex'),
+    if (facts) return new MachineView(options, facts, await readNow(options, facts));
+    throw new Problem('not-found', `${data} holds no machine ${machine}`, {
+      remedy: 'run tidemark points to see which there are',
     });
-    return new MachineView(options, facts, view, tail === 'damaged');
+  }
+
+  get points(): PointsView {
+    return this.#read.view;
+  }
+
+  /** `points.log` has a record that does not check with whole ones behind it. */
+  get pointsDamaged(): boolean {
+    return this.#read.tail === 'damaged';
+  }
+
+  /** What `points.log` says now; it is read only where it has grown. */
+  async pointsNow(): Promise<PointsView> {
+    if ((await bytesOf(this.#options)) !== this.#read.fileBytes) this.#read = await readNow(this.#options, this.facts);
+    return this.points;
   }
 
   /** The disk of this name; without a name the only one. @throws Problem `not-found`, `bad-argument`. */
@@ -167,7 +160,16 @@ export class MachineView {
         remedy: 'choose another point',
       });
     }
-    const index = await this.#openIndex();
+    this.#opening ??= this.#openIndex().finally(() => {
+      this.#opening = null;
+    });
+    await this.#opening;
+    const index = (): IndexReader => this.#current.reader;
+    const lookup: RecordLookup = {
+      lookup: (...record) => index().lookup(...record),
+      get: (...record) => index().get(...record),
+      layer: (...layer) => index().layer(...layer),
+    };
     const maxSeq = maxSeqAt(this.points, disk.no, body.point);
     const id = Buffer.from(disk.id, 'hex');
     const keys = new Map(disk.keys.map((wrapped) => [wrapped.version, vault.unwrapDiskKeys(id, wrapped)]));
@@ -175,15 +177,15 @@ export class MachineView {
     const reader = new PointReader({
       machine: this.machine,
       disks: [{ ...at, maxSeq }],
-      index,
+      index: lookup,
       readAt: (segment, into, offset) => this.#reader.readAt(segment, into, offset),
     });
     const { segments } = machinePaths(this.#options.data, this.machine);
     images += 1;
     const place = { image: images, segments, disk: { ...at, id: Uint8Array.from(id), machine: this.machine } };
     const records = {
-      get: (block: number, seq: number) => index.get(disk.no, block, seq),
-      layer: (seq: number) => index.layer(disk.no, seq),
+      get: (block: number, seq: number) => lookup.get(disk.no, block, seq),
+      layer: (seq: number) => lookup.layer(disk.no, seq),
     };
     return {
       machine: this.machine,
@@ -192,12 +194,12 @@ export class MachineView {
       cutTimeMs: body.cutTimeMs,
       geometry: geometryOf(listed.size, disk.blockSize),
       root: listed.root,
-      entries: (fromBlock, endBlock) => storedEntries(index.entriesAt(disk.no, maxSeq, fromBlock, endBlock)),
+      entries: (fromBlock = 0, endBlock = 2 ** 32) => entriesAt(index, disk.no, maxSeq, fromBlock, endBlock),
       entry: (block) => {
-        const record = index.lookup(disk.no, block, maxSeq);
+        const record = lookup.lookup(disk.no, block, maxSeq);
         return record && storedEntry(record);
       },
-      nodes: () => index.nodesAt(disk.no, body.point),
+      nodes: () => index().nodesAt(disk.no, body.point),
       read: ({ record }, into) => reader.readRecord(disk.no, record, into),
       plan: (entries) =>
         planRebuild(
@@ -205,69 +207,77 @@ export class MachineView {
           entries.map(({ record }) => record),
           records,
         ),
+      renew: () => this.#renewOnce(),
     };
   }
 
-  /** Whether what was read so far came by an index built from the segments for this view. */
+  /** Whether what is read now comes by an index built from the segments for this view. */
   get hasOwnIndex(): boolean {
-    return this.#built !== null;
+    return this.#index?.own === true;
   }
 
   async close(): Promise<void> {
+    await this.#renewing?.catch(() => false);
     await this.#reader.close();
-    await this.#built?.close(false);
-    if (!this.#built) await this.#index?.close();
+    await this.#index?.close();
     this.#index = null;
-    this.#built = null;
   }
 
-  /** Invariant 1. */
-  async #openIndex(): Promise<IndexReader> {
-    if (this.#index) return this.#index;
-    const { files, data, machine, bootId, ownIndex } = this.#options;
-    const directory = machinePaths(data, machine).index;
-    const present = ownIndex === true ? null : await IndexReader.openReadOnly({ files, directory, bootId });
-    const mark = this.points.mark;
-    if (present && (!mark || (await this.#reaches(present, mark)))) {
-      this.#index = present;
-      return present;
-    }
-    await present?.close();
-    this.#index = await this.#buildIndex();
+  get #current(): ViewIndex {
+    invariant(this.#index, 'what is read at a point is read by an index');
     return this.#index;
   }
 
-  /** Whether the index has everything up to `mark`, now or in a moment. */
-  async #reaches(index: IndexReader, mark: LogPosition): Promise<boolean> {
-    const { clock } = this.#options;
-    const deadlineMs = clock.monotonicMs() + indexLagMs;
-    while (isBefore(index.position, mark)) {
-      if (clock.monotonicMs() >= deadlineMs) return false;
-      await clock.sleep(indexAskedEveryMs);
-    }
-    return true;
+  async #openIndex(): Promise<void> {
+    if (this.#index) return;
+    const { points } = this;
+    this.#index = await openViewIndex(this.#options, this.facts, points);
+    this.#removedBefore = points.removed.size;
   }
 
-  async #buildIndex(): Promise<IndexReader> {
-    const { files, data, machine, bootId, scratch } = this.#options;
-    const index = await RecordIndex.open({ files, directory: `${scratch}/${machine}`, bootId });
-    this.#built = index;
-    const filler = new IndexFiller(index, this.facts, this.points);
-    const machineId = Buffer.from(this.facts.id, 'hex');
-    const { segments } = machinePaths(data, machine);
-    await replayAll(
-      {
-        files,
-        directory: segments,
-        machineId,
-        extents: this.points.extents,
-        removed: this.points.removed,
-        check: 'headers',
-      },
-      (entry) => filler.take(entry),
-    );
-    await rewriteRepaired(index, this.facts.disks, this.points);
-    return index.reader();
+  /** All who ask meanwhile hear the same. */
+  #renewOnce(): Promise<boolean> {
+    this.#renewing ??= this.#renew().finally(() => {
+      this.#renewing = null;
+    });
+    return this.#renewing;
+  }
+
+  /** Invariant 3. */
+  async #renew(): Promise<boolean> {
+    const before = this.#current;
+    const replaced = await before.isReplaced();
+    const { removed } = await this.pointsNow();
+    if (!replaced && removed.size <= this.#removedBefore) return false;
+    // Others read by the old one until there is a new one.
+    if (replaced || before.own) {
+      this.#index = await openViewIndex(this.#options, this.facts, this.points);
+      await before.close();
+    }
+    this.#removedBefore = removed.size;
+    return true;
+  }
+}
+
+interface PointsRead extends PointsReading {
+  /** Of the file when it was read, or less. */
+  readonly fileBytes: number;
+}
+
+async function readNow(options: ViewIndexOptions, facts: MachineFacts): Promise<PointsRead> {
+  const { files, data, machine } = options;
+  // First: what is appended in between is read again.
+  const fileBytes = await bytesOf(options);
+  const path = machinePaths(data, machine).pointsLog;
+  return { ...(await readPoints({ files, path, machineId: Buffer.from(facts.id, 'hex') })), fileBytes };
+}
+
+async function bytesOf({ files, data, machine }: ViewIndexOptions): Promise<number> {
+  try {
+    return (await files.facts(machinePaths(data, machine).pointsLog)).size;
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return 0;
+    throw error;
   }
 }
 
@@ -275,6 +285,23 @@ function storedEntry(record: IndexEntry): StoredEntry {
   return { block: record.block, leaf: record.leaf, zero: record.codec === codec.zero, record };
 }
 
-function* storedEntries(entries: Iterable<IndexEntry>): Generator<StoredEntry> {
-  for (const record of entries) yield storedEntry(record);
+/** Goes on by the new index where the view was renewed between two. */
+function* entriesAt(
+  index: () => IndexReader,
+  diskNo: number,
+  maxSeq: number,
+  fromBlock: number,
+  endBlock: number,
+): Generator<StoredEntry> {
+  for (let from: number | null = fromBlock; from !== null;) {
+    const reader = index();
+    const records = reader.entriesAt(diskNo, maxSeq, from, endBlock);
+    from = null;
+    for (const record of records) {
+      yield storedEntry(record);
+      if (index() === reader) continue;
+      from = record.block + 1;
+      break;
+    }
+  }
 }

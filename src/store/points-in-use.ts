@@ -22,6 +22,7 @@ import { acquireLock, type Lock } from '../posix/lock.ts';
 import { safeInteger } from '../wire/control-body.ts';
 import { machinePaths, readMachineFacts } from './machine-directory.ts';
 import { readPoints } from './points-log.ts';
+import type { PointsView } from './points-view.ts';
 
 const inUseName = 'in-use';
 const failoversName = 'failovers';
@@ -50,6 +51,8 @@ export interface HoldOptions extends Place {
   readonly role: string;
   /** Every point that is kept now, or these. */
   readonly points: 'all' | readonly number[];
+  /** What `points.log` says at the time of the call, for who has read it before; else it is read here. */
+  readonly pointsNow?: () => Promise<PointsView>;
 }
 
 export interface PointsHold {
@@ -131,13 +134,17 @@ async function releaseOnce(files: Files, file: string, lock: Lock): Promise<void
   await lock.release();
 }
 
-async function refuseRetired({ files, data, machine }: HoldOptions, points: readonly number[]): Promise<void> {
+async function refuseRetired(options: HoldOptions, points: readonly number[]): Promise<void> {
+  const view = await (options.pointsNow ?? (() => readNow(options)))();
+  const retired = points.find((point) => view?.isRetired(point));
+  if (view && retired !== undefined) throw view.retiredProblem(options.machine, retired);
+}
+
+async function readNow({ files, data, machine }: HoldOptions): Promise<PointsView | null> {
   const facts = await readMachineFacts(files, data, machine);
-  if (!facts) return;
+  if (!facts) return null;
   const machineId = Buffer.from(facts.id, 'hex');
-  const { view } = await readPoints({ files, path: machinePaths(data, machine).pointsLog, machineId });
-  const retired = points.find((point) => view.isRetired(point));
-  if (retired !== undefined) throw view.retiredProblem(machine, retired);
+  return (await readPoints({ files, path: machinePaths(data, machine).pointsLog, machineId })).view;
 }
 
 /** Which points are in use now. */

@@ -102,6 +102,6 @@ describe('a machine view', () => {
   it('does not wait for ever for an index that stays behind', async () => {
     const vault = await onePoint();
     lagging(1_000);
-    expect(await read(vault)).toEqual({ ownIndex: true, scratch: [machine] });
+    expect(await read(vault)).toEqual({ ownIndex: true, scratch: [expect.stringMatching(/^m1-/)] });
   });
 });

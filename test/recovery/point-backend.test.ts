@@ -4,12 +4,14 @@ import { geometryOf } from '../../src/disk/geometry.ts';
 import { zeroLeaf } from '../../src/disk/merkle.ts';
 import { leafOf } from '../../src/kernels/hash.ts';
 import { systemClock as clock } from '../../src/kit/clock.ts';
+import { Problem } from '../../src/kit/problem.ts';
 import { limits } from '../../src/limits.ts';
 import { PointBackend } from '../../src/recovery/point-backend.ts';
-import { PointImage, RootBuilder } from '../../src/recovery/point-image.ts';
+import { PointImage } from '../../src/recovery/point-image.ts';
 import { ReadCache } from '../../src/recovery/read-cache.ts';
 import type { RunReader } from '../../src/recovery/read-pool.ts';
 import { ReadStreams } from '../../src/recovery/read-streams.ts';
+import { RootBuilder } from '../../src/recovery/root-builder.ts';
 import type { DiskAtPoint, StoredEntry } from '../../src/store/machine-view.ts';
 import type { RebuildTask } from '../../src/store/rebuild-run.ts';
 import { backendContract, patchyContent } from '../nbd/backend-contract.ts';
@@ -48,6 +50,7 @@ function diskOf(
     },
     entry: (block) => made.find((entry) => entry.block === block),
     nodes: () => [],
+    renew: () => Promise.resolve(false),
     read: async ({ block }, into) => {
       await clock.turn();
       into.set(contentOf(block));
@@ -185,7 +188,11 @@ describe('the cache of a point', () => {
   it.each(['damaged', 'read-failed'])('does not remember a run with a block that is %s', async (code) => {
     const pool = new FakePool();
     const dense = Buffer.alloc(8 * blockSize, 9);
-    const cache = new ReadCache(await imageOf(diskOf(dense, blockSize), pool));
+    const disk = diskOf(dense, blockSize);
+    // What threads find damaged is read here once more.
+    const read: DiskAtPoint['read'] = (entry, into) =>
+      pool.failing.has(entry.block) ? Promise.reject(new Problem('damaged', 'rotten')) : disk.read(entry, into);
+    const cache = new ReadCache(await imageOf({ ...disk, read }, pool));
     const into = Buffer.alloc(4 * blockSize);
     pool.failing.set(2, code);
     for (let time = 0; time < 2; time += 1) await expect(cache.read(into, 0)).rejects.toMatchObject({ code });

@@ -10,7 +10,8 @@ import { systemClock as clock } from '../../src/kit/clock.ts';
 import { posixFiles as files, type Files } from '../../src/posix/files.ts';
 import { exportRaw } from '../../src/recovery/export.ts';
 import { PointBackend } from '../../src/recovery/point-backend.ts';
-import { PointImage, RootBuilder } from '../../src/recovery/point-image.ts';
+import { PointImage } from '../../src/recovery/point-image.ts';
+import { RootBuilder } from '../../src/recovery/root-builder.ts';
 import type { DiskAtPoint, StoredEntry } from '../../src/store/machine-view.ts';
 
 const leafKey = new Uint8Array(32).fill(7);
@@ -54,6 +55,7 @@ function diskOf(...listings: readonly (readonly FakeEntry[])[]): DiskAtPoint {
     entry: (block) => next().find((entry) => entry.block === block),
     // No node is known: the leaves of all entries have to make the root.
     nodes: () => [],
+    renew: () => Promise.resolve(false),
     plan() {
       throw new Error('nothing here is read by threads');
     },

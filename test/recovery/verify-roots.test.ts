@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import { geometryOf, type Geometry } from '../../src/disk/geometry.ts';
 import { systemClock as clock } from '../../src/kit/clock.ts';
-import { RootBuilder } from '../../src/recovery/point-image.ts';
+import { RootBuilder } from '../../src/recovery/root-builder.ts';
 import { checkRoots, type LeafHistory } from '../../src/recovery/verify-roots.ts';
 import { diceOf, seedOfRun, type Dice } from '../product/content.ts';
 
