@@ -10,7 +10,7 @@
  */
 import * as path from 'node:path';
 import type { Clock } from '../kit/clock.ts';
-import { isProblem, messageOf, Problem } from '../kit/problem.ts';
+import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
 import type { Files } from '../posix/files.ts';
 import { type RunningProgram, startProgram } from '../posix/running-program.ts';
 import { type Accelerator, chooseAccelerator } from './kvm.ts';
@@ -53,7 +53,7 @@ export interface BootProof {
 
 /**
  * @throws Problem `not-bootable` with the last lines of the console when the probe was not answered; `not-found` when there is no QEMU;
- *   `interrupted`; `bad-argument` when the probe needs a network card and the machine has none.
+ *   `interrupted`, or the Problem the signal was aborted with; `bad-argument` when the probe needs a network card and the machine has none.
  */
 export async function proveBoot(options: BootOptions): Promise<BootProof> {
   const { machine, probe, clock, files, directory, signal } = options;
@@ -65,7 +65,7 @@ export async function proveBoot(options: BootOptions): Promise<BootProof> {
   await files.makeDirectory(directory);
   const qemu = options.qemu ?? qemuProgram;
   const accelerator = await chooseAccelerator(qemu, clock);
-  if (signal.aborted) throw interrupted();
+  if (signal.aborted) throw interrupted(signal);
   const startedMs = clock.wallMs();
   const program = await startProgram({ program: qemu, args: wordsOf(options, accelerator), channels: 2, clock });
   const serial = new SerialConsole(program.output);
@@ -86,7 +86,16 @@ export async function proveBoot(options: BootOptions): Promise<BootProof> {
     return proof;
   } finally {
     await program.end();
+    await keepConsole(options, serial);
+  }
+}
+
+/** Who removed the failover meanwhile wants no evidence of it. */
+async function keepConsole({ files, directory }: BootOptions, serial: SerialConsole): Promise<void> {
+  try {
     await files.replaceFile(path.join(directory, 'console.log'), Buffer.from(serial.text));
+  } catch (error) {
+    if (systemCode(error) !== 'ENOENT') throw error;
   }
 }
 
@@ -133,7 +142,7 @@ async function watch(options: BootOptions, program: RunningProgram, serial: Seri
     await takePicture(options, monitor);
     return { answered: true, detail, qemuVersion };
   } catch (error) {
-    if (signal.aborted) throw interrupted();
+    if (signal.aborted) throw interrupted(signal);
     await takePicture(options, monitor);
     return { answered: false, detail: messageOf(error), qemuVersion };
   } finally {
@@ -166,7 +175,9 @@ function notBootable(proof: BootProof, serial: SerialConsole, directory: string)
   });
 }
 
-function interrupted(): Problem {
+/** Who aborts with a Problem says why himself. */
+function interrupted({ reason }: AbortSignal): Problem {
+  if (isProblem(reason)) return reason;
   return new Problem('interrupted', 'the boot proof was interrupted', {
     remedy: 'the machine was ended; run it again',
   });

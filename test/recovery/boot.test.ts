@@ -133,6 +133,15 @@ describe.skipIf(!requireTool('qemu-system-x86_64'))('a machine that does not sta
     expect(await isAlive(directory)).toBe(false);
   });
 
+  it('leaves nothing behind where its failover is removed meanwhile', async () => {
+    const qemu = await insteadOfQemu(directory, saysNothingOfUse);
+    const gone = await mkdtemp(path.join(directory, 'gone-'));
+    const answered = (): Promise<void> => rm(gone, { recursive: true });
+    const proof = proveBoot({ ...options(gone, uri, 'serial:no root'), qemu, answered });
+    await expect(proof).resolves.toMatchObject({ answered: true });
+    expect(await posixFiles.exists(gone)).toBe(false);
+  });
+
   it('is not tried where it can not answer, or nobody can run it', async () => {
     await expect(proveBoot(options(directory, uri, 'tcp:22'))).rejects.toMatchObject({ code: 'bad-argument' });
     const gone = proveBoot({ ...options(directory, uri, 'agent'), qemu: '/nowhere/qemu' });

@@ -8,6 +8,7 @@ import { connectNbd, type NbdClient } from '../../src/nbd/client.ts';
 import { posixFiles } from '../../src/posix/files.ts';
 import { lockHolder } from '../../src/posix/lock.ts';
 import { parseNbdUri } from '../../src/recovery/qemu.ts';
+import type { MachineDefinition } from '../../src/wire/definition.ts';
 import { command } from '../product/command.ts';
 import { MachineLife } from '../store/machine-fixture.ts';
 
@@ -27,7 +28,7 @@ export class FailoverScene {
   }
 
   /** Points 1 to 3, proven; the store is closed. */
-  static async make(): Promise<FailoverScene> {
+  static async make(definition?: MachineDefinition): Promise<FailoverScene> {
     const life = await MachineLife.begin();
     const images: Buffer[] = [];
     for (const blocks of [
@@ -35,7 +36,10 @@ export class FailoverScene {
       [2, 7],
       [3, 2047],
     ]) {
-      await life.point(blocks.map((block) => ({ block })));
+      await life.point(
+        blocks.map((block) => ({ block })),
+        definition,
+      );
       images.push(imageOf(life));
     }
     await life.prove();
