@@ -109,8 +109,10 @@ class JournalGuest {
   /** Waits until it wrote `count` lines more than it has. */
   async writesMore(count: number): Promise<void> {
     const wanted = (this.wrote || (this.found ?? 0)) + count;
-    await scene.until(`line ${wanted} of ${this.wrote}`, () =>
-      Promise.resolve(this.wrote >= wanted || this.trouble.length > 0 || undefined),
+    await scene.until(
+      `line ${wanted}`,
+      () => Promise.resolve(this.wrote >= wanted || this.trouble.length > 0 || undefined),
+      stepMs,
     );
     expect(this.trouble).toEqual([]);
   }
