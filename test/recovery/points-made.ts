@@ -7,6 +7,7 @@ import { posixFiles as files } from '../../src/posix/files.ts';
 import { PointImage } from '../../src/recovery/point-image.ts';
 import { MachineView } from '../../src/store/machine-view.ts';
 import { Vault } from '../../src/store/vault.ts';
+import type { MachineDefinition } from '../../src/wire/definition.ts';
 import { MachineLife, type BlockChange } from '../store/machine-fixture.ts';
 
 export const blockSize = 4096;
@@ -22,6 +23,10 @@ export interface MakeOptions {
   readonly keepEvery?: number;
   /** A layer behind the last point that no point lists. */
   readonly unlisted?: PointPlan;
+  /** What the machine is, as of every point. */
+  readonly definition?: MachineDefinition;
+  /** By point: what is done after it, before the directory is kept. */
+  readonly after?: Readonly<Record<number, (life: MachineLife) => Promise<void>>>;
 }
 
 export class PointsMade {
@@ -41,7 +46,7 @@ export class PointsMade {
 
   static async make(
     plan: readonly PointPlan[],
-    { restartEvery = Infinity, keepEvery = Infinity, unlisted = [] }: MakeOptions = {},
+    { restartEvery = Infinity, keepEvery = Infinity, unlisted = [], definition, after = {} }: MakeOptions = {},
   ): Promise<PointsMade> {
     let life = await MachineLife.begin();
     const contents: Buffer[] = [];
@@ -52,9 +57,10 @@ export class PointsMade {
         // Another process server: an epoch of its own.
         await life.store.acquireEpoch('bb');
       }
-      if (changes.length > 0) await life.point(changes);
-      else await life.commit(null, 0);
+      if (changes.length > 0) await life.point(changes, definition);
+      else await life.commit(null, 0, definition);
       contents.push(contentOf(life.image));
+      await after[number + 1]?.(life);
       if ((number + 1) % keepEvery !== 0) continue;
       const copy = path.join(life.directory, `after-${number + 1}`);
       await cp(path.join(life.directory, 'data'), copy, { recursive: true });

@@ -19,6 +19,7 @@ import type { RetentionPolicy } from '../../src/store/retention.ts';
 import { Vault } from '../../src/store/vault.ts';
 import { newTargetCounters } from '../../src/target/counters.ts';
 import { Prover } from '../../src/target/prover.ts';
+import type { MachineDefinition } from '../../src/wire/definition.ts';
 import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../../src/wire/sealed.ts';
 import { seqOf } from '../../src/wire/seq.ts';
 import type { LayerRun } from '../../src/kernels/layer-run.ts';
@@ -113,9 +114,9 @@ export class MachineLife {
   }
 
   /** Writes the blocks anew, as one layer of one batch, and commits them. Not proven. */
-  async point(changes: readonly BlockChange[]): Promise<number> {
+  async point(changes: readonly BlockChange[], definition?: MachineDefinition): Promise<number> {
     const seq = await this.layer(changes);
-    return this.commit(runOf([seq]), changes.length);
+    return this.commit(runOf([seq]), changes.length, definition);
   }
 
   /** Writes the blocks anew, as one layer of one batch; durable when it resolves. */
@@ -129,13 +130,13 @@ export class MachineLife {
     return seq;
   }
 
-  async commit(layers: LayerRun | null, records: number): Promise<number> {
+  async commit(layers: LayerRun | null, records: number, definition?: MachineDefinition): Promise<number> {
     const epoch = await this.store.acquireEpoch('aa');
     const disk = await this.disk();
     const root = Buffer.from(disk.leaves.workingRoot()).toString('hex');
     const { size } = this.#shape;
     const part = { store: disk, size, root, layers, kind: 'delta', records, payloadBytes: 0 } as const;
-    const outcome = await this.store.commit({ cutTimeMs: 1, consistency: 'crash', epoch, disks: [part] });
+    const outcome = await this.store.commit({ cutTimeMs: 1, consistency: 'crash', epoch, disks: [part], definition });
     if (outcome.kind !== 'committed') throw new Error(outcome.detail);
     return outcome.point;
   }
