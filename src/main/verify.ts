@@ -134,6 +134,8 @@ async function surveyOf(
 
 interface Verified {
   readonly check: MachineCheck;
+  /** For who asked for another point. */
+  readonly range: string;
   readonly points: VerifiedPoint[];
 }
 
@@ -160,7 +162,8 @@ async function verifyMachine(work: Work, closers: Closers, machine: string): Pro
       if (error.code === 'index-failed') throw noRoom(error);
       if (error.code !== 'damaged') throw error;
       const text = `${error.message}: none of its points could be checked`;
-      return { check: { machine, points: null, findings: [{ severity: 'damage', text }] }, points: [] };
+      const check: MachineCheck = { machine, points: null, findings: [{ severity: 'damage', text }] };
+      return { check, range: `${machine} can not be read`, points: [] };
     } finally {
       await survey?.close();
       await files.removeTree(scratch);
@@ -187,10 +190,26 @@ async function checkSurvey(work: Work, survey: MachineSurvey): Promise<Verified>
     findings.push(...found.findings);
     points.push(...found.points.map((point) => verifiedPoint(machine, point, key !== null)));
   }
-  return { check: { machine, points: survey.points.kept.length, findings }, points };
+  const { kept } = survey.points;
+  return { check: { machine, points: kept.length, findings }, range: rangeOf(machine, kept), points };
 }
 
-function isWhole({ check, points }: Verified): boolean {
+function rangeOf(machine: string, kept: readonly { readonly point: number }[]): string {
+  const [first, last] = [kept[0], kept.at(-1)];
+  return first && last ? `${machine} has points ${first.point} to ${last.point}` : `${machine} has none`;
+}
+
+function nothingToVerify({ data, machine, point }: VerifyRequest, ranges: readonly string[]): Problem {
+  const where = machine === undefined ? data : `machine ${machine}`;
+  if (ranges.length === 0 || point === 'all')
+    return new Problem('not-found', `${where} holds no point to verify`, {
+      remedy: 'name the directory of a target that has points',
+    });
+  const what = typeof point === 'number' ? `point ${point}` : `${point} point`;
+  return new Problem('not-found', `${where} has no ${what}`, { remedy: ranges.join('; ') });
+}
+
+function isWhole({ check, points }: Pick<Verified, 'check' | 'points'>): boolean {
   return check.findings.every(({ severity }) => severity === 'note') && points.every(({ ok }) => ok);
 }
 
@@ -225,17 +244,15 @@ export function verify(
     const work = { parts, request, key, signal, share: new Share(progress, total) };
     const machines: MachineCheck[] = [];
     const points: VerifiedPoint[] = [];
+    const ranges: string[] = [];
     for (const name of names) {
       const found = await verifyMachine(work, closers, name);
       machines.push(found.check);
       points.push(...found.points);
+      ranges.push(found.range);
     }
     const ok = machines.every((check) => isWhole({ check, points }));
-    if (points.length === 0 && ok) {
-      throw new Problem('not-found', `${request.data} holds no point to verify`, {
-        remedy: 'name the directory of a target that has points',
-      });
-    }
+    if (points.length === 0 && ok) throw nothingToVerify(request, ranges);
     const content = key !== null ? 'checked' : request.content ? 'no-key' : 'left-out';
     const bodies = readsBodies(request, key) ? 'checked' : 'left-out';
     return { ok, content, bodies, machines, points, seconds: (clock.monotonicMs() - started) / 1000 };

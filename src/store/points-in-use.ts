@@ -10,7 +10,8 @@
  *  2. A file under its own name is locked, or its process is gone: it is written and locked beside, and gets its name then. So removing one that
  *     is not locked takes nothing from anybody.
  *  3. What can not be understood counts for all points, since ever: better a fold too little than one too many.
- *  4. In a directory that can not be written nothing can be held, and no target folds there either that this process could ask.
+ *  4. In a directory that can not be written nothing can be held. That does where no target runs that could fold; where one does (who may read but not
+ *     write is another user), nothing is read that could go meanwhile.
  */
 import * as path from 'node:path';
 import { z } from 'zod';
@@ -18,7 +19,7 @@ import type { Clock } from '../kit/clock.ts';
 import { isProblem, Problem, systemCode } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';
 import type { Files } from '../posix/files.ts';
-import { acquireLock, type Lock } from '../posix/lock.ts';
+import { acquireLock, lockHolder, type Lock, type LockIdentity } from '../posix/lock.ts';
 import { safeInteger } from '../wire/control-body.ts';
 import { machinePaths, readMachineFacts } from './machine-directory.ts';
 import { readPoints } from './points-log.ts';
@@ -62,7 +63,7 @@ export interface PointsHold {
   release(): Promise<void>;
 }
 
-/** @throws Problem `not-found` when one of the points is retired. */
+/** @throws Problem `not-found` when one of the points is retired; `locked`: nothing can be held, and a target runs (invariant 4). */
 export async function holdPoints(options: HoldOptions): Promise<PointsHold> {
   const hold = await writeHold(options);
   try {
@@ -94,8 +95,21 @@ async function writeHold(options: HoldOptions): Promise<PointsHold> {
     }
   } catch (error) {
     if (!refusals.has(systemCode(error) ?? '')) throw error;
+    const target = await lockHolder(files, clock, data);
+    if (target) throw notHeld(directory, target, error);
     return { held: false, release: () => Promise.resolve() };
   }
+}
+
+function notHeld(directory: string, { role, pid }: LockIdentity, cause: unknown): Problem {
+  return new Problem(
+    'locked',
+    `${directory} can not be written, and what is read may go: ${role} (${pid}) runs there`,
+    {
+      remedy: "run this as the target's user, who may write there, or stop the target first",
+      cause,
+    },
+  );
 }
 
 /** Invariant 2. Null: somebody took it for stale before it was locked. */

@@ -97,6 +97,19 @@ describe('verify of a store that is whole', () => {
     expect(read.mock.calls.reduce((sum, [task]) => sum + task.blocks, 0)).toBe(500);
   });
 
+  it('names the point there is not, and those there are', async () => {
+    const refusal = (message: RegExp): unknown =>
+      expect.objectContaining({
+        code: 'not-found',
+        message: expect.stringMatching(message) as unknown,
+        remedy: expect.stringMatching(/m1 has points 1 to 8/) as unknown,
+      });
+    const failure = (change: Partial<VerifyRequest>): Promise<unknown> =>
+      verified(made.data, change).catch((error: unknown) => error);
+    expect(await failure({ machine: 'm1', point: 99 })).toEqual(refusal(/m1 has no point 99/));
+    expect(await failure({ point: 'proven' })).toEqual(refusal(/has no proven point/));
+  });
+
   it('leaves nothing behind, and nothing of it touches the store', async () => {
     const before = await readdir(made.data, { recursive: true });
     await verified(made.data, { content: false });
