@@ -65,12 +65,12 @@ export interface FailoverRoles {
   /** Beside the running replication. */
   testFailover(request: FailoverRequest): Promise<FailoverReport>;
   /**
-   * As `testFailover`, and starts the machine on it. `proven` is called when it answered. Rejects with Problem `not-bootable`, `interrupted`;
-   * the test is there in any case.
+   * As `testFailover`, and starts the machine on it. `proven` is called when it answered, `unproven` when it did not: the test is there then,
+   * too. Rejects with Problem `not-bootable`, `interrupted`; or with what says that no test was made (`bad-argument`, `not-found`), and nobody is called.
    */
   bootTestFailover(
     request: FailoverRequest & { readonly boot: BootRequest },
-    proven: (report: BootedReport) => void,
+    told: { proven(report: BootedReport): void; unproven(report: FailoverReport): void },
     signal: AbortSignal,
   ): Promise<void>;
   /** The replica becomes the primary. Asking again gives the one that is there. */

@@ -30,8 +30,8 @@ export function composeRoles(version: string): Roles {
     pinPoint: async (request) => (await import('./recovery.ts')).pinPoint(parts, request),
     listPoints: async (request) => (await import('./recovery.ts')).listPoints(parts, request),
     keyExport: async (request) => (await import('./recovery.ts')).keyExport(parts, request),
-    bootTestFailover: async (request, proven, signal) =>
-      (await import('./failover-boot.ts')).bootTestFailover(parts, request, proven, signal),
+    bootTestFailover: async (request, told, signal) =>
+      (await import('./failover-boot.ts')).bootTestFailover(parts, request, told, signal),
     testFailover: async (request) => (await import('./failover.ts')).testFailover(parts, request),
     unplannedFailover: async (request) => (await import('./failover.ts')).unplannedFailover(parts, request),
     cancelFailover: async (request) => (await import('./failover.ts')).cancelFailover(parts, request),

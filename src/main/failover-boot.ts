@@ -1,41 +1,85 @@
 /**
- * A test failover whose machine is started, and the record that says so: the point is bootable, at that time, after so many seconds. The machine ends
- * with its failover: who removes that need not know of us, since we look from time to time whether it is still there.
+ * A test failover whose machine is started, and the record that says so: the point is bootable, at that time, after so many seconds. What keeps the
+ * machine from being started is looked for before the test is made. The machine ends with its failover: who removes that need not know of us, since we
+ * look from time to time whether it is still there.
  */
 import * as path from 'node:path';
 import type { FailoverReport, FailoverRoles } from '../cli/failover-roles.ts';
 import { isProblem, Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
-import { proveBoot } from '../recovery/boot.ts';
+import { checkBootable, proveBoot } from '../recovery/boot.ts';
 import { FailoverDirectory } from '../recovery/failover-directory.ts';
 import { parseProbe } from '../recovery/probe.ts';
 import { prepareUefi } from '../recovery/uefi.ts';
+import type { MachineDefinition } from '../wire/definition.ts';
 import { writeAside } from './data-writer.ts';
+import { choosePointFor } from './failover-point.ts';
+import { pointsSaid, refuseUnknown } from './failover-turn.ts';
 import { testFailover } from './failover.ts';
 import type { Parts } from './parts.ts';
 
 type Boot = FailoverRoles['bootTestFailover'];
+type Request = Parameters<Boot>[0];
 
 export async function bootTestFailover(
   parts: Parts,
-  request: Parameters<Boot>[0],
-  proven: Parameters<Boot>[1],
+  request: Request,
+  told: Parameters<Boot>[1],
   signal: AbortSignal,
 ): Promise<void> {
-  const { files, clock } = parts;
-  const { data, machine, boot } = request;
-  const beganMs = clock.monotonicMs();
-  const probe = parseProbe(boot.probe);
-  const report = await testFailover(parts, request);
-  const { id, point } = report;
-  const place = new FailoverDirectory(files, data, machine, id);
-  const definition = (await place.read())?.definition;
-  const disks = report.disks.flatMap(({ name, uri }) => (uri === null ? [] : { name, uri }));
-  if (!definition) {
-    throw new Problem('bad-argument', `nobody said what ${machine} is as of point ${point}: it can not be started`, {
-      remedy: `its disks are there (tidemark failover list ${machine}); for later points: tidemark protect ${machine} --machine-xml FILE`,
-    });
+  const beganMs = parts.clock.monotonicMs();
+  const probe = parseProbe(request.boot.probe);
+  const { point, definition } = await startable(parts, request);
+  await checkBootable(parts.files, definition, probe);
+  const report = await testFailover(parts, { ...request, point });
+  const place = new FailoverDirectory(parts.files, request.data, request.machine, report.id);
+  const outcome = { isProven: false };
+  const proven: typeof told.proven = (booted) => {
+    outcome.isProven = true;
+    told.proven(booted);
+  };
+  try {
+    await start(parts, { request, report, place, definition, probe, beganMs, proven, signal });
+  } catch (error) {
+    const there = await isThere(place);
+    if (there && !outcome.isProven) told.unproven(report);
+    // Evidence that found no place any more.
+    throw isProblem(error) || there ? error : removedMeanwhile(report);
   }
+}
+
+/** Which point is meant, and what the machine is as of it. @throws Problem `not-found`, `damaged`, `bad-argument`. */
+async function startable(
+  parts: Parts,
+  { data, machine, point: wanted }: Request,
+): Promise<{ readonly point: number; readonly definition: MachineDefinition }> {
+  await refuseUnknown(parts, data, machine);
+  const { view } = await pointsSaid(parts, data, machine);
+  const { point } = choosePointFor(machine, view, wanted);
+  const definition = view.definitionAt(point);
+  if (definition) return { point, definition };
+  throw new Problem('bad-argument', `nobody said what ${machine} is as of point ${point}: it can not be started`, {
+    remedy: `start it without --boot and give its disks to a machine of your own; for later points: tidemark protect ${machine} --machine-xml FILE`,
+  });
+}
+
+interface Start {
+  readonly request: Request;
+  readonly report: FailoverReport;
+  readonly place: FailoverDirectory;
+  readonly definition: MachineDefinition;
+  readonly probe: ReturnType<typeof parseProbe>;
+  readonly beganMs: number;
+  readonly proven: Parameters<Boot>[1]['proven'];
+  readonly signal: AbortSignal;
+}
+
+async function start(parts: Parts, it: Start): Promise<void> {
+  const { files, clock } = parts;
+  const { report, place, definition, probe, beganMs } = it;
+  const { data, machine, boot } = it.request;
+  const { id, point } = report;
+  const disks = report.disks.flatMap(({ name, uri }) => (uri === null ? [] : { name, uri }));
   const uefi = definition.firmware === 'uefi' ? { uefi: await prepareUefi(files, place.path) } : {};
   const removed = new AbortController();
   const looking = clock.every(limits.recovery.failoverThereMs, () => {
@@ -43,32 +87,28 @@ export async function bootTestFailover(
       if (!there) removed.abort(removedMeanwhile(report));
     });
   });
-  const over = AbortSignal.any([signal, removed.signal]);
+  const over = AbortSignal.any([it.signal, removed.signal]);
   const ending = new Promise<void>((resolve) => {
     if (over.aborted) resolve();
     else over.addEventListener('abort', () => resolve(), { once: true });
   });
-  const proof = proveBoot({
-    machine: { title: `${machine}-${id}`, definition, disks, ...uefi },
-    probe,
-    answerSeconds: boot.answerSeconds,
-    directory: path.join(place.path, 'boot'),
-    beganMs,
-    files,
-    clock,
-    signal: over,
-    answered: async ({ answered, detail, seconds, accelerator, withoutKvm }, ended) => {
-      const body = { point, atMs: clock.wallMs(), failover: id, seconds, probe: probe.kind, detail };
-      await writeAside(parts, data, machine, { type: 'booted', body });
-      proven({ ...report, boot: { answered, detail, seconds, accelerator, withoutKvm } });
-      if (boot.keepRunning) await Promise.race([ending, ended]);
-    },
-  });
   try {
-    await proof;
-  } catch (error) {
-    // Evidence that found no place any more.
-    throw isProblem(error) || (await isThere(place)) ? error : removedMeanwhile(report);
+    await proveBoot({
+      machine: { title: `${machine}-${id}`, definition, disks, ...uefi },
+      probe,
+      answerSeconds: boot.answerSeconds,
+      directory: path.join(place.path, 'boot'),
+      beganMs,
+      files,
+      clock,
+      signal: over,
+      answered: async ({ answered, detail, seconds, accelerator, withoutKvm }, ended) => {
+        const body = { point, atMs: clock.wallMs(), failover: id, seconds, probe: probe.kind, detail };
+        await writeAside(parts, data, machine, { type: 'booted', body });
+        it.proven({ ...report, boot: { answered, detail, seconds, accelerator, withoutKvm } });
+        if (boot.keepRunning) await Promise.race([ending, ended]);
+      },
+    });
   } finally {
     looking.cancel();
   }

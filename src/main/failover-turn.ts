@@ -42,18 +42,22 @@ export function inTurn<T>(parts: Parts, place: MachineOfVault, work: (turn: Turn
   const { files, clock } = parts;
   const { data, machine } = place;
   return closing(async ({ closers }) => {
-    await storeFacts(parts, data);
-    if (!(await readMachineFacts(files, data, machine))) {
-      throw new Problem('not-found', `${data} holds no machine ${machine}`, {
-        remedy: 'run tidemark points to see which there are',
-      });
-    }
+    await refuseUnknown(parts, data, machine);
     const identity = lockIdentity(clock, 'failover command');
     const lock = await takeFailoverTurn({ files, clock, data, machine }, identity);
     closers.add(() => lock.release());
     const held = { parts, place, identity, closers };
     const points = await agreedPoints(held);
     return work({ ...held, points, removed: await sweep(held, points) });
+  });
+}
+
+/** @throws Problem `not-found`: no store, or no such machine. */
+export async function refuseUnknown(parts: Parts, data: string, machine: string): Promise<void> {
+  await storeFacts(parts, data);
+  if (await readMachineFacts(parts.files, data, machine)) return;
+  throw new Problem('not-found', `${data} holds no machine ${machine}`, {
+    remedy: 'run tidemark points to see which there are',
   });
 }
 

@@ -40,7 +40,7 @@ export interface ProgramToRun {
 
 /** @throws Problem `not-found`: it is not installed. */
 export async function startProgram({ program, args, channels, clock }: ProgramToRun): Promise<RunningProgram> {
-  const file = await found(program);
+  const file = await findProgram(program);
   const bound = (await whyNotExecutable(setpriv)) === null;
   const child = spawn(bound ? setpriv : file, bound ? ['--pdeathsig', 'KILL', '--', file, ...args] : args, {
     cwd: '/',
@@ -87,7 +87,8 @@ export async function startProgram({ program, args, channels, clock }: ProgramTo
   return { output: stdout, channels: sockets, ended, said: () => said.trim().replaceAll(/\s+/g, ' '), end };
 }
 
-async function found(program: string): Promise<string> {
+/** Its file. @throws Problem `not-found`: it is not installed. */
+export async function findProgram(program: string): Promise<string> {
   const files = program.startsWith('/') ? [program] : searchPath.map((directory) => `${directory}/${program}`);
   for (const file of files) if ((await whyNotExecutable(file)) === null) return file;
   throw new Problem('not-found', `there is no program ${program}`, { remedy: 'install it, or name its file' });

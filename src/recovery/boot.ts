@@ -12,12 +12,14 @@ import * as path from 'node:path';
 import type { Clock } from '../kit/clock.ts';
 import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
 import type { Files } from '../posix/files.ts';
-import { type RunningProgram, startProgram } from '../posix/running-program.ts';
+import { findProgram, type RunningProgram, startProgram } from '../posix/running-program.ts';
+import type { MachineDefinition } from '../wire/definition.ts';
 import { type Accelerator, chooseAccelerator } from './kvm.ts';
 import { answered, type BootProbe, type Started } from './probe.ts';
 import { type MachineToRun, machineWords, qemuProgram } from './qemu.ts';
 import { Qmp } from './qmp.ts';
 import { SerialConsole } from './serial-console.ts';
+import { findUefi } from './uefi.ts';
 
 export interface BootOptions {
   readonly machine: Omit<MachineToRun, 'network'>;
@@ -52,18 +54,32 @@ export interface BootProof {
 }
 
 /**
- * @throws Problem `not-bootable` with the last lines of the console when the probe was not answered; `not-found` when there is no QEMU;
- *   `interrupted`, or the Problem the signal was aborted with; `bad-argument` when the probe needs a network card and the machine has none.
+ * What can be known before anything is started. @throws Problem `not-found`: no QEMU, no firmware; `bad-argument`: the probe needs a network card and
+ * the machine has none.
  */
-export async function proveBoot(options: BootOptions): Promise<BootProof> {
-  const { machine, probe, clock, files, directory, signal } = options;
-  if (probe.kind === 'tcp' && machine.definition.nics.length === 0) {
+export async function checkBootable(
+  files: Files,
+  { nics, firmware }: MachineDefinition,
+  probe: BootProbe,
+  qemu: string = qemuProgram,
+): Promise<void> {
+  if (probe.kind === 'tcp' && nics.length === 0) {
     throw new Problem('bad-argument', 'the machine has no network card to be asked through', {
       remedy: 'probe its serial console or its guest agent, or protect it with --nic',
     });
   }
+  await findProgram(qemu);
+  if (firmware === 'uefi') await findUefi(files);
+}
+
+/**
+ * @throws Problem `not-bootable` with the last lines of the console when the probe was not answered; `interrupted`, or the
+ * Problem the signal was aborted with; what `checkBootable` throws.
+ */
+export async function proveBoot(options: BootOptions): Promise<BootProof> {
+  const { machine, probe, clock, files, directory, signal, qemu = qemuProgram } = options;
+  await checkBootable(files, machine.definition, probe, qemu);
   await files.makeDirectory(directory);
-  const qemu = options.qemu ?? qemuProgram;
   const accelerator = await chooseAccelerator(qemu, clock);
   if (signal.aborted) throw interrupted(signal);
   const startedMs = clock.wallMs();

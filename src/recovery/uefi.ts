@@ -16,15 +16,19 @@ const packaged = [
   ['/usr/share/qemu/ovmf-x86_64-code.bin', '/usr/share/qemu/ovmf-x86_64-vars.bin'],
 ] as const;
 
-/** Copies the variables into `directory` unless they are there. @throws Problem `not-found`: no firmware is installed. */
-export async function prepareUefi(files: Files, directory: string): Promise<UefiFiles> {
-  const variables = path.join(directory, 'uefi-variables.fd');
-  for (const [code, empty] of packaged) {
-    if (!(await files.exists(code)) || !(await files.exists(empty))) continue;
-    if (!(await files.exists(variables))) await files.replaceFile(variables, await files.readWhole(empty));
-    return { code, variables };
-  }
+/** @throws Problem `not-found`: none is installed. */
+export async function findUefi(files: Files): Promise<{ readonly code: string; readonly empty: string }> {
+  for (const [code, empty] of packaged)
+    if ((await files.exists(code)) && (await files.exists(empty))) return { code, empty };
   throw new Problem('not-found', 'the machine starts by UEFI, and no UEFI firmware for QEMU is installed here', {
     remedy: 'install it (Debian: ovmf)',
   });
+}
+
+/** Copies the variables into `directory` unless they are there. @throws Problem `not-found`: no firmware is installed. */
+export async function prepareUefi(files: Files, directory: string): Promise<UefiFiles> {
+  const { code, empty } = await findUefi(files);
+  const variables = path.join(directory, 'uefi-variables.fd');
+  if (!(await files.exists(variables))) await files.replaceFile(variables, await files.readWhole(empty));
+  return { code, variables };
 }

@@ -1,7 +1,8 @@
 /** `tidemark failover` on roles that are not there: what it takes, asks, passes on and prints. */
 import { describe, expect, it } from 'vitest';
-import type { FailoverReport, FailoverRequest } from '../../src/cli/failover-roles.ts';
+import type { FailoverReport, FailoverRequest, FailoverRoles } from '../../src/cli/failover-roles.ts';
 import { exitCodes } from '../../src/fatal.ts';
+import { Problem } from '../../src/kit/problem.ts';
 import { commandLine } from './fake-roles.ts';
 
 const report: FailoverReport = {
@@ -44,6 +45,19 @@ describe('failover', () => {
     expect(line.stdout()).toBe('nbd+unix:///vda?socket=/x\n');
     for (const words of ['test-1', 'point 7', 'qemu-system-x86_64 …', '/d/domain.xml'])
       expect(line.stderr()).toContain(words);
+  });
+
+  it('prints where a test is that did not start, too', async () => {
+    const roles: Partial<FailoverRoles> = {
+      bootTestFailover: (_request, told) => {
+        told.unproven(report);
+        return Promise.reject(new Problem('not-bootable', 'the machine did not start'));
+      },
+    };
+    const line = commandLine({ roles });
+    expect(await line.run('failover', 'test', 'web1', '--boot')).toBe(exitCodes['check-failed'].code);
+    expect(line.stdout()).toBe('nbd+unix:///vda?socket=/x\n');
+    expect(line.stderr()).toContain('test-1');
   });
 
   it('asks before the replica becomes the primary, and before what was written is lost', async () => {

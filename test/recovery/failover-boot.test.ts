@@ -34,7 +34,10 @@ it.skipIf(!requireTool('qemu-system-x86_64'))('ends with its failover, and says 
       ...{ data: scene.data, vault: scene.vault, machine, point: undefined, listen: 'unix', spaceBytes: undefined },
       boot: { probe: 'serial:never', answerSeconds: 60, keepRunning: true },
     },
-    () => expect.fail('there is nothing to start on this disk'),
+    {
+      proven: () => expect.fail('there is nothing to start on this disk'),
+      unproven: () => expect.fail('it is no longer there'),
+    },
     interrupted.signal,
   );
   const said = running.catch((error: unknown) => error);

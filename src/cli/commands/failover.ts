@@ -87,8 +87,11 @@ function bootTest(context: CliContext, request: FailoverRequest, options: BootOp
     say(context.terminal, `point ${report.point} is bootable: ${detail} after ${seconds} s (${how})`);
     if (keepRunning) say(context.terminal, 'the machine runs until this command is interrupted');
   };
+  const unproven = (report: FailoverReport): void => {
+    printFailover(context, report, json);
+  };
   const wanted = { ...request, boot: { probe, answerSeconds, keepRunning } };
-  return interruptible(context, (signal) => context.roles.bootTestFailover(wanted, proven, signal));
+  return interruptible(context, (signal) => context.roles.bootTestFailover(wanted, { proven, unproven }, signal));
 }
 
 function addStarts(failover: Command, context: CliContext): void {
