@@ -252,12 +252,9 @@ export const limits = {
     failoverStopMs: 10_000,
     failoverTurnMs: 90_000,
     failoverPollMs: 20,
-    /** How often a target looks whether unplanned failovers are served, and when it tries again where one could not be. */
-    failoverKeptMs: 5_000,
+    /** How often one looks whether a failover is still served, still there; when it is tried again; how long a machine waits for its disks. */
+    failoverLookMs: 2_000,
     failoverRetryMs: 60_000,
-    /** How often a command that runs a machine looks whether the failover it runs on is still there. */
-    failoverThereMs: 500,
-    /** How long a machine waits for the disks of a failover whose process died, before it sees errors. */
     failoverReconnectSeconds: 60,
     /** What is shown of the log of a process that did not come up. */
     failoverLogBytes: 2 * KiB,

@@ -82,7 +82,7 @@ async function start(parts: Parts, it: Start): Promise<void> {
   const disks = report.disks.flatMap(({ name, uri }) => (uri === null ? [] : { name, uri }));
   const uefi = definition.firmware === 'uefi' ? { uefi: await prepareUefi(files, place.path) } : {};
   const removed = new AbortController();
-  const looking = clock.every(limits.recovery.failoverThereMs, () => {
+  const looking = clock.every(limits.recovery.failoverLookMs, () => {
     void isThere(place).then((there) => {
       if (!there) removed.abort(removedMeanwhile(report));
     });

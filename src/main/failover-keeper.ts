@@ -16,13 +16,13 @@ import type { Parts } from './parts.ts';
 
 /** Until `signal` aborts. Never rejects. */
 export async function watchFailovers(parts: Parts, place: Vault, logger: Logger, signal: AbortSignal): Promise<void> {
-  const { failoverKeptMs, failoverRetryMs } = limits.recovery;
+  const { failoverLookMs, failoverRetryMs } = limits.recovery;
   const { clock } = parts;
   await keepFailovers(parts, place, logger, signal);
   /** Machine → when it is tried again. */
   const laterMs = new Map<string, number>();
   for (;;) {
-    await clock.sleep(failoverKeptMs, signal).catch(() => undefined);
+    await clock.sleep(failoverLookMs, signal).catch(() => undefined);
     await eachMachine(parts, place, signal, async (machine) => {
       if (clock.monotonicMs() < (laterMs.get(machine) ?? 0)) return;
       try {
