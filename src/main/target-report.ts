@@ -161,6 +161,7 @@ export class TargetReporter {
     for (const name of deleted) {
       this.#known.delete(name);
       this.#told.delete(name);
+      this.#retention.delete(name);
       this.#thinnedTold.delete(name);
     }
   }
