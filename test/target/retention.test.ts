@@ -70,4 +70,7 @@ it('is handed on as control says it: of hours, of thinning, and of nothing', () 
   reporter.answered(answer('m1', { hours: 24, thinning: null }));
   expect(reporter.retentionOf('m1')).toEqual({ hours: 24, thinning: undefined });
   expect(reporter.retentionOf('m2')).toBe(keepAll);
+  // Another machine of that name starts anew.
+  reporter.deletions({ deleted: ['m1'], undeleted: new Map() });
+  expect(reporter.retentionOf('m1')).toBe(keepAll);
 });
