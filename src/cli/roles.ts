@@ -123,7 +123,13 @@ export interface PointReport {
   readonly provenMs: number | null;
   readonly damaged: boolean;
   /** The newest proof that the machine starts from it; null: there is none. */
-  readonly booted: { readonly atMs: number; readonly seconds: number; readonly detail: string } | null;
+  readonly booted: {
+    readonly atMs: number;
+    readonly seconds: number;
+    readonly detail: string;
+    /** Directory with what was heard and seen. */
+    readonly evidence: string;
+  } | null;
   /** Kept whatever the policy says. */
   readonly pinned: boolean;
   readonly consistency: 'crash' | 'app' | 'none';

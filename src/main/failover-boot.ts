@@ -11,6 +11,7 @@ import { checkBootable, proveBoot } from '../recovery/boot.ts';
 import { FailoverDirectory } from '../recovery/failover-directory.ts';
 import { parseProbe } from '../recovery/probe.ts';
 import { prepareUefi } from '../recovery/uefi.ts';
+import { machinePaths } from '../store/machine-directory.ts';
 import type { MachineDefinition } from '../wire/definition.ts';
 import { writeAside } from './data-writer.ts';
 import { choosePointFor } from './failover-point.ts';
@@ -97,7 +98,8 @@ async function start(parts: Parts, it: Start): Promise<void> {
       machine: { title: `${machine}-${id}`, definition, disks, ...uefi },
       probe,
       answerSeconds: boot.answerSeconds,
-      directory: path.join(place.path, 'boot'),
+      // With the point, not with the failover: it outlives that.
+      directory: path.join(machinePaths(data, machine).boots, String(point), id),
       beganMs,
       files,
       clock,

@@ -1,11 +1,12 @@
 /** Composition of commands that work from a target's directory alone: points, nbd, key export (`export.ts` and `verify.ts` are two more). */
 import { availableParallelism } from 'node:os';
+import * as path from 'node:path';
 import type { GapReport, NbdRequest, PointReport, PointsReport, Roles, Running } from '../cli/roles.ts';
 import { invariant } from '../kit/invariant.ts';
 import { serveNbd } from '../nbd/server.ts';
 import { PointBackend } from '../recovery/point-backend.ts';
 import { ReadPool } from '../recovery/read-pool.ts';
-import { listMachines } from '../store/machine-directory.ts';
+import { listMachines, machinePaths } from '../store/machine-directory.ts';
 import type { MachineView } from '../store/machine-view.ts';
 import type { PointBody } from '../store/points-record.ts';
 import { writeAside } from './data-writer.ts';
@@ -32,7 +33,7 @@ export function servePoint(parts: Parts, request: NbdRequest): Promise<Running> 
   });
 }
 
-function pointReport(view: MachineView, body: PointBody): PointReport {
+function pointReport(view: MachineView, body: PointBody, boots: string): PointReport {
   const booted = view.points.bootedAt(body.point);
   return {
     machine: view.machine,
@@ -42,7 +43,12 @@ function pointReport(view: MachineView, body: PointBody): PointReport {
     provenMs: view.points.stateOf(body.point) === 'proven' ? (view.points.proven.get(body.point)?.atMs ?? null) : null,
     damaged: view.points.stateOf(body.point) === 'damaged',
     pinned: view.points.isPinned(body.point),
-    booted: booted && { atMs: booted.atMs, seconds: booted.seconds, detail: booted.detail },
+    booted: booted && {
+      atMs: booted.atMs,
+      seconds: booted.seconds,
+      detail: booted.detail,
+      evidence: path.join(boots, String(body.point), booted.failover),
+    },
     consistency: body.consistency,
     evidence: body.evidence ?? null,
     disks: body.disks.map(({ no, size, root, kind, payloadBytes, writes }) => ({
@@ -75,7 +81,9 @@ export function listPoints(parts: Parts, request: Parameters<Roles['listPoints']
     const gaps: GapReport[] = [];
     for (const machine of machines) {
       const view = await openView(parts, closers, { data: request.data, machine });
-      points.push(...view.points.kept.map((body) => pointReport(view, body)));
+      points.push(
+        ...view.points.kept.map((body) => pointReport(view, body, machinePaths(request.data, machine).boots)),
+      );
       gaps.push(...gapReports(view));
     }
     return { points, gaps };

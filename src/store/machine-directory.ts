@@ -62,6 +62,8 @@ export interface MachinePaths {
   readonly segments: string;
   readonly index: string;
   readonly leaves: string;
+  /** Evidence that points start, by point. */
+  readonly boots: string;
 }
 
 /** @throws Problem `bad-argument` when the name is not one a certificate could carry. */
@@ -78,6 +80,7 @@ export function machinePaths(data: string, machine: string): MachinePaths {
     segments: path.join(directory, 'segments'),
     index: path.join(directory, 'index'),
     leaves: path.join(directory, 'leaves'),
+    boots: path.join(directory, 'boots'),
   };
 }
 

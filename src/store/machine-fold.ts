@@ -94,6 +94,7 @@ export class MachineFold {
     const damage: Damage[] = [];
     this.#removals ??= await this.#leftBehind();
     tally.retired = await this.#retire(policy);
+    await this.#forgetBoots();
     const { log, points } = this.#parts;
     const inUse = await pointsInUse(this.#parts);
     const account = await foldIndex({ log, points, disks: this.#parts.disks() }, inUse, pace);
@@ -147,6 +148,14 @@ export class MachineFold {
   #removal(segment: number): Removal {
     const { clock } = this.#parts;
     return { segment, dueMs: clock.monotonicMs() + limits.store.removeAfterMs, atMs: clock.wallMs() };
+  }
+
+  /** What was kept as evidence that points start which are not kept any more. */
+  async #forgetBoots(): Promise<void> {
+    const { files, points, data, machine } = this.#parts;
+    const { boots } = machinePaths(data, machine);
+    for (const name of await files.list(boots))
+      if (points.isRetired(Number(name))) await files.removeTree(`${boots}/${name}`);
   }
 
   async #retire(policy: RetentionPolicy): Promise<number> {

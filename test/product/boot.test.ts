@@ -146,7 +146,7 @@ describe.skipIf(!requireBootable('nbdcopy'))('a machine', () => {
       expect(run.code, run.stderr).toBe(exitCodes.ok.code);
       const report = JSON.parse(run.stdout) as BootedReport;
       expect(report).toMatchObject({ point, served: true, boot: { answered: true, detail: `marker: ${marker}` } });
-      expect((await readdir(path.join(report.directory, 'boot'))).sort()).toEqual([
+      expect((await readdir(path.join(report.directory, '../../boots', String(point), report.id))).sort()).toEqual([
         'console.log',
         'proof.json',
         'screen.png',
@@ -184,6 +184,10 @@ describe.skipIf(!requireBootable('nbdcopy'))('a machine', () => {
       'the machine did not start: the probe was not answered within 1 s; its console said',
     );
     expect(await failoverOk('cleanup', machine, '--all')).toEqual({ removed: ['test-1', 'test-2', 'test-3'] });
+    // What was seen and heard stays with the point.
+    const booted = (await scene.points()).flatMap((each) => each.booted ?? []);
+    for (const { evidence } of booted) expect(await readdir(evidence)).toContain('proof.json');
+    expect(booted).toHaveLength(2);
   });
 
   it(
