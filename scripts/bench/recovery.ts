@@ -13,8 +13,10 @@ import { firstDifference } from '../demo/compare.ts';
 import { requireSpace } from '../demo/image.ts';
 import { commandOk, RoleProcess, tidemark } from '../demo/process.ts';
 import { Site } from '../demo/site.ts';
+import { makeStartable, mark } from '../demo/boot-sector.ts';
 import { blockBytes, changeBlocks, chooseBlocks, makeContent, warm } from './content.ts';
 import { makeLargeStore } from './large-store.ts';
+import { measureBoot, measureRebuild, type RebuildFigures } from './recovery-store.ts';
 import { missingPrograms, runProgram, Server } from './programs.ts';
 
 export interface RecoveryOptions {
@@ -38,6 +40,9 @@ export interface RecoveryResult {
   readonly firstBlock: { readonly points: number; readonly diskBytes: number; readonly turns: readonly number[] };
   /** How long the program alone takes to say its version. */
   readonly startSeconds: number;
+  /** From `failover test --boot` to the first words of a machine that needs nothing but its firmware; null: there is no QEMU. */
+  readonly bootSeconds: number | null;
+  readonly rebuild: RebuildFigures;
   readonly disk: { readonly bytes: number; readonly points: number; readonly pointRead: number };
   readonly read: ReadFigures;
   readonly peers: readonly ReadFigures[] | 'absent';
@@ -49,6 +54,7 @@ export interface RecoveryResult {
 const machine = 'bench';
 const disk = 'disk0';
 const turns = 3;
+const firstMark = 'the disk as of the first point';
 const randomReadSeconds = 5;
 const waitMsMax = 30 * 60_000;
 
@@ -111,15 +117,25 @@ async function measureFirstBlock({ directory, say }: RecoveryOptions, points: nu
   };
 }
 
+interface Replicated {
+  readonly place: Place;
+  readonly bootSeconds: number | null;
+  readonly rebuild: RebuildFigures;
+}
+
 /** The first point, then two more that each changed a tenth of the disk; everything is stopped then. `original`: the disk as of the first. */
-async function replicate({ directory, size, seed, say }: RecoveryOptions, original: string): Promise<Place> {
+async function replicate({ directory, size, seed, say }: RecoveryOptions, original: string): Promise<Replicated> {
   const image = path.join(directory, 'disk.raw');
   await makeContent(image, size, seed);
+  await makeStartable(image, size);
+  await mark(image, size, firstMark);
   await copyFile(image, original);
   const disks = [{ name: disk, image }];
-  const site = new Site({ directory, machine, disks, intervalSeconds: 3600, compression: 'lz4' });
+  const site = new Site({ directory, machine, disks, intervalSeconds: 3600, compression: 'lz4', reporting: true });
   try {
     await site.enrollAll();
+    const what = ['--disk', disk, '--cpus', '1', '--memory', '64M'];
+    await commandOk(tidemark, ['protect', machine, ...what, ...site.operator]);
     await site.startTarget();
     await site.startProcessServer();
     for (let point = 1; point <= 3; point += 1) {
@@ -134,11 +150,16 @@ async function replicate({ directory, size, seed, say }: RecoveryOptions, origin
       });
       await site.role('agent').stop();
     }
+    await site.role('process-server').stop();
+    await site.role('target').stop();
+    say('starting a machine, and a target without its index');
+    const bootSeconds = await measureBoot(site, 1, firstMark);
+    const rebuild = await measureRebuild(site);
+    await rm(image);
+    return { place: { data: site.targetData, machine, disk }, bootSeconds, rebuild };
   } finally {
     await site.stop();
   }
-  await rm(image);
-  return { data: site.targetData, machine, disk };
 }
 
 interface FioResult {
@@ -232,7 +253,7 @@ export async function measureRecovery(options: RecoveryOptions): Promise<Recover
   if (missing.length > 0) throw new Error(`${missing.join(', ')} not installed (Debian: libnbd-bin fio)`);
   const first = await measureFirstBlock(options, 10_000, 4 * 1024 ** 4);
   const original = path.join(directory, 'original.raw');
-  const place = await replicate(options, original);
+  const { place, ...started } = await replicate(options, original);
   const pointRead = 1;
   const ours: Way = {
     name: 'tidemark nbd',
@@ -262,6 +283,7 @@ export async function measureRecovery(options: RecoveryOptions): Promise<Recover
     peer ? rounded(read.megabytesPerSecond / peer.megabytesPerSecond) : null;
   return {
     ...first,
+    ...started,
     disk: { bytes: size, points: 3, pointRead },
     read,
     peers: peers.length === 0 ? 'absent' : peers,
@@ -272,11 +294,13 @@ export async function measureRecovery(options: RecoveryOptions): Promise<Recover
 
 /** For people. */
 export function recoveryLines(result: RecoveryResult): string[] {
-  const { firstBlock, read, peers } = result;
+  const { firstBlock, read, peers, rebuild, bootSeconds } = result;
   const row = ({ name, megabytesPerSecond, randomRead: random }: ReadFigures): string =>
     `  ${name.padEnd(38)} ${String(megabytesPerSecond).padStart(6)} MB/s ${String(random.iops).padStart(7)} IOPS  p50 ${random.p50Microseconds} µs  p99 ${random.p99Microseconds} µs`;
   return [
     `command to first checked block, ${firstBlock.points} points of a disk of ${firstBlock.diskBytes / 1024 ** 4} TiB: ${result.firstBlockSeconds} s (the program alone starts in ${result.startSeconds} s)`,
+    `command to the first words of a machine that needs nothing but its firmware: ${bootSeconds === null ? 'not measured, no QEMU' : `${bootSeconds} s`}`,
+    `index rebuilt from ${(rebuild.storedBytes / 1e9).toFixed(2)} GB of segments in ${rebuild.seconds} s, ${rebuild.gigabytesPerSecond} GB/s`,
     `reading a point of ${(result.disk.bytes / 1024 ** 2).toFixed(0)} MiB through NBD, and 4 KiB at random places, four at a time:`,
     ...[read, ...(peers === 'absent' ? [] : peers)].map(row),
     `  ours ÷ raw ${result.ratioToRaw ?? 'not measured'} (goal 0.3), ours ÷ compressed ${result.ratioToCompressed ?? 'not measured'} (goal 1.5)`,

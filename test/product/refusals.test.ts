@@ -207,10 +207,10 @@ describe('a target is refused', () => {
     await mkdir(data);
     await cp(path.join(scene.site.targetData, 'vault.key'), path.join(data, 'vault.key'));
     const facts = JSON.parse(await readFile(path.join(scene.site.targetData, 'tidemark.json'), 'utf8')) as object;
-    await writeFile(path.join(data, 'tidemark.json'), JSON.stringify({ ...facts, format: 2 }));
+    await writeFile(path.join(data, 'tidemark.json'), JSON.stringify({ ...facts, format: 99 }));
     const before = await snapshot(data);
-    expectRefusal(await start(data), 'wrong-version', data, 'format 2', 'version of tidemark');
-    expectRefusal(await command(['points', '--data', data]), 'wrong-version', 'format 2');
+    expectRefusal(await start(data), 'wrong-version', data, 'format 99', 'version of tidemark');
+    expectRefusal(await command(['points', '--data', data]), 'wrong-version', 'format 99');
     expect(await snapshot(data)).toEqual(before);
   });
 });
