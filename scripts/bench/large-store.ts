@@ -64,7 +64,14 @@ async function commitPoint(store: MachineStore, size: number, epoch: number, num
   // Spread over the whole disk; the first block is the one every point writes.
   const step = Math.floor(size / blockBytes / 10_007);
   const others = Array.from({ length: blocksPerPoint - 1 }, (_, index) => 1 + ((number * 7 + index) % 10_007) * step);
-  await opened.appendBatch(sealed(opened, salt, seq, [0, ...new Set(others)])).durable;
+  await opened.appendBatch(
+    sealed(
+      opened,
+      salt,
+      seq,
+      [0, ...new Set(others)].sort((a, b) => a - b),
+    ),
+  ).durable;
   const root = Buffer.from(opened.leaves.workingRoot()).toString('hex');
   const layers = opened.pending;
   const part = { store: opened, size, root, layers, kind: 'delta', records: blocksPerPoint, payloadBytes: 0 } as const;
