@@ -3,7 +3,7 @@ import { readdir, rm, stat } from 'node:fs/promises';
 import * as path from 'node:path';
 import { commandOk, tidemark } from '../demo/process.ts';
 import type { Site } from '../demo/site.ts';
-import { missingPrograms } from './programs.ts';
+import { missingPrograms } from '../demo/programs.ts';
 
 export interface RebuildFigures {
   /** Of all segment files. */

@@ -17,7 +17,7 @@ import { makeStartable, mark } from '../demo/boot-sector.ts';
 import { blockBytes, changeBlocks, chooseBlocks, makeContent, warm } from './content.ts';
 import { makeLargeStore } from './large-store.ts';
 import { measureBoot, measureRebuild, type RebuildFigures } from './recovery-store.ts';
-import { missingPrograms, runProgram, Server } from './programs.ts';
+import { missingPrograms, runProgram, Server } from '../demo/programs.ts';
 
 export interface RecoveryOptions {
   readonly directory: string;

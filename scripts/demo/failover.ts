@@ -6,6 +6,7 @@ import { open } from 'node:fs/promises';
 import { systemClock } from '../../src/kit/clock.ts';
 import { connectNbd, type NbdClient } from '../../src/nbd/client.ts';
 import { commandOk, tidemark } from './process.ts';
+import { missingPrograms } from './programs.ts';
 import type { Site } from './site.ts';
 
 export interface FailoverFigures {
@@ -27,15 +28,6 @@ interface Started {
 }
 
 const stepBytes = 4 * 1024 * 1024;
-
-async function hasQemu(): Promise<boolean> {
-  const { execFile } = await import('node:child_process');
-  return new Promise((resolve) => {
-    execFile('qemu-system-x86_64', ['--version'], (error) => {
-      resolve(error === null);
-    });
-  });
-}
 
 async function sameAs(file: string, client: NbdClient): Promise<boolean> {
   const expected = await open(file, 'r');
@@ -68,7 +60,8 @@ export async function testFailover(
 ): Promise<FailoverFigures> {
   const { machine } = site.options;
   const place = ['--data', site.targetData, '--json'];
-  const boot = says !== null && (await hasQemu()) ? ['--boot', '--probe', `serial:${says}`] : [];
+  const hasQemu = (await missingPrograms('qemu-system-x86_64')).length === 0;
+  const boot = says !== null && hasQemu ? ['--boot', '--probe', `serial:${says}`] : [];
   const words = ['failover', 'test', machine, '--point', String(point), ...boot, ...place];
   const started = JSON.parse(await commandOk(tidemark, words)) as Started;
   try {

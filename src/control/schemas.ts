@@ -265,7 +265,7 @@ export const targetReport = z.object({
         name: nameSchema,
         oldestPoint: z.int().min(1).nullable().describe('Points below it are no longer kept.'),
         damagedBlocks: count,
-        booted: bootMark.default(null).describe('The newest point that was started and answered.'),
+        booted: bootMark.default(null).describe('The point that was last started and answered.'),
         replica: replicaFacts.nullable().default(null),
         disks: z
           .array(
@@ -354,7 +354,7 @@ export const statusReply = z.object({
       ...progress,
       consistency: capturedConsistency.nullable(),
       replica: replicaFacts.nullable(),
-      booted: bootMark.describe('The newest point that was started and answered, when, and how long it took.'),
+      booted: bootMark.describe('The point that was last started and answered, when, and how long it took.'),
       gaps: z.array(gapReport),
       disks: z.array(
         z.object({

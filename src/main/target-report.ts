@@ -31,12 +31,6 @@ function pointReport(store: MachineStore, number: number): PointReport | null {
   };
 }
 
-function newestBooted(view: MachineStore['points']): TargetReport['machines'][number]['booted'] {
-  const newest = view.points.findLast(({ point }) => view.bootedAt(point) !== null)?.point ?? 0;
-  const found = view.bootedAt(newest);
-  return found && { point: newest, atMs: Math.round(found.atMs), seconds: found.seconds };
-}
-
 /** What the control API is told: points it does not have yet, and those that changed since. */
 function machineReport(
   store: MachineStore,
@@ -46,6 +40,7 @@ function machineReport(
   replica: TargetReport['machines'][number]['replica'],
 ): TargetReport['machines'][number] {
   const view = store.points;
+  const started = view.newestBooted;
   const marks = (disk: number, provenOnly: boolean): { point: number; cutTimeMs: number } | null => {
     const found = view.points.findLast(
       ({ point, disks }) => disks.some(({ no }) => no === disk) && (!provenOnly || view.stateOf(point) === 'proven'),
@@ -60,7 +55,7 @@ function machineReport(
     oldestPoint: view.kept[0]?.point ?? null,
     retired: [...retired],
     damagedBlocks,
-    booted: newestBooted(view),
+    booted: started && { point: started.point, atMs: Math.round(started.atMs), seconds: started.seconds },
     replica,
     disks: store.disks.map((disk) => ({
       name: disk.name,
@@ -184,6 +179,8 @@ export class TargetReporter {
     this.#thinnedTold.set(name, told);
     const oldest = view.kept[0]?.point ?? 0;
     const found: number[] = [];
+    // None is missing in between, as long as nothing is thinned out or held.
+    if (view.kept.length === view.points.length - oldest + 1) return found;
     for (let point = oldest + 1; point <= view.points.length && found.length < pointsPerReportMax; point += 1)
       if (view.isRetired(point) && !told.has(point)) found.push(point);
     for (const point of found) told.add(point);

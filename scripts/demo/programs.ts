@@ -1,4 +1,4 @@
-/** Programs of others that a benchmark runs beside the product: to their end, timed, with what they said when they failed. */
+/** Programs of others that run beside the product in benchmarks and in the quickstart: to their end, timed, with what they said when they failed. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { access, constants } from 'node:fs/promises';
 import * as os from 'node:os';
