@@ -1,7 +1,7 @@
 /**
  * The benchmarks of the whole product, each beside its peers in the same run.
  *
- *   npm run bench -- --only resync recovery [--size 4G] [--json]
+ *   npm run bench -- --only resync recovery [--quick] [--size 4G] [--json]
  *
  * Figures go to standard output (one JSON object with `--json`), everything else to standard error. No figure is printed that was not measured in
  * this run. Exit code 0: measured. 2: not.
@@ -15,6 +15,7 @@ import { blockBytes } from './bench/content.ts';
 import { machineFacts } from './bench/machine.ts';
 import { measureRecovery, recoveryLines } from './bench/recovery.ts';
 import { measureResync, resyncLines } from './bench/resync.ts';
+import type { Measured, Run } from './bench/section.ts';
 import { endChildren } from './demo/process.ts';
 import { parseSize } from './demo/size.ts';
 
@@ -22,19 +23,8 @@ interface Options {
   readonly only?: readonly string[];
   readonly size: string;
   readonly seed: string;
+  readonly quick?: boolean;
   readonly json?: boolean;
-}
-
-interface Run {
-  readonly directory: string;
-  readonly size: number;
-  readonly seed: number;
-  readonly say: (text: string) => void;
-}
-
-interface Measured {
-  readonly figures: unknown;
-  readonly lines: readonly string[];
 }
 
 const benches: Readonly<Record<string, (run: Run) => Promise<Measured>>> = {
@@ -52,7 +42,7 @@ function say(text: string): void {
   process.stderr.write(`${text}\n`);
 }
 
-async function main({ only = Object.keys(benches), size, seed, json }: Options): Promise<void> {
+async function main({ only = Object.keys(benches), size, seed, quick = false, json }: Options): Promise<void> {
   const unknown = only.filter((name) => !Object.hasOwn(benches, name));
   if (unknown.length > 0)
     throw new Error(`there is no ${unknown.join(', ')}; there is ${Object.keys(benches).join(', ')}`);
@@ -68,7 +58,7 @@ async function main({ only = Object.keys(benches), size, seed, json }: Options):
     };
     process.once('SIGINT', interrupted).once('SIGTERM', interrupted);
     try {
-      const measured = await measure({ directory, size: parseSize(size, blockBytes), seed: Number(seed), say });
+      const measured = await measure({ directory, size: parseSize(size, blockBytes), seed: Number(seed), quick, say });
       results[name] = measured.figures;
       lines.push(...measured.lines);
     } finally {
@@ -87,6 +77,7 @@ const program = new Command('bench')
   .option('--only <name...>', `which: ${Object.keys(benches).join(', ')}`)
   .option('--size <size>', 'size of the disk', '4G')
   .option('--seed <number>', 'what content and places of changes are made from', '1')
+  .option('--quick', 'small and few: shows that everything works, and roughly how fast')
   .option('--json', 'print one JSON object on stdout');
 
 try {
