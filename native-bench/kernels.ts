@@ -10,7 +10,7 @@ import { blake3Candidates } from '../src/kernels/blake3.ts';
 import type { Candidate } from '../src/kernels/choose.ts';
 import { decrypt, encrypt } from '../src/kernels/cipher.ts';
 import { lz4Candidates } from '../src/kernels/lz4.ts';
-import { release } from '../src/kernels/release.ts';
+import { release } from '../src/kit/release.ts';
 import { zstdCandidates } from '../src/kernels/zstd.ts';
 import { messageOf } from '../src/kit/problem.ts';
 import { systemRandom as random } from '../src/kit/random.ts';

@@ -8,7 +8,7 @@
 import { createCipheriv, createDecipheriv, type KeyObject } from 'node:crypto';
 import { invariant } from '../kit/invariant.ts';
 import { diskIdBytes } from './keys.ts';
-import { release } from './release.ts';
+import { release } from '../kit/release.ts';
 
 const tagBytes = 16;
 const aadBytes = 72;

@@ -10,7 +10,7 @@ import { createRequire } from 'node:module';
 import { invariant } from '../kit/invariant.ts';
 import { limits } from '../limits.ts';
 import { choose, type Candidate } from './choose.ts';
-import { release } from './release.ts';
+import { release } from '../kit/release.ts';
 
 export interface Lz4 {
   /**

@@ -8,7 +8,7 @@ import { zeroLeaf } from '../disk/merkle.ts';
 import { fullMask, pageCount } from '../disk/page-mask.ts';
 import { decrypt } from './cipher.ts';
 import { codecs, decompress } from './compress.ts';
-import { release } from './release.ts';
+import { release } from '../kit/release.ts';
 
 export interface RecordToUnseal {
   readonly layerKey: KeyObject;

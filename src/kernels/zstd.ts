@@ -8,7 +8,7 @@ import { constants, zstdCompressSync, zstdDecompressSync } from 'node:zlib';
 import { invariant } from '../kit/invariant.ts';
 import { limits } from '../limits.ts';
 import { choose, type Candidate } from './choose.ts';
-import { release } from './release.ts';
+import { release } from '../kit/release.ts';
 
 export interface Zstd {
   /** Hands the frame to `use`, valid during the call only. */

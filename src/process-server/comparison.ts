@@ -12,7 +12,7 @@
  *     read from the agent above `controlQueueBytesMax`; what was asked, and the room for its answer, comes out of `comparisonBytesMax`.
  *  5. When the session ends, what waits is dropped and its room given back; an outcome that is under way is forgotten when it comes.
  */
-import { releaseMessage } from '../kernels/release.ts';
+import { releaseMessage } from '../kit/release.ts';
 import type { Credit } from '../kit/credit.ts';
 import { Serial } from '../kit/serial.ts';
 import { limits } from '../limits.ts';

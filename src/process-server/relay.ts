@@ -8,7 +8,7 @@
  *  3. Disk keys stay here: OPENED goes on to the agent without `diskKey` and `keyVersion` (DESIGN §4).
  *  4. Layers rise over the whole session, all disks alike.
  */
-import { releaseMessage } from '../kernels/release.ts';
+import { releaseMessage } from '../kit/release.ts';
 import type { Clock } from '../kit/clock.ts';
 import { Credit } from '../kit/credit.ts';
 import { Problem } from '../kit/problem.ts';

@@ -16,7 +16,7 @@ import type { KeyObject } from 'node:crypto';
 import { fullMask, pageCount, scatterPages } from '../disk/page-mask.ts';
 import { leafOf } from '../kernels/hash.ts';
 import { deriveLayerKey } from '../kernels/keys.ts';
-import { release } from '../kernels/release.ts';
+import { release } from '../kit/release.ts';
 import { unsealRecord } from '../kernels/unseal.ts';
 import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
 import { limits } from '../limits.ts';

@@ -10,7 +10,7 @@
  *  4. What waits for its turn is bounded: sealed bytes by credit, all else by `controlQueueBytesMax`, above which nothing more is read.
  *  5. The peer never has more sealed bytes outstanding than it was granted (C5); one that sends more is closed.
  */
-import { releaseMessage } from '../kernels/release.ts';
+import { releaseMessage } from '../kit/release.ts';
 import type { Clock } from '../kit/clock.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import { Serial } from '../kit/serial.ts';

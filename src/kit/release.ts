@@ -1,12 +1,13 @@
 /**
- * Native kernels return fresh memory for every call. Left to the garbage collector, a worker runs over untouched pages and spends
- * more time in page faults than in the kernel; released at once, the same pages are used again (2–3× the throughput).
+ * Native code returns fresh memory for every call: kernels their outputs, the socket what it read. Left to the garbage collector, a
+ * thread runs over untouched pages and spends more time in page faults than in the kernel; released at once, the same pages are
+ * used again (2–3× the throughput).
  */
 
-/** Outputs from here on are mapped one by one by the allocator, and releasing them early gains nothing. */
+/** Memory from here on is mapped piece by piece by the allocator, and releasing it early gains nothing. */
 const releaseBytesMax = 1024 * 1024;
 
-/** Gives the memory of a kernel's output back now. Only where it owns its whole ArrayBuffer; it must not be used afterwards. */
+/** Gives memory back now. Only where `output` owns its whole ArrayBuffer, so nobody else's bytes go; it must not be used afterwards. */
 export function release(output: Uint8Array): void {
   const { buffer, byteOffset, byteLength } = output;
   if (!(buffer instanceof ArrayBuffer) || byteOffset !== 0 || byteLength !== buffer.byteLength) return;
