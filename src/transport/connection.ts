@@ -38,20 +38,39 @@ export interface Closed {
   readonly reason: string;
 }
 
+/**
+ * Bytes a sender may leave free right before a frame, so that what a connection puts before it stands there and both are one write of
+ * memory that lies together: the largest header of RFC 6455 §5.2, 2 bytes, 8 of length, 4 of mask.
+ */
+export const frameRoomBytes = 14;
+
+export interface SendOptions {
+  /** The `frameRoomBytes` bytes before the frame in its ArrayBuffer are the connection's, too, until the send settled. Default: they are not. */
+  readonly room?: boolean;
+}
+
+/**
+ * Gives memory for one frame of `bytes` bytes: exactly that long, anywhere in its ArrayBuffer, content undefined. What lies before and
+ * behind it is not touched. Called with a length that was checked (1 to `limits.wire.frameBytesMax`), once per frame and in their order,
+ * when the frame begins to arrive: the next frame delivered is this very Buffer. If the connection ends before, nobody gets it back.
+ */
+export type TakeMemory = (bytes: number) => Buffer;
+
 export interface Connection {
   readonly peer: PeerIdentity;
   /** `address:port` of the peer, for logs. */
   readonly remote: string;
   /**
    * Sends one frame of at most `limits.wire.frameBytesMax` bytes. Resolves when the socket took it, rejects with Problem `closed`
-   * otherwise. The buffer must not change until then.
+   * otherwise. The buffer must not change until then. With `room` a large frame goes out without being copied on this side of TLS.
    */
-  send(frame: Uint8Array): Promise<void>;
+  send(frame: Uint8Array, options?: SendOptions): Promise<void>;
   /**
    * Sets the one handler; to be called once, synchronously by whoever receives the connection. Nothing is read before.
-   * The buffer is the receiver's from then on but may share its ArrayBuffer with other frames: copy before transferring it.
+   * The buffer is the receiver's from then on. With `take` it lies where `take` put it, and was copied once, from what TLS gave.
+   * Without, it may share its ArrayBuffer with other frames: copy before transferring it.
    */
-  onFrame(handler: (frame: Buffer) => void): void;
+  onFrame(handler: (frame: Buffer) => void, take?: TakeMemory): void;
   /** Stops reading from the socket. Frames already taken from it (at most one read's worth) may still be delivered. */
   pause(): void;
   resume(): void;

@@ -15,8 +15,8 @@ import type { WebSocket } from 'ws';
 import { invariant } from '../kit/invariant.ts';
 import { messageOf, Problem, systemCode } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
-import { closeCodes } from './connection.ts';
-import type { Closed, Connection, PeerIdentity } from './connection.ts';
+import { closeCodes, frameRoomBytes } from './connection.ts';
+import type { Closed, Connection, PeerIdentity, SendOptions, TakeMemory } from './connection.ts';
 
 type State =
   | { readonly kind: 'open' }
@@ -54,6 +54,7 @@ export class WsConnection implements Connection {
   readonly #sending = new Set<(error: Problem) => void>();
   #state: State = { kind: 'open' };
   #handler: ((frame: Buffer) => void) | undefined;
+  #take: TakeMemory | undefined;
   #paused = false;
 
   /** Takes over `ws`, which must be open, and `socket`, the TLS socket under it, in the turn in which it opened. */
@@ -71,7 +72,7 @@ export class WsConnection implements Connection {
     ws.on('message', (data, isBinary) => {
       if (this.#state.kind !== 'open') return;
       if (!isBinary) this.close(closeCodes.binaryOnly, 'frames are binary messages');
-      else if (Buffer.isBuffer(data)) this.#handler?.(data);
+      else if (Buffer.isBuffer(data)) this.#deliver(data);
     });
     ws.pause(); // 2
   }
@@ -88,11 +89,10 @@ export class WsConnection implements Connection {
     return this.#socket.bytesWritten;
   }
 
-  send(frame: Uint8Array): Promise<void> {
-    invariant(
-      frame.byteLength > 0 && frame.byteLength <= limits.wire.frameBytesMax,
-      'a frame has a length within the limit',
-    );
+  send(frame: Uint8Array, { room = false }: SendOptions = {}): Promise<void> {
+    const { byteLength, byteOffset } = frame;
+    invariant(byteLength > 0 && byteLength <= limits.wire.frameBytesMax, 'a frame has a length within the limit');
+    invariant(!room || byteOffset >= frameRoomBytes, 'a frame that leaves room has it');
     if (this.#state.kind !== 'open') return Promise.reject(closedProblem(this.#state.cause));
     return new Promise((resolve, reject) => {
       this.#sending.add(reject);
@@ -104,9 +104,10 @@ export class WsConnection implements Connection {
     });
   }
 
-  onFrame(handler: (frame: Buffer) => void): void {
+  onFrame(handler: (frame: Buffer) => void, take?: TakeMemory): void {
     invariant(!this.#handler, 'onFrame is called once');
     this.#handler = handler;
+    this.#take = take;
     if (!this.#paused) this.#ws.resume();
   }
 
@@ -125,6 +126,16 @@ export class WsConnection implements Connection {
     if (!this.#leave({ by, code, reason })) return;
     this.#ws.close(code, clip(reason));
     this.#ws.resume(); // 4
+  }
+
+  #deliver(data: Buffer): void {
+    if (!this.#take || data.byteLength === 0) {
+      this.#handler?.(data);
+      return;
+    }
+    const frame = this.#take(data.byteLength);
+    data.copy(frame);
+    this.#handler?.(frame);
   }
 
   /** Invariant 1: false if someone else was first. */

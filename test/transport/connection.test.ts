@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { limits, MiB } from '../../src/limits.ts';
+import { frameRoomBytes } from '../../src/transport/connection.ts';
 import type { Connection } from '../../src/transport/connection.ts';
 import type { Credentials } from '../../src/transport/credentials.ts';
 import { memoryPair } from './memory-connection.ts';
@@ -101,6 +102,55 @@ describe.each([
     await last;
     await expect.poll(() => frames.length).toBe(sent + 1);
     expect(frames.every((frame, index) => frame[0] === index && frame.length === MiB)).toBe(true);
+    client.close(1000, '');
+    await client.closed;
+  });
+
+  it('puts frames into memory the receiver gives, touching nothing around, and into no other', async () => {
+    const { client, far } = await open();
+    const taken: Buffer[] = [];
+    const frames: Buffer[] = [];
+    far.onFrame(
+      (frame) => frames.push(frame),
+      (bytes) => {
+        const memory = Buffer.from(new ArrayBuffer(bytes + 100), 60, bytes);
+        new Uint8Array(memory.buffer).fill(0xaa);
+        taken.push(memory);
+        return memory;
+      },
+    );
+    const sizes = [1, 125, 126, 65_536, MiB];
+    for (const [index, size] of sizes.entries()) await client.send(Buffer.alloc(size, index));
+    await expect.poll(() => frames.length).toBe(sizes.length);
+    for (const [index, size] of sizes.entries()) {
+      expect(frames[index]).toBe(taken[index]);
+      const whole = Buffer.from(taken[index]?.buffer ?? new ArrayBuffer(0));
+      expect(
+        whole.equals(Buffer.concat([Buffer.alloc(60, 0xaa), Buffer.alloc(size, index), Buffer.alloc(40, 0xaa)])),
+      ).toBe(true);
+    }
+    expect(taken).toHaveLength(sizes.length);
+    client.close(1000, '');
+    await client.closed;
+  });
+
+  it('sends a frame with room before it as it is, whatever stood there', async () => {
+    const { client, far } = await open();
+    const [atServer, atClient] = [collect(far), collect(client)];
+    const sizes = [1, 125, 126, 65_535, 65_536, MiB];
+    for (const [index, size] of sizes.entries()) {
+      for (const end of [client, far]) {
+        const memory = Buffer.alloc(frameRoomBytes + 3 + size + 5, 0xaa);
+        memory.fill(index, frameRoomBytes + 3, frameRoomBytes + 3 + size);
+        await end.send(memory.subarray(frameRoomBytes + 3, frameRoomBytes + 3 + size), { room: true });
+        expect(memory.subarray(0, 3).equals(Buffer.alloc(3, 0xaa))).toBe(true);
+        expect(memory.subarray(frameRoomBytes + 3 + size).equals(Buffer.alloc(5, 0xaa))).toBe(true);
+      }
+    }
+    for (const frames of [atServer, atClient]) {
+      await expect.poll(() => frames.length).toBe(sizes.length);
+      expect(frames.every((frame, index) => frame.equals(Buffer.alloc(sizes[index] ?? 0, index)))).toBe(true);
+    }
     client.close(1000, '');
     await client.closed;
   });

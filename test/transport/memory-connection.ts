@@ -5,8 +5,8 @@
  */
 import { invariant } from '../../src/kit/invariant.ts';
 import { Problem } from '../../src/kit/problem.ts';
-import { closeCodes } from '../../src/transport/connection.ts';
-import type { Closed, Connection, PeerIdentity } from '../../src/transport/connection.ts';
+import { closeCodes, frameRoomBytes } from '../../src/transport/connection.ts';
+import type { Closed, Connection, PeerIdentity, SendOptions, TakeMemory } from '../../src/transport/connection.ts';
 
 /** How many turns a closed end waits for the peer to read what was sent before. */
 const lingerTries = 500;
@@ -33,6 +33,7 @@ export class MemoryConnection implements Connection {
   bufferBytes = 256 * 1024;
   #held = false;
   #handler: ((frame: Buffer) => void) | undefined;
+  #take: TakeMemory | undefined;
   #other: MemoryConnection | undefined;
   #queue: InFlight[] = [];
   #queuedBytes = 0;
@@ -56,9 +57,11 @@ export class MemoryConnection implements Connection {
     return this.#ended !== undefined;
   }
 
-  send(frame: Uint8Array): Promise<void> {
+  send(frame: Uint8Array, { room = false }: SendOptions = {}): Promise<void> {
     if (this.#ended) return Promise.reject(closedProblem(this.#ended));
     const copy = Buffer.from(frame);
+    // What stood there is gone, as with a real socket.
+    if (room) Buffer.from(frame.buffer, frame.byteOffset - frameRoomBytes, frameRoomBytes).fill(0xee);
     this.sent.push(copy);
     this.bytesOut += copy.byteLength;
     return new Promise((resolve, reject) => {
@@ -70,9 +73,10 @@ export class MemoryConnection implements Connection {
     });
   }
 
-  onFrame(handler: (frame: Buffer) => void): void {
+  onFrame(handler: (frame: Buffer) => void, take?: TakeMemory): void {
     invariant(!this.#handler, 'onFrame is called once');
     this.#handler = handler;
+    this.#take = take;
     this.#other?.wake();
   }
 
@@ -92,6 +96,14 @@ export class MemoryConnection implements Connection {
       this.#other?.end({ by: 'peer', code, reason });
     });
     this.#finish({ by: code === closeCodes.deadline ? 'deadline' : 'us', code, reason });
+  }
+
+  #placed(frame: Buffer): Buffer {
+    const memory = this.#take?.(frame.byteLength);
+    if (!memory) return frame;
+    invariant(memory.byteLength === frame.byteLength, 'the memory of a frame has its length');
+    frame.copy(memory);
+    return memory;
   }
 
   /** Called by the other end when it can take frames again. */
@@ -154,7 +166,7 @@ export class MemoryConnection implements Connection {
         this.#queuedBytes -= item.frame.byteLength;
         other.bytesIn += item.frame.byteLength;
         item.taken();
-        other.#handler(item.frame);
+        other.#handler(other.#placed(item.frame));
       }
     } finally {
       this.#pumping = false;
