@@ -20,7 +20,7 @@ import type { Files } from '../posix/files.ts';
 import { sameDefinition } from '../wire/definition.ts';
 import { counterOf, epochOf } from '../wire/seq.ts';
 import { objectionTo, type CommitOutcome, type NewPoint } from './new-point.ts';
-import { inheritedDamage, leansOn, type InheritedDamage } from './damaged-blocks.ts';
+import { DamageTakenOver, leansOn } from './damaged-blocks.ts';
 import type { DiskStore } from './disk-store.ts';
 import { MachineFold } from './machine-fold.ts';
 import type { IndexEntry } from './index-codec.ts';
@@ -295,13 +295,18 @@ export class MachineStore {
     return this.#oneAtATime.run(() => this.#appendPoint(entry));
   }
 
-  async markProven(point: number, blocks: number): Promise<void> {
-    await this.#appendPoint({ type: 'proven', body: { point, atMs: this.#parts.clock.wallMs(), blocks } });
+  /** Unless something was found out meanwhile about the points before, which it may have taken over: false. */
+  markProven(point: number, blocks: number, taken: DamageTakenOver): Promise<boolean> {
+    return this.#oneAtATime.run(async () => {
+      if (!taken.isCurrent) return false;
+      await this.#appendPoint({ type: 'proven', body: { point, atMs: this.#parts.clock.wallMs(), blocks } });
+      return true;
+    });
   }
 
-  /** Blocks found damaged at earlier points that this one may have taken over. */
-  inheritedDamage(disk: DiskStore, point: number): InheritedDamage {
-    return inheritedDamage(this.#parts.log.index, this.points, disk.no, point);
+  /** For who goes through the points in rising order. */
+  damageTakenOver(): DamageTakenOver {
+    return new DamageTakenOver(this.#parts.log.index, this.points);
   }
 
   /**
@@ -311,16 +316,13 @@ export class MachineStore {
   async markDamaged(point: number, disk: DiskStore, blocks: readonly number[]): Promise<number[]> {
     const { log, clock } = this.#parts;
     const maxSeq = maxSeqAt(this.points, disk.no, point);
-    const newest = Number.MAX_SAFE_INTEGER;
-    const wanted = blocks.filter((block) => leansOn(log.index.lookup(disk.no, block, newest), maxSeq));
+    const last = Number.MAX_SAFE_INTEGER;
+    const wanted = blocks.filter((block) => leansOn(log.index.lookup(disk.no, block, last), maxSeq));
     disk.needRepair(wanted);
     const step = limits.store.damagedBlocksMax;
     for (let from = 0; from === 0 || from < blocks.length; from += step) {
-      const named = blocks.slice(from, from + step);
-      await this.#appendPoint({
-        type: 'damaged',
-        body: { point, atMs: clock.wallMs(), disk: disk.no, blocks: named },
-      });
+      const body = { point, atMs: clock.wallMs(), disk: disk.no, blocks: blocks.slice(from, from + step) };
+      await this.#oneAtATime.run(() => this.#appendPoint({ type: 'damaged', body }));
     }
     return wanted;
   }
@@ -344,10 +346,7 @@ export class MachineStore {
     // Not the vault: none of it needs a key.
     const { files, clock, machine, log, data, facts } = this.#parts;
     return new MachineFold({
-      files,
-      clock,
-      machine,
-      log,
+      ...{ files, clock, machine, log },
       data: data.path,
       machineId: Buffer.from(facts.id, 'hex'),
       points: this.points,

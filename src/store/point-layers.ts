@@ -8,11 +8,7 @@ import { endOfExtents, type Position } from './segment-format.ts';
  * next point, so a read at the point sees exactly the records up to it (FORMAT.md, Index).
  */
 export function maxSeqAt(view: PointsView, diskNo: number, point: number): number {
-  for (let number = point; number >= 1; number -= 1) {
-    const layers = view.point(number)?.disks.find((disk) => disk.no === diskNo)?.layers ?? null;
-    if (layers !== null) return layers.last;
-  }
-  return 0;
+  return view.listedSeq(diskNo, point);
 }
 
 /** How far `point`, or one before it that added anything, relies on the log; null: nothing was ever added. */

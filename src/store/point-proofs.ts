@@ -5,6 +5,7 @@
  *  1. Damage takes back the proofs of all later points: they are looked at again.
  *  2. A repair takes damage off the points that read the version, and with the last of it the point's word against it; its proof has to be made anew. Where
  *     the version is of the point's own layers, from the first block on; else what the point changed stays as proven as it was.
+ *  3. Damage that is found, and told of each later point that took it over, costs a look at each of them once: not again with each that is told.
  */
 import type { DamagedBody, PointBody, ProvenBody, RepairedBody } from './points-record.ts';
 
@@ -22,27 +23,35 @@ export class PointProofs {
   readonly damaged = new Map<number, Map<number, Set<number>>>();
   /** Disk number → repairs in the order they were made. */
   readonly repaired = new Map<number, RepairedVersion[]>();
+  /** Of each DAMAGED its point, of each REPAIRED 0, in their order. */
+  readonly changes: number[] = [];
+  /** No point above it is proven. */
+  #highestProven = 0;
 
   prove(body: ProvenBody): void {
     this.proven.set(body.point, body);
+    this.#highestProven = Math.max(this.#highestProven, body.point);
   }
 
-  /** Invariant 1. */
+  /** Invariants 1 and 3. */
   damage({ point, disk, blocks }: DamagedBody): void {
     const disks = this.damaged.get(point) ?? new Map<number, Set<number>>();
     this.damaged.set(point, disks);
     const known = disks.get(disk) ?? new Set();
     disks.set(disk, known);
     for (const each of blocks) known.add(each);
-    for (const [later, body] of this.proven) {
-      if (later <= point) continue;
-      this.proven.delete(later);
-      this.provenBefore.set(later, body);
+    this.changes.push(point);
+    for (; this.#highestProven > point; this.#highestProven -= 1) {
+      const body = this.proven.get(this.#highestProven);
+      if (!body) continue;
+      this.proven.delete(body.point);
+      this.provenBefore.set(body.point, body);
     }
   }
 
   /** Invariant 2. @param points all there are. */
   repair({ disk, versions }: RepairedBody, points: readonly PointBody[]): void {
+    this.changes.push(0);
     const repaired = this.repaired.get(disk) ?? [];
     this.repaired.set(disk, repaired);
     for (const [block, damagedSeq, , healthySeq] of versions) repaired.push({ block, damagedSeq, healthySeq });

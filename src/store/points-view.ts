@@ -30,8 +30,8 @@ export class PointsView {
   readonly #gaps: GapBody[] = [];
   #extents: Extent[] = [];
   #mark: Position | null = null;
-  /** Disk number → the highest seq points list of it. */
-  readonly #listed = new Map<number, number>();
+  /** Disk number → the points that list layers of it, ascending, each with the highest seq. */
+  readonly #listed = new Map<number, { readonly point: number; readonly last: number }[]>();
   #epoch: EpochBody | null = null;
   /** With the first point each counts for, ascending. */
   readonly #definitions: { readonly from: number; readonly body: MachineBody }[] = [];
@@ -78,9 +78,16 @@ export class PointsView {
     return this.#keeping.removed;
   }
 
-  /** The highest seq points list of the disk; 0: none. */
-  listedSeq(diskNo: number): number {
-    return this.#listed.get(diskNo) ?? 0;
+  /** The highest seq of the disk that points up to this one (all of them, when none is said) list; 0: none. */
+  listedSeq(diskNo: number, point = this.#points.length): number {
+    const listed = this.#listed.get(diskNo) ?? [];
+    let [from, end] = [0, listed.length];
+    while (from < end) {
+      const middle = (from + end) >>> 1;
+      if ((listed[middle]?.point ?? point) <= point) from = middle + 1;
+      else end = middle;
+    }
+    return listed[from - 1]?.last ?? 0;
   }
 
   /** Who may write now; `null` before the first session. */
@@ -130,6 +137,11 @@ export class PointsView {
   /** Point → disk number → blocks found damaged. */
   get damaged(): ReadonlyMap<number, ReadonlyMap<number, ReadonlySet<number>>> {
     return this.#proofs.damaged;
+  }
+
+  /** Of each DAMAGED its point, of each REPAIRED 0, in their order: who goes through the points sees what was found out behind it. */
+  get damageChanges(): readonly number[] {
+    return this.#proofs.changes;
   }
 
   /** Versions of the disk's blocks that were damaged and have the content of a later record; the last one said of a version counts. */
@@ -200,7 +212,7 @@ export class PointsView {
       case 'point':
         this.#points.push(entry.body);
         this.#keeping.add(entry.body);
-        for (const { no, layers } of entry.body.disks) if (layers !== null) this.#listed.set(no, layers.last);
+        this.#list(entry.body);
         this.#rely(entry.body.extents);
         return;
       case 'proven':
@@ -240,6 +252,15 @@ export class PointsView {
     }
   }
 
+  #list({ point, disks }: PointBody): void {
+    for (const { no, layers } of disks) {
+      if (layers === null) continue;
+      const listed = this.#listed.get(no) ?? [];
+      this.#listed.set(no, listed);
+      listed.push({ point, last: layers.last });
+    }
+  }
+
   #rely(extents: readonly Extent[]): void {
     this.#extents.push(...extents);
     this.#mark = latest(this.#mark, endOfExtents(extents));
@@ -261,7 +282,7 @@ export class PointsView {
   #objectionToLayers({ point, epoch, disks }: PointBody): string | null {
     for (const { no, layers } of disks) {
       if (layers === null) continue;
-      const listed = this.#listed.get(no) ?? 0;
+      const listed = this.listedSeq(no);
       if (layers.first <= listed) return `point ${point} lists layer ${layers.first} of disk ${no} after ${listed}`;
       if (epochOf(layers.last) > epoch)
         return `point ${point} of epoch ${epoch} lists layer ${layers.last} of disk ${no}`;

@@ -2,8 +2,8 @@
  * Committed, then proven (DESIGN §3): rebuilds every block a point changed from stored bytes and matches its leaf. Runs in the background,
  * one point at a time per machine, in small steps, so ingest goes first.
  *
- * A mismatch marks the point damaged (a durable record) and asks the source for the blocks whole. What was found damaged at earlier points
- * is read again as of each later one: a point is proven only if it took over none of it. A read the system refused proves nothing either
+ * A mismatch marks the point damaged (a durable record) and asks the source for the blocks whole. A point is proven only if it took over nothing of
+ * what was found damaged at earlier ones: each version with pages of that is read again, once for all points that read it. A read the system refused proves nothing either
  * way: the proof is tried again later. What the medium does not give back is called damaged after some tries, so that one sector that is gone
  * holds up no later point for ever.
  */
@@ -11,6 +11,7 @@ import type { Clock, Timer } from '../kit/clock.ts';
 import { isProblem, messageOf, type Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
+import type { DamageTakenOver } from '../store/damaged-blocks.ts';
 import type { DiskStore } from '../store/disk-store.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import { isMediumError } from '../store/stored-records.ts';
@@ -97,11 +98,14 @@ export class Prover {
   async #proveAll(): Promise<void> {
     const { store, logger, clock } = this.#options;
     await this.#heal();
+    const taken = store.damageTakenOver();
     for (const point of store.unprovenPoints()) {
       if (this.#stopped()) return;
+      // Found damaged by somebody else meanwhile.
+      if (store.points.stateOf(point) !== 'committed') continue;
       try {
         const startedMs = this.#options.clock.monotonicMs();
-        await this.#prove(point);
+        await this.#prove(point, taken);
         this.#options.counters.stageMs.proof += this.#options.clock.monotonicMs() - startedMs;
       } catch (error) {
         const retryInMs = isProblem(error) && error.retryable ? limits.target.proofRetryMs : undefined;
@@ -114,31 +118,32 @@ export class Prover {
     }
   }
 
-  async #prove(point: number): Promise<void> {
+  async #prove(point: number, taken: DamageTakenOver): Promise<void> {
     const { store, counters, logger } = this.#options;
     const before = store.points.provenBefore.get(point);
     let blocks = before?.blocks ?? 0;
     let damagedDisks = 0;
+    taken.goTo(point);
     for (const disk of store.disksAt(point)) {
-      const { same, partly } = store.inheritedDamage(disk, point);
-      const inherited = await this.#badOf(disk, point, partly);
       const own = before ? { read: 0, bad: [] } : await this.#badOf(disk, point, store.blocksOf(disk, point));
-      if (!inherited || !own) return;
+      const over = await taken.first(
+        disk.no,
+        async (block) => (await this.#badOf(disk, point, [block]))?.bad.length !== 0,
+      );
+      if (!own || this.#stopped()) return;
       blocks += own.read;
-      const taken = new Set(own.bad);
-      // Those taken over are on record where they were found; one of them says that this point is not whole either.
-      const over = [...same, ...inherited.bad].filter((block) => !taken.has(block)).slice(0, 1);
-      if (own.bad.length + over.length === 0) continue;
+      // What was taken over is on record where it was found; one of the blocks says that this point is not whole either.
+      const bad = over === null || own.bad.includes(over) ? own.bad : [...own.bad, over];
+      if (bad.length === 0) continue;
       damagedDisks += 1;
-      this.#options.damaged(disk, await store.markDamaged(point, disk, [...own.bad, ...over]));
+      this.#options.damaged(disk, await store.markDamaged(point, disk, bad));
     }
     this.#unreadable.clear();
-    if (damagedDisks > 0) {
-      // Proofs of later points may have been taken back.
+    if (damagedDisks > 0 || !(await store.markProven(point, blocks, taken))) {
+      // Proofs of later points may have been taken back, or there is more that this one may have taken over.
       this.#again = true;
       return;
     }
-    await store.markProven(point, blocks);
     counters.pointsProven += 1;
     counters.blocksProven += blocks;
     logger.info({ machine: store.machine, point, blocks }, 'point proven');

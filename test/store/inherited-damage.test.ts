@@ -1,9 +1,9 @@
 /** What a proof makes of damage found earlier, and of reads that fail for a while. */
-import { open } from 'node:fs/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import { limits } from '../../src/limits.ts';
 import { posixFiles, type Files } from '../../src/posix/files.ts';
+import { flipBit } from './flip.ts';
 import { MachineLife } from './machine-fixture.ts';
 import { unreadable } from './unreadable.ts';
 
@@ -24,13 +24,7 @@ async function repairList(): Promise<number[]> {
 /** Flips a bit of the last payload of a segment (the batch is its last entry; up to 7 bytes of padding follow). */
 async function rot(number: number, before = 100): Promise<void> {
   const extent = life.store.points.extents.find((each) => each.segment === number);
-  const file = await open(segment(number), 'r+');
-  const at = (extent?.length ?? 0) - before;
-  const byte = Buffer.alloc(1);
-  await file.read(byte, 0, 1, at);
-  byte.writeUInt8(byte.readUInt8(0) ^ 1);
-  await file.write(byte, 0, 1, at);
-  await file.close();
+  await flipBit(segment(number), (extent?.length ?? 0) - before);
 }
 
 it('a point after a damaged one is not proven by its own blocks while it takes over unrepaired ones', async () => {
