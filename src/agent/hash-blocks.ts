@@ -29,7 +29,7 @@ export function blocksIn(runs: readonly Run[]): number {
   return runs.reduce((sum, { count }) => sum + count, 0);
 }
 
-/** On this thread, through `readBlock`; lets others in between. */
+/** On this thread, through `readBlocks`; lets others in between. */
 export function inlineHasher(clock: Clock): BlockHasher {
   return {
     width: 1,
@@ -40,7 +40,7 @@ export function inlineHasher(clock: Clock): BlockHasher {
       let done = 0;
       for (const { first, count } of runs) {
         for (let number = first; number < first + count; number += 1) {
-          await capture.readBlock(number, block);
+          await capture.readBlocks(number, block);
           leaves.set(leafOf(leafKey, block), done * leafBytes);
           done += 1;
           if ((done * blockSize) % MiB === 0) await clock.turn();

@@ -8,7 +8,8 @@
  *  3. A leaf is laid over the working leaves when its batch goes out, never before: what was packed and not sent is not at the target.
  *  4. Leaves of no point (initial replication, comparison): what was read and laid is made durable every `checkpointBytes` or `checkpointMs`, and
  *     the log forgets it, sent or not: the comparison of the next session tells. So nothing is read or sent twice after days of sending.
- *  5. Reads run ahead of hashing by at most `readAhead` blocks, sends behind it by the builders of the pool; memory is bounded by both.
+ *  5. Blocks side by side are read in one piece of at most `pieceBytes` and `pieceBlocks`. Reads run ahead of hashing by at most `readAhead` pieces, sends behind it
+ *     by the builders of the pool; memory is bounded by both.
  */
 import type { Clock } from '../kit/clock.ts';
 import { Credit } from '../kit/credit.ts';
@@ -16,24 +17,44 @@ import { invariant } from '../kit/invariant.ts';
 import { fullMask, gatherPages, pageCount } from '../disk/page-mask.ts';
 import { zeroLeaf } from '../disk/merkle.ts';
 import { leafOf } from '../kernels/hash.ts';
-import { limits } from '../limits.ts';
+import { KiB, limits, MiB } from '../limits.ts';
 import { BatchBuilder } from '../wire/batch.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
 import type { Session } from './session.ts';
 import type { AgentCounters, FlightLog } from './counters.ts';
 
-const readAhead = 16;
+const readAhead = 3;
+const pieceBytes = 512 * KiB;
+const pieceBlocks = 16;
 
 export interface LayerResult {
   readonly records: number;
   readonly payloadBytes: number;
 }
 
-interface ReadBlock {
-  readonly block: number;
-  readonly mask: number;
-  readonly bytes: Buffer;
+/** Blocks side by side, of which pages are to be sent. */
+interface Piece {
+  readonly first: number;
+  /** One mask for each block. */
+  readonly masks: readonly number[];
+}
+
+interface Reading extends Piece {
+  readonly memory: Buffer;
   readonly done: Promise<void>;
+}
+
+function* piecesOf(blocks: Iterable<readonly [block: number, mask: number]>, blocksMax: number): Generator<Piece> {
+  let [first, masks]: [number, number[]] = [0, []];
+  for (const [block, mask] of blocks) {
+    if (masks.length > 0 && (block !== first + masks.length || masks.length === blocksMax)) {
+      yield { first, masks };
+      masks = [];
+    }
+    if (masks.length === 0) first = block;
+    masks.push(mask);
+  }
+  if (masks.length > 0) yield { first, masks };
 }
 
 export interface SenderContext {
@@ -104,9 +125,10 @@ export class LayerSender {
   /** Sends everything in the disk's sending set. Rejects when the session ends or the cut is void. */
   async send(): Promise<LayerResult> {
     const { disk, session, clock, underCut, pace } = this.#context;
-    const { geometry } = disk.capture;
+    const { blockSize } = disk.capture.geometry;
+    const blocksMax = Math.max(1, Math.min(pieceBlocks, Math.floor(pieceBytes / blockSize)));
     const spare: Buffer[] = [];
-    const ahead: ReadBlock[] = [];
+    const ahead: Reading[] = [];
     let hashedSinceTurn = 0;
     const finishOldest = async (): Promise<void> => {
       const oldest = ahead.shift();
@@ -114,24 +136,28 @@ export class LayerSender {
       const askedMs = clock.monotonicMs();
       await oldest.done;
       this.#context.counters.stageMs.read += clock.monotonicMs() - askedMs;
-      await this.#take(oldest);
-      await this.#checkpointSometimes(oldest.block + 1);
-      spare.push(oldest.bytes);
-      hashedSinceTurn += geometry.blockSize;
+      for (const [index, mask] of oldest.masks.entries()) {
+        const bytes = oldest.memory.subarray(index * blockSize, (index + 1) * blockSize);
+        await this.#take(oldest.first + index, mask, bytes);
+      }
+      await this.#checkpointSometimes(oldest);
+      spare.push(oldest.memory);
+      hashedSinceTurn += oldest.masks.length * blockSize;
       // Hashing is synchronous: let writers of the protected machine in between.
-      if (hashedSinceTurn >= 1024 * 1024) {
+      if (hashedSinceTurn >= MiB) {
         hashedSinceTurn = 0;
         await clock.turn();
       }
     };
     try {
-      for (const [block, mask] of disk.capture.sending()) {
-        if (!underCut) await pace(geometry.blockSize);
+      for (const piece of piecesOf(disk.capture.sending(), blocksMax)) {
+        const bytes = piece.masks.length * blockSize;
+        if (!underCut) await pace(bytes);
         if (session.isOver) throw await session.ended;
-        const bytes = spare.pop() ?? Buffer.allocUnsafeSlow(geometry.blockSize);
-        const done = disk.capture.readBlock(block, bytes);
+        const memory = spare.pop() ?? Buffer.allocUnsafeSlow(blocksMax * blockSize);
+        const done = disk.capture.readBlocks(piece.first, memory.subarray(0, bytes));
         done.catch(() => undefined);
-        ahead.push({ block, mask, bytes, done });
+        ahead.push({ ...piece, memory, done });
         if (ahead.length >= readAhead) await finishOldest();
       }
       while (ahead.length > 0) await finishOldest();
@@ -148,22 +174,21 @@ export class LayerSender {
     return { records: this.#records, payloadBytes: this.#payloadBytes };
   }
 
-  async #take(read: ReadBlock): Promise<void> {
+  async #take(block: number, sent: number, bytes: Buffer): Promise<void> {
     const { disk, underCut, counters, clock } = this.#context;
     const { geometry } = disk.capture;
-    const { block, bytes } = read;
     const startedMs = clock.monotonicMs();
     const leaf = leafOf(disk.leafKey, bytes);
     counters.stageMs.hash += clock.monotonicMs() - startedMs;
     counters.blocksHashed += 1;
-    disk.progressed(pageCount(read.mask) * geometry.pageSize);
+    disk.progressed(pageCount(sent) * geometry.pageSize);
     const asked = disk.repair.has(block);
     if (!asked && Buffer.compare(leaf, disk.leaves.get(block)) === 0) {
       counters.blocksUnchanged += 1;
       return;
     }
     const zero = Buffer.compare(leaf, zeroLeaf) === 0;
-    const mask = zero || asked ? fullMask : read.mask | (underCut ? 0 : disk.capture.currentMask(block));
+    const mask = zero || asked ? fullMask : sent | (underCut ? 0 : disk.capture.currentMask(block));
     const length = zero ? 0 : pageCount(mask) * geometry.pageSize;
     if (this.#builder && !roomFor(this.#builder, length)) await this.#flush();
     this.#builder ??= await this.#context.builders.take();
@@ -173,16 +198,16 @@ export class LayerSender {
     this.#payloadBytes += length;
   }
 
-  /** Invariant 4; `end` is behind the last block that was taken. */
-  async #checkpointSometimes(end: number): Promise<void> {
+  /** Invariant 4, after all blocks of a piece were taken. */
+  async #checkpointSometimes({ first, masks }: Piece): Promise<void> {
     const { disk, underCut, clock } = this.#context;
     if (underCut || disk.knownPoint !== null) return;
-    this.#unsavedBytes += disk.capture.geometry.blockSize;
+    this.#unsavedBytes += masks.length * disk.capture.geometry.blockSize;
     const { checkpointBytes, checkpointMs } = limits.agent;
     const due = this.#unsavedBytes >= checkpointBytes || clock.monotonicMs() - this.#savedMs >= checkpointMs;
     if (!due) return;
     await this.#flush();
-    await disk.checkpoint(end);
+    await disk.checkpoint(first + masks.length);
     this.#unsavedBytes = 0;
     this.#savedMs = clock.monotonicMs();
   }

@@ -6,13 +6,13 @@
  *  1. Every change is in one of the three sets before the writer is told, and — through hot regions — durably known before the
  *     data is issued (C3). Sets are only forgotten by `forget`.
  *  2. `swap` moves current to sending. It can be done without a cut (pre-copy round: what is read may be newer than the
- *     swap, and then the block is in current again) or under a cut (`cutAll`): then `readBlock` gives the content as of the
+ *     swap, and then the block is in current again) or under a cut (`cutAll`): then `readBlocks` gives the content as of the
  *     cut, by copy-before-write of pages, until `endSending` or `giveUp`.
  *  3. `endSending` moves sending to unacknowledged; `forget` empties unacknowledged (after COMMITTED);
  *     `giveUp` merges sending and unacknowledged back into current. Failures downstream end in `giveUp`. `forgetSending` drops blocks whose
  *     content the agent's leaf file has durably taken over. Nothing else moves sets.
  *  4. A copy-before-write that can not keep an old page (bound hit, scratch error) voids the cut: `cutVoid` tells why, and
- *     readBlock of a voided cut rejects with Problem `cut-void`. The writer never fails and never waits for it.
+ *     readBlocks of a voided cut rejects with Problem `cut-void`. The writer never fails and never waits for it.
  */
 import type { Geometry } from '../disk/geometry.ts';
 
@@ -30,7 +30,7 @@ export interface CaptureDisk {
   readonly tracking: 'writes' | 'scan';
   /** What a cut of this disk can claim: `crash`, the content of one instant; `none`, content of several instants between `beginCycle` and its end. */
   readonly consistency: 'crash' | 'none';
-  /** Where worker threads may read the content outside a cut, with its inode so that they find the same file; null: only through `readBlock`. */
+  /** Where worker threads may read the content outside a cut, with its inode so that they find the same file; null: only through `readBlocks`. */
   readonly source: { readonly path: string; readonly inode: bigint } | null;
   /** Set when every block had to be marked at start, with the reason; null when the log was continued. */
   readonly logLoss: LogLoss | null;
@@ -50,12 +50,12 @@ export interface CaptureDisk {
   /** Blocks of sending in ascending order with their page masks, from block `from`. */
   sending(from?: number): Iterable<readonly [block: number, mask: number]>;
   /**
-   * Pages of `block` in current. After a `readBlock` outside a cut the sender adds them to the mask it sends: a write that landed during
+   * Pages of `block` in current. After a `readBlocks` outside a cut the sender adds them to the mask it sends: a write that landed during
    * the read was marked at its issue, so mask and leaf then speak of the same content.
    */
   currentMask(block: number): number;
-  /** Reads a whole block (zero-padded past the end) into `into` (blockSize bytes). In a cut: content as of the cut; call once per block. */
-  readBlock(block: number, into: Uint8Array): Promise<void>;
+  /** Reads as many whole blocks as `into` holds, from `first` on (zero-padded past the end). In a cut: content as of the cut, only of sending; once per block. */
+  readBlocks(first: number, into: Uint8Array): Promise<void>;
   /** Adds blocks to current by order of the target (repair, resync). */
   mark(block: number, mask: number): void;
   markAll(): void;

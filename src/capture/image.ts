@@ -4,9 +4,10 @@
  *
  * Invariants: `zero` really makes zeros. A sync that failed is not tried again (C4); the file refuses everything after it.
  */
+import { invariant } from '../kit/invariant.ts';
 import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
 import { MiB } from '../limits.ts';
-import { blockBytesOnDisk, type Geometry } from '../disk/geometry.ts';
+import type { Geometry } from '../disk/geometry.ts';
 import type { File, Files } from '../posix/files.ts';
 
 const zeros = new Uint8Array(MiB);
@@ -52,10 +53,14 @@ export async function readWhole(file: File, into: Uint8Array, offset: number): P
     throw new Problem('EIO', `${file.path} ends at ${offset + got}: it was made smaller while in use`);
 }
 
-/** Reads a whole block; what lies past the end of the disk is zero. `into` has blockSize bytes. */
-export async function readBlockOf(file: File, geometry: Geometry, block: number, into: Uint8Array): Promise<void> {
-  const onDisk = blockBytesOnDisk(geometry, block);
-  await readWhole(file, into.subarray(0, onDisk), block * geometry.blockSize);
+/** Reads as many whole blocks as `into` holds, from `first` on; what lies past the end of the disk is zero. */
+export async function readBlocksOf(file: File, geometry: Geometry, first: number, into: Uint8Array): Promise<void> {
+  const { size, blockSize, blockCount } = geometry;
+  const start = first * blockSize;
+  const whole = into.byteLength % blockSize === 0 && start + into.byteLength <= blockCount * blockSize;
+  invariant(whole && into.byteLength > 0, 'whole blocks of the disk are read');
+  const onDisk = Math.min(into.byteLength, size - start);
+  await readWhole(file, into.subarray(0, onDisk), start);
   into.fill(0, onDisk);
 }
 

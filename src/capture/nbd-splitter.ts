@@ -24,7 +24,7 @@ import type { ChangeLog } from './change-log.ts';
 import type { CaptureDisk, LogLoss } from './contract.ts';
 import type { Cuttable } from './cut.ts';
 import type { DirtySets } from './dirty-sets.ts';
-import { backendProblem, readBlockOf, readWhole, zeroRange } from './image.ts';
+import { backendProblem, readBlocksOf, readWhole, zeroRange } from './image.ts';
 import { regionOfBlock, type LogLayout } from './log-layout.ts';
 import { OldPages } from './old-pages.ts';
 import { QuickWrites } from './quick-writes.ts';
@@ -170,14 +170,16 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     return this.#sets.sending.entries(from);
   }
 
-  readBlock(block: number, into: Uint8Array): Promise<void> {
+  readBlocks(first: number, into: Uint8Array): Promise<void> {
     const { blockSize } = this.geometry;
-    invariant(into.byteLength === blockSize, 'a block is read into blockSize bytes');
     const cut = this.#cut;
-    invariant(!cut || this.#sets.sending.get(block) !== 0, 'under a cut only blocks of sending are read');
     return this.#request(async () => {
-      await readBlockOf(this.#image, this.geometry, block, into);
-      await cut?.settle(block, into);
+      await readBlocksOf(this.#image, this.geometry, first, into);
+      for (let at = 0; cut && at < into.byteLength; at += blockSize) {
+        const block = first + at / blockSize;
+        invariant(this.#sets.sending.get(block) !== 0, 'under a cut only blocks of sending are read');
+        await cut.settle(block, into.subarray(at, at + blockSize));
+      }
     }, false);
   }
 

@@ -19,7 +19,7 @@ import type { File, FileFacts, Files } from '../posix/files.ts';
 import type { CaptureDisk } from './contract.ts';
 import type { Cuttable } from './cut.ts';
 import { DirtySets } from './dirty-sets.ts';
-import { openImage, readBlockOf } from './image.ts';
+import { openImage, readBlocksOf } from './image.ts';
 import { layoutOf } from './log-layout.ts';
 import { WriteGate } from './write-gate.ts';
 
@@ -137,11 +137,11 @@ export class ScanCapture implements CaptureDisk, Cuttable {
     return this.#sets.current.get(block);
   }
 
-  async readBlock(block: number, into: Uint8Array): Promise<void> {
+  async readBlocks(first: number, into: Uint8Array): Promise<void> {
     this.#refuseClosed();
     void this.#reads.enter();
     try {
-      await readBlockOf(this.#image, this.#geometry, block, into);
+      await readBlocksOf(this.#image, this.#geometry, first, into);
       if (this.#inCut && this.#options.frozen) await settle(this.#image);
       this.#refuseVoid();
     } finally {

@@ -123,16 +123,16 @@ test('threads give what this thread gives', async () => {
     { first: 50, count: 27 },
   ];
   const capture = captured(size, 65_536);
-  const read: CaptureDisk['readBlock'] = (block, into) => {
+  const read: CaptureDisk['readBlocks'] = (block, into) => {
     into.fill(0);
     content.copy(into, 0, block * 65_536, (block + 1) * 65_536);
     return Promise.resolve();
   };
-  const here = await inline.hash({ ...capture, readBlock: read }, leafKey, runs);
+  const here = await inline.hash({ ...capture, readBlocks: read }, leafKey, runs);
   const there = await Promise.all([1, 2, 3].map(() => pool.hash(capture, leafKey, runs)));
   for (const leaves of there) expect(Buffer.compare(leaves, here)).toBe(0);
   // Without a file of its own it is read through the capture.
-  const through = await pool.hash({ ...capture, readBlock: read, source: null }, leafKey, runs);
+  const through = await pool.hash({ ...capture, readBlocks: read, source: null }, leafKey, runs);
   expect(Buffer.compare(through, here)).toBe(0);
 });
 

@@ -148,10 +148,10 @@ describe.skipIf(!requireTool('losetup', 'addpart', 'blkdiscard', 'mke2fs') || !r
       capture.mark(0, 1);
       await makeCutAll(systemClock)([capture], 1000);
       const into = Buffer.alloc(blockSize);
-      await capture.readBlock(0, into);
+      await capture.readBlocks(0, into);
       expect(capture.cutVoid).toBeNull();
       await writeSector(device, MiB);
-      await expect(capture.readBlock(0, into)).rejects.toThrow('declared frozen');
+      await expect(capture.readBlocks(0, into)).rejects.toThrow('declared frozen');
       await capture.close();
     });
 
@@ -169,9 +169,9 @@ describe.skipIf(!requireTool('losetup', 'addpart', 'blkdiscard', 'mke2fs') || !r
       await makeCutAll(systemClock)([capture], 1000);
       const into = Buffer.alloc(blockSize);
       await writeSector(second, 0);
-      await capture.readBlock(0, into);
+      await capture.readBlocks(0, into);
       await writeSector(first, 0);
-      await expect(capture.readBlock(0, into)).rejects.toThrow('declared frozen');
+      await expect(capture.readBlocks(0, into)).rejects.toThrow('declared frozen');
       await capture.close();
     });
   },

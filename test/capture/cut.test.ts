@@ -48,7 +48,7 @@ const write = (capture: NbdCapture, byte: number, at: number, length = 100): Pro
 
 async function readBlock(capture: NbdCapture, block: number): Promise<Buffer> {
   const into = Buffer.alloc(blockSize);
-  await capture.readBlock(block, into);
+  await capture.readBlocks(block, into);
   return into;
 }
 

@@ -123,7 +123,7 @@ test('a sync that a write asked for is not waited for by a cut, which has its da
   const cutting = makeCutAll(stillClock)([capture], 1000);
   expect([await endsNow(cutting), await endsNow(synced)]).toEqual([true, false]);
   const into = Buffer.alloc(65_536);
-  await capture.readBlock(0, into);
+  await capture.readBlocks(0, into);
   expect(into[0]).toBe(7);
   release();
   await synced;

@@ -192,7 +192,7 @@ class Life {
         return false;
       }
       const into = Buffer.alloc(blockSize);
-      jobs.push(this.capture.readBlock(block, into).then(() => void this.#staged.set(block, into)));
+      jobs.push(this.capture.readBlocks(block, into).then(() => void this.#staged.set(block, into)));
       if (jobs.length % 4 === 0) await Promise.all(jobs.slice(-4));
     }
     await Promise.all(jobs);

@@ -24,7 +24,7 @@ async function scanned(
 
 async function readBlock(capture: ScanCapture, block: number): Promise<Buffer> {
   const into = Buffer.alloc(blockSize, 0xee);
-  await capture.readBlock(block, into);
+  await capture.readBlocks(block, into);
   return into;
 }
 

@@ -125,7 +125,7 @@ export async function cutAgainAndAgain(
       let read = 0;
       for (const [block] of capture.sending()) {
         if ((read += 1) > 8) break;
-        await capture.readBlock(block, into);
+        await capture.readBlocks(block, into);
       }
       if (report) capture.endSending();
       await capture.forget();

@@ -119,10 +119,14 @@ export class AgentRun {
     const state = await readDiskState(files, directory, 'vda');
     const capture = await openCapture(this.files, { files, hadLog: state !== null });
     this.#capture = capture;
-    const read = capture.readBlock.bind(capture);
-    capture.readBlock = async (block, into) => {
-      await read(block, into);
-      if (!isZero(into)) this.#contents.set(hexOf(leafOf(this.disk.leafKey, into)), Buffer.from(into));
+    const read = capture.readBlocks.bind(capture);
+    capture.readBlocks = async (first, into) => {
+      await read(first, into);
+      const { blockSize } = capture.geometry;
+      for (let at = 0; at < into.byteLength; at += blockSize) {
+        const block = into.subarray(at, at + blockSize);
+        if (!isZero(block)) this.#contents.set(hexOf(leafOf(this.disk.leafKey, block)), Buffer.from(block));
+      }
     };
     this.#inSession = false;
     try {

@@ -207,7 +207,7 @@ export class Source {
     const into = Buffer.alloc(blockSize);
     const expected = Buffer.alloc(blockSize);
     for (const [block] of [...this.capture.sending()].slice(0, 8)) {
-      await this.capture.readBlock(block, into);
+      await this.capture.readBlocks(block, into);
       image.read(expected, block * blockSize);
       if (!into.equals(expected)) throw new Error(`block ${block} is not as of the swap`);
     }
