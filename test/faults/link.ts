@@ -9,6 +9,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import type { Place } from '../../scripts/demo/site.ts';
 import { requireRoot, requireTool, runTool, runToolOk } from '../tools.ts';
 
@@ -90,6 +91,11 @@ export class Link {
   async slowDown(megabits: number): Promise<void> {
     const bucket = ['tbf', 'rate', `${megabits}mbit`, 'burst', '32kbit', 'latency', '50ms'];
     await runToolOk('tc', this.#queue('add', this.#outside, ...bucket));
+  }
+
+  /** Bytes that went in, headers included, since the link was made. */
+  async bytesIn(): Promise<number> {
+    return Number(await readFile(`/sys/class/net/${this.#outside}/statistics/tx_bytes`, 'utf8'));
   }
 
   /** Idempotent. The interfaces go with the namespace. */

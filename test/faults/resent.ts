@@ -7,7 +7,7 @@ import type { PointReport } from '../../src/cli/roles.ts';
 import { KiB } from '../product/content.ts';
 import { type Scene, writesOf } from '../product/scene.ts';
 
-const pageBytes = 4 * KiB;
+export const pageBytes = 4 * KiB;
 export const blockBytes = 64 * KiB;
 
 /** Bytes of all units of `unit` bytes that the writes touch, each counted once. */
