@@ -7,7 +7,8 @@
  *  2. Only a segment wholly below what settled points rely on: every layer that lies there is listed or dropped, and the log's end is never among them. One
  *     that holds a batch of a layer no point lists yet (its disk was not part of the newest points) waits.
  *  3. Every byte is checked before it is copied, as a verification would (header, check, digest, chain): a copy carries a digest of its own, and must
- *     not make damage look whole. A segment with damage stays; what lies in it is told.
+ *     not make damage look whole. A segment with damage stays; what lies in it is told. One that the medium does not give back stays likewise: a read
+ *     that was refused proves nothing about what lies there, and keeps no other segment from being compacted.
  *  4. What is not a record and still says something goes along: LAYER bodies of layers that live on, and DROPs while there are older segments that may
  *     hold what they drop.
  *  5. Without keys. Memory: one entry read, one being gathered.
@@ -25,7 +26,8 @@ import type { PointsView } from './points-view.ts';
 import { encodeLayerBody, entryHeaderBytes, layerBodyBytes } from './segment-format.ts';
 import { decodeMoved, encodeMoved, movedRowBytes, type MovedRow, type RowToMove } from './segment-moved.ts';
 import { surveySegments } from './segment-survey.ts';
-import { walkSegment, type Damage, type SegmentEnd, type WalkedEntry } from './segment-walk.ts';
+import { walkSegment, type Damage, type WalkedEntry } from './segment-walk.ts';
+import { isMediumError } from './stored-records.ts';
 
 export interface CompactParts {
   readonly files: Files;
@@ -44,6 +46,8 @@ export type Compacted =
   /** Invariant 2: not yet. */
   | { readonly kind: 'unlisted' }
   | { readonly kind: 'damaged'; readonly damage: readonly Damage[] }
+  /** Not all of it can be read now; with what the system said. */
+  | { readonly kind: 'unreadable'; readonly error: Error }
   | { readonly kind: 'stopped' };
 
 /**
@@ -57,20 +61,16 @@ export async function moveLive(
   lowest: boolean,
   pace: FoldPace,
 ): Promise<Compacted> {
-  const { files, directory, machineId, points, log } = parts;
-  const { extents, removed } = points;
-  const around = { files, directory, machineId, extents, removed, from: segment, to: segment };
-  const [surveyed] = (await surveySegments(around)).segments;
-  if (!surveyed) return { kind: 'moved', batches: [], bytes: 0 };
-  const walkOptions = { files, machineId, whole: true, readBytes: limits.store.replayReadBytes, tailBytes: 0 };
-  let end: SegmentEnd | null = null;
+  const { log } = parts;
+  let reached: Reached = { damage: [], refusal: null };
   const mover = new Mover(parts, await log.index.reader(), segment, account);
-  for await (const entry of walkSegment(walkOptions, surveyed, (reached) => (end = reached))) {
+  for await (const entry of entriesOf(parts, segment, (end) => (reached = end))) {
     if (!mover.take(entry)) return { kind: 'unlisted' };
     const written = await mover.write(limits.store.movedBytes);
     if (!(await pace.step(entry.bytes + written))) return { kind: 'stopped' };
   }
-  const damage = damageOf(end);
+  const { damage, refusal } = asReached(reached);
+  if (refusal) return { kind: 'unreadable', error: refusal };
   // Without anything live in it, and nothing older that a DROP in it could be about, damage hurts nobody any more.
   if (damage.length > 0 && !(lowest && mover.live === 0 && !account.segments.has(segment)))
     return { kind: 'damaged', damage };
@@ -80,9 +80,33 @@ export async function moveLive(
   return { kind: 'moved', batches: mover.batches, bytes: mover.moved };
 }
 
+/** How the way through a segment ended. */
+interface Reached {
+  readonly damage: readonly Damage[];
+  /** What the system said where the medium gave nothing back. */
+  readonly refusal: Error | null;
+}
+
+/** Only what reading throws is a refusal: what the caller throws between two entries does not come by here. */
+async function* entriesOf(
+  { files, directory, machineId, points: { extents, removed } }: CompactParts,
+  segment: number,
+  ended: (reached: Reached) => void,
+): AsyncGenerator<WalkedEntry> {
+  const around = { files, directory, machineId, extents, removed, from: segment, to: segment };
+  const options = { files, machineId, whole: true, readBytes: limits.store.replayReadBytes, tailBytes: 0 };
+  try {
+    for (const surveyed of (await surveySegments(around)).segments)
+      yield* walkSegment(options, surveyed, ({ damage }) => ended({ damage, refusal: null }));
+  } catch (error) {
+    if (!(error instanceof Error) || !isMediumError(error)) throw error;
+    ended({ damage: [], refusal: error });
+  }
+}
+
 /** TypeScript does not see that a callback assigned it. */
-function damageOf(end: SegmentEnd | null): readonly Damage[] {
-  return end?.damage ?? [];
+function asReached(reached: Reached): Reached {
+  return reached;
 }
 
 interface Gathered {

@@ -10,6 +10,7 @@
  *  3. Compaction needs room to give room. While there is plenty it takes none of what ingest needs (it stops above `freeBytesResume`); while the store is
  *     full it may use the half of what lies below `freeBytesStop`; the rest stays for points and drops. Segments without anything live cost nothing.
  *  4. What fails ends the pass, never the store: all that was begun is begun again, or is there twice and dead once.
+ *  5. A segment that is damaged, or that the medium does not give back, keeps no other one from being compacted.
  */
 import type { Clock } from '../kit/clock.ts';
 import type { Files } from '../posix/files.ts';
@@ -62,8 +63,15 @@ export interface FoldOutcome {
   /** Bytes of their files. */
   readonly bytesRemoved: number;
   readonly damage: readonly Damage[];
+  /** Segments that could not be read, with what the system said. */
+  readonly unreadable: readonly UnreadableSegment[];
   /** False: stopped, or there was no room to go on. */
   readonly complete: boolean;
+}
+
+interface UnreadableSegment {
+  readonly segment: number;
+  readonly error: string;
 }
 
 interface Removal {
@@ -80,8 +88,10 @@ export class MachineFold {
   readonly #directory: string;
   /** Removed and not unlinked; null: nobody looked yet what an earlier process left. */
   #removals: Removal[] | null = null;
-  /** Segments found damaged, with the live bytes each had then: not read again before some of these are dead. */
+  /** Segments that were found damaged, with the live bytes each had then: not read again before some of these are dead. */
   readonly #damaged = new Map<number, number>();
+  /** Those that could not be read → when they are tried again. */
+  readonly #unreadableMs = new Map<number, number>();
 
   constructor(parts: MachineFoldParts) {
     this.#parts = parts;
@@ -91,14 +101,14 @@ export class MachineFold {
   /** One pass. @throws Problem `full`, `store-failed`, `index-failed`, `points-log-sync-failed`; what reading throws. */
   async run(policy: RetentionPolicy, pace: FoldPace): Promise<FoldOutcome> {
     const tally = { retired: 0, recordsDropped: 0, bytesMoved: 0, segmentsRemoved: 0, bytesRemoved: 0 };
-    const damage: Damage[] = [];
+    const [damage, unreadable]: [Damage[], UnreadableSegment[]] = [[], []];
     this.#removals ??= await this.#leftBehind();
     tally.retired = await this.#retire(policy);
     await this.#forgetBoots();
     const { log, points } = this.#parts;
     const inUse = await pointsInUse(this.#parts);
     const account = await foldIndex({ log, points, disks: this.#parts.disks() }, inUse, pace);
-    if (!account) return { ...tally, damage, complete: false };
+    if (!account) return { ...tally, damage, unreadable, complete: false };
     tally.recordsDropped = account.dropped;
     let complete = true;
     for (const each of await this.#plan(account)) {
@@ -107,11 +117,15 @@ export class MachineFold {
         continue;
       }
       const moved = await moveLive(this.#compactParts(), each.segment, account, this.#isLowest(each.segment), pace);
-      if (moved.kind === 'stopped') return { ...tally, damage, complete: false };
+      if (moved.kind === 'stopped') return { ...tally, damage, unreadable, complete: false };
       if (moved.kind === 'damaged') {
         damage.push(...moved.damage);
         this.#damaged.set(each.segment, account.segments.get(each.segment) ?? 0);
         await this.#tellDamage(moved.damage);
+      }
+      if (moved.kind === 'unreadable') {
+        unreadable.push({ segment: each.segment, error: moved.error.message });
+        this.#unreadableMs.set(each.segment, this.#parts.clock.monotonicMs() + limits.target.foldIdleMs);
       }
       if (moved.kind !== 'moved') continue;
       await this.#remove(each.segment);
@@ -122,7 +136,7 @@ export class MachineFold {
       account.segments.delete(each.segment);
     }
     await this.#plan(account);
-    return { ...tally, damage, complete };
+    return { ...tally, damage, unreadable, complete };
   }
 
   /** Unlinks what is due (invariant 2). @param all whatever the time, and whoever holds points. */
@@ -174,7 +188,7 @@ export class MachineFold {
 
   /** What to compact, in order; notes what is used. */
   async #plan(account: LiveAccount): Promise<SegmentUse[]> {
-    const { files, points } = this.#parts;
+    const { files, clock, points } = this.#parts;
     const settled = settledMark(points)?.segment ?? 0;
     const eligible: SegmentUse[] = [];
     let stored = 0;
@@ -184,7 +198,9 @@ export class MachineFold {
       const { size } = await files.facts(`${this.#directory}/${name}`);
       stored += size;
       const live = account.segments.get(segment) ?? 0;
-      if (segment < settled && this.#damaged.get(segment) !== live) eligible.push({ segment, bytes: size, live });
+      const isReadable = clock.monotonicMs() >= (this.#unreadableMs.get(segment) ?? -Infinity);
+      if (segment < settled && isReadable && this.#damaged.get(segment) !== live)
+        eligible.push({ segment, bytes: size, live });
     }
     const plan = segmentsToCompact(eligible);
     const live = [...account.segments.values()].reduce((sum, bytes) => sum + bytes, 0);

@@ -88,10 +88,12 @@ export class Folder {
       const outcome = await this.#fold.run(retention(), new SteadyPace(this.#options, this.#stop.signal));
       this.#count(outcome);
       if (outcome.complete) this.#passedPoints = points;
-      const { damage, ...done } = outcome;
+      const { damage, unreadable, ...done } = outcome;
       const seconds = (clock.monotonicMs() - startedMs) / 1000;
       logger.info({ machine: store.machine, ...done, ...this.#fold.use, seconds }, 'folded');
       if (damage.length > 0) logger.error({ machine: store.machine, damage }, 'segments with damage are not compacted');
+      if (unreadable.length > 0)
+        logger.error({ machine: store.machine, unreadable }, 'segments that can not be read are not compacted');
     } catch (error) {
       this.#failed(error);
     }

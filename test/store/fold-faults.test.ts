@@ -3,8 +3,10 @@ import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { statSync } from 'node:fs';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
+import { limits } from '../../src/limits.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import { posixFiles, type Files } from '../../src/posix/files.ts';
+import type { FoldOutcome } from '../../src/store/machine-fold.ts';
 import { readStoreFacts } from '../../src/store/machine-directory.ts';
 import { MachineView } from '../../src/store/machine-view.ts';
 import { Vault } from '../../src/store/vault.ts';
@@ -28,7 +30,10 @@ beforeEach(async () => {
   life = await MachineLife.begin();
   images = [];
 });
-afterEach(() => life.remove());
+afterEach(async () => {
+  vi.restoreAllMocks();
+  await life.remove();
+});
 
 const blocks = (first: number, count: number): { block: number }[] =>
   Array.from({ length: count }, (_, at) => ({ block: first + at }));
@@ -215,32 +220,63 @@ it('does not empty a segment with damage: it tells which points are hit, and eve
   expect(outcome.complete).toBe(true);
 });
 
-it('ends a pass when the disk refuses to read, loses nothing, and goes on later', async () => {
-  await fivePoints();
-  await life.prove();
-  let refuse = true;
-  const failing: Files = {
+/** Reads of one segment, but for its header, fail with this while it is on. */
+function refusing(segment: number, code: string): { readonly files: Files; on: boolean } {
+  const refusal = { on: true };
+  const files: Files = {
     ...posixFiles,
     open: async (path, mode, permissions) => {
       const file = await posixFiles.open(path, mode, permissions);
-      if (!path.endsWith(segmentName(2)) || mode !== 'read') return file;
+      if (!path.endsWith(segmentName(segment)) || mode !== 'read') return file;
       const read = file.read.bind(file);
       file.read = (into, at) =>
-        refuse && at > 0 ? Promise.reject(Object.assign(new Error('EIO'), { code: 'EIO' })) : read(into, at);
+        refusal.on && at > 0 ? Promise.reject(Object.assign(new Error(code), { code })) : read(into, at);
       return file;
     },
   };
-  life = await life.again(failing);
+  return Object.assign(refusal, { files });
+}
+
+it('ends a pass when the system refuses to read, loses nothing, and goes on later', async () => {
+  await fivePoints();
   await life.prove();
-  await expect(life.fold()).rejects.toThrow('EIO');
+  const refusal = refusing(2, 'EMFILE');
+  life = await life.again(refusal.files);
+  await life.prove();
+  await expect(life.fold()).rejects.toThrow('EMFILE');
   expect(life.store.points.removed.has(2)).toBe(false);
   expect(life.store.points.damaged.size).toBe(0);
   await expectPoint(5);
-  refuse = false;
+  refusal.on = false;
   const { outcome } = await life.fold();
   expect(outcome.complete).toBe(true);
   expect(life.store.points.removed.has(2)).toBe(true);
   await expectPoint(5);
+});
+
+it('passes over a segment the medium does not give back, says so, empties the others, and tries it again later', async () => {
+  await fivePoints();
+  await life.prove();
+  const refusal = refusing(1, 'EIO');
+  life = await life.again(refusal.files);
+  await point(blocks(2, 8));
+  await life.prove();
+  const clock = { nowMs: 0 };
+  vi.spyOn(systemClock, 'monotonicMs').mockImplementation(() => clock.nowMs);
+  const fold = life.store.fold();
+  const pass = (): Promise<FoldOutcome> => fold.run(retireAll, { step: () => Promise.resolve(true) });
+  const outcome = await pass();
+  expect(outcome).toMatchObject({ damage: [], unreadable: [{ segment: 1, error: 'EIO' }], complete: true });
+  const { removed, damaged } = life.store.points;
+  expect([...removed].sort((a, b) => a - b)).toEqual([2, 3, 4, 5]);
+  // A read that was refused proves nothing.
+  expect(damaged.size).toBe(0);
+  refusal.on = false;
+  expect((await pass()).segmentsRemoved).toBe(0);
+  clock.nowMs += limits.target.foldIdleMs;
+  expect(await pass()).toMatchObject({ segmentsRemoved: 1, unreadable: [] });
+  expect(removed.has(1)).toBe(true);
+  await expectPoint(6);
 });
 
 it('takes along what is no record: a layer begun in a segment that goes, of which the records lie in another', async () => {
