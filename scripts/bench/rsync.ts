@@ -3,9 +3,9 @@
  * made durable, nothing kept of the past. `--no-whole-file` because between local paths it would copy everything otherwise.
  */
 import { spawn } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
 import { constants } from 'node:os';
 import { firstDifference } from '../demo/compare.ts';
+import { cpuSecondsOf } from './cpu.ts';
 
 export interface PeerRun {
   readonly seconds: number;
@@ -16,7 +16,6 @@ export interface PeerRun {
 }
 
 const rsyncMsMax = 20 * 60_000;
-const clockTicksPerSecond = 100;
 
 /** Ways to run it: its defaults, and as well as it can for this: our block size, its fastest checksum. */
 export const rsyncWays: readonly { readonly name: string; readonly args: readonly string[] }[] = [
@@ -49,13 +48,6 @@ export async function rsyncVersion(): Promise<string | null> {
   );
 }
 
-/** CPU seconds of children that ended and were waited for, their own children included (proc_pid_stat(5), fields 16 and 17). */
-async function childrenCpuSeconds(): Promise<number> {
-  const text = await readFile('/proc/self/stat', 'utf8');
-  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[13]) + Number(fields[14])) / clockTicksPerSecond;
-}
-
 function statistic(text: string, name: string): number {
   const match = new RegExp(`^${name}: ([\\d,.]+)`, 'm').exec(text);
   if (!match?.[1]) throw new Error(`rsync did not say its ${name}`);
@@ -64,11 +56,11 @@ function statistic(text: string, name: string): number {
 
 /** Makes `to` what `from` is, and checks that it is. No other child of this process may end meanwhile. */
 export async function runRsync(way: readonly string[], from: string, to: string): Promise<PeerRun> {
-  const cpuBefore = await childrenCpuSeconds();
+  const { waited: cpuBefore } = await cpuSecondsOf('self');
   const started = performance.now();
   const text = await run(['--inplace', '--no-whole-file', '--ignore-times', '--stats', ...way, from, to]);
   const seconds = (performance.now() - started) / 1000;
-  const cpuSeconds = (await childrenCpuSeconds()) - cpuBefore;
+  const cpuSeconds = (await cpuSecondsOf('self')).waited - cpuBefore;
   const difference = await firstDifference(from, to);
   if (difference !== null) throw new Error(`after rsync ${way.join(' ')} the copy differs from byte ${difference} on`);
   const bytesOnWire = statistic(text, 'Total bytes sent') + statistic(text, 'Total bytes received');

@@ -14,14 +14,20 @@ const mainPath = fileURLToPath(
 const clockTicksPerSecond = 100;
 const commandMsMax = 120_000;
 
-/** Children that were not seen to end yet. */
-const alive = new Set<ChildProcess>();
+/** Children that were not seen to end yet, and how each is ended. */
+const alive = new Map<ChildProcess, () => void>();
 
 /** SIGKILL to everything this process started and did not see end. */
 export function endChildren(): void {
-  for (const child of alive) child.kill('SIGKILL');
+  for (const end of alive.values()) end();
 }
 process.on('exit', endChildren);
+
+/** From now on `child` does not outlive this process. `end`: how it is ended then. */
+export function endWithUs(child: ChildProcess, end = (): void => void child.kill('SIGKILL')): void {
+  alive.set(child, end);
+  child.on('close', () => alive.delete(child));
+}
 
 /** Starts the compiled command line. Without settings of the caller's environment, which a product test must not depend on. */
 function start(
@@ -33,8 +39,7 @@ function start(
   const env = { ...Object.fromEntries(inherited), ...environment };
   const [program = process.execPath, ...words] = [...within, process.execPath, mainPath, ...args];
   const child = spawn(program, words, { stdio: ['pipe', 'pipe', 'pipe'], env });
-  alive.add(child);
-  child.on('close', () => alive.delete(child));
+  endWithUs(child);
   return child;
 }
 

@@ -3,6 +3,8 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { access, constants } from 'node:fs/promises';
 import * as os from 'node:os';
 import * as path from 'node:path';
+import { systemClock } from '../../src/kit/clock.ts';
+import { endWithUs } from './process.ts';
 
 export interface ProgramRun {
   readonly stdout: string;
@@ -11,18 +13,47 @@ export interface ProgramRun {
 }
 
 const programMsMax = 20 * 60_000;
+const untilMsMax = 30_000;
+const untilPollMs = 20;
+const stopMsMax = 5_000;
+const lastWordsMax = 500;
+
+/** Each in a process group of its own, so that what it starts ends with it. */
+function begin(name: string, args: readonly string[], stdout: 'pipe' | 'ignore'): Begun {
+  const child = spawn(name, args, { stdio: ['ignore', stdout, 'pipe'], detached: true });
+  const kill = (): void => {
+    try {
+      if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+    } catch {
+      // Gone already.
+    }
+  };
+  endWithUs(child, kill);
+  let words = '';
+  child.stderr?.on('data', (chunk: Buffer) => (words = (words + chunk.toString()).slice(-lastWordsMax)));
+  return { child, kill, ended: ended(child), lastWords: () => words };
+}
+
+interface Begun {
+  readonly child: ChildProcess;
+  readonly kill: () => void;
+  /** Its exit code. Rejects when it could not be started. */
+  readonly ended: Promise<number>;
+  readonly lastWords: () => string;
+}
 
 /** Runs it without a shell. @throws Error with its last words when it fails. */
 export async function runProgram(name: string, args: readonly string[]): Promise<ProgramRun> {
   const started = performance.now();
-  const child = spawn(name, args, { stdio: ['ignore', 'pipe', 'pipe'], timeout: programMsMax });
-  const [out, err]: [Buffer[], Buffer[]] = [[], []];
-  child.stdout.on('data', (chunk: Buffer) => out.push(chunk));
-  child.stderr.on('data', (chunk: Buffer) => err.push(chunk));
-  const code = await ended(child);
+  const { child, kill, ended: end, lastWords } = begin(name, args, 'pipe');
+  const deadline = setTimeout(kill, programMsMax);
+  const out: Buffer[] = [];
+  child.stdout?.on('data', (chunk: Buffer) => out.push(chunk));
+  const code = await end.finally(() => {
+    clearTimeout(deadline);
+  });
   const seconds = (performance.now() - started) / 1000;
-  if (code !== 0)
-    throw new Error(`${name} ${args.join(' ')} ended with ${code}: ${Buffer.concat(err).toString().slice(-500)}`);
+  if (code !== 0) throw new Error(`${name} ${args.join(' ')} ended with ${code}: ${lastWords()}`);
   return { stdout: Buffer.concat(out).toString(), seconds };
 }
 
@@ -39,18 +70,39 @@ export async function missingPrograms(...names: readonly string[]): Promise<stri
 
 /** A server of others; ends with `stop`. */
 export class Server {
-  readonly #child: ChildProcess;
-  readonly #ended: Promise<number>;
+  readonly #name: string;
+  readonly #begun: Begun;
+  #over = false;
 
   constructor(name: string, args: readonly string[]) {
-    this.#child = spawn(name, args, { stdio: 'ignore' });
-    this.#ended = ended(this.#child);
-    this.#ended.catch(() => undefined);
+    this.#name = name;
+    this.#begun = begin(name, args, 'ignore');
+    const over = (): void => void (this.#over = true);
+    this.#begun.ended.then(over, over);
   }
 
+  /** Of the process; 0 when it could not be started. */
+  get pid(): number {
+    return this.#begun.child.pid ?? 0;
+  }
+
+  /** Waits until it is so far, such as that it serves. @throws Error with its last words when it ended instead. */
+  async until(what: string, holds: () => Promise<boolean>): Promise<void> {
+    const end = performance.now() + untilMsMax;
+    while (!(await holds())) {
+      if (this.#over) throw new Error(`${this.#name} ended instead of ${what}: ${this.#begun.lastWords()}`);
+      if (performance.now() > end) throw new Error(`${this.#name} is not ${what} after ${untilMsMax / 1000} s`);
+      await systemClock.sleep(untilPollMs);
+    }
+  }
+
+  /** SIGTERM, then SIGKILL: some forget a signal that comes while they begin. */
   async stop(): Promise<void> {
-    this.#child.kill('SIGTERM');
-    await this.#ended;
+    if (!this.#over) this.#begun.child.kill('SIGTERM');
+    const deadline = setTimeout(this.#begun.kill, stopMsMax);
+    await this.#begun.ended.finally(() => {
+      clearTimeout(deadline);
+    });
   }
 }
 

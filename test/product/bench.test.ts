@@ -1,9 +1,13 @@
 /** The benchmarks run, tiny, so that they are there when figures are wanted; what they measure here says nothing. */
 import { execFile } from 'node:child_process';
-import { readdir } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
+import * as path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
+import { makeContent } from '../../scripts/bench/content.ts';
+import { hasChildren } from '../../scripts/bench/cpu.ts';
+import { peerNames, peersOf } from '../../scripts/bench/peers.ts';
 import type { ResyncResult } from '../../scripts/bench/resync.ts';
 import { requireTool } from '../tools.ts';
 
@@ -55,6 +59,36 @@ it.skipIf(!requireTool('rsync'))(
     const best = Math.min(...resync.peers.map(({ changed }) => changed.seconds));
     expect(resync.ratio).toBeCloseTo(best / resync.seconds, 1);
     expect(await left()).toEqual(before);
+  },
+);
+
+it.skipIf(!requireTool('rsync', 'qemu-nbd', 'qemu-img', 'nbdcopy', 'lz4', 'zstd', 'openssl'))(
+  'moves an image by what users would pick instead, twice each, checked, and leaves nothing behind',
+  { timeout: benchMsMax },
+  async () => {
+    const directory = await mkdtemp(path.join(tmpdir(), 'tidemark-test-peers-'));
+    try {
+      const image = path.join(directory, 'disk.raw');
+      await makeContent(image, 16 * 1024 ** 2, 7);
+      const outputs = path.join(directory, 'outputs');
+      await mkdir(outputs);
+      const said: string[] = [];
+      const { contenders, absent } = await peersOf(image, outputs, (text) => said.push(text));
+      expect([absent, said]).toEqual([[], []]);
+      expect(contenders.map(({ name }) => name)).toEqual(Object.values(peerNames));
+      const before = await readdir(outputs);
+      for (const contender of contenders) {
+        for (const { seconds, cpuSeconds, remark } of [await contender.run(), await contender.run()]) {
+          expect(seconds).toBeGreaterThan(0);
+          expect(cpuSeconds, contender.name).toBeGreaterThan(0);
+          expect(remark).toContain('processors at work');
+        }
+      }
+      expect(await readdir(outputs)).toEqual(before);
+      expect(await hasChildren(process.pid)).toBe(false);
+    } finally {
+      await rm(directory, { recursive: true });
+    }
   },
 );
 
