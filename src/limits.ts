@@ -55,8 +55,6 @@ export const limits = {
     handshakesMax: 512,
     /** A further connection of the same agent supersedes its oldest one. */
     connectionsPerAgentMax: 8,
-    /** Reads that may lie unparsed for one connection; an honest 4 MiB frame comes in about 300. */
-    chunksMax: 8192,
     httpHeaderBytesMax: 8 * KiB,
     /** Server: from accept to the end of the TLS handshake, and from there to the upgrade. */
     handshakeMs: 10_000,

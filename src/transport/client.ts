@@ -5,8 +5,7 @@
  *  2. The server is known by the role (and name, if given) in its certificate, signed by the site's authority. Host names are
  *     not compared: addresses of a recovery site change in an emergency, certificates do not, and only the authority gives
  *     out the role. This is checked before the first byte of ours is sent.
- *  3. The mask is 0 (PROTOCOL.md): RFC 6455 asks for it because of proxies that read along, and none can read TLS.
- *  4. The promise settles once; whatever happens later to an attempt given up is silent, its socket destroyed.
+ *  3. The promise settles once; whatever happens later to an attempt given up is silent, its socket destroyed.
  */
 import { X509Certificate } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
@@ -21,9 +20,10 @@ import { limits } from '../limits.ts';
 import { formatAddress } from './address.ts';
 import type { Connection, PeerIdentity, Role } from './connection.ts';
 import type { Credentials } from './credentials.ts';
+import { handshakeOptions, watchHandshake } from './handshake.ts';
 import { badCertificate, identityOf } from './identity.ts';
 import { refusalHeader, refusalReasonHeader, subProtocol, tlsOptions, upgradePath } from './tls-options.ts';
-import { webSocketLimits, WsConnection } from './ws-connection.ts';
+import { WsConnection } from './ws-connection.ts';
 
 export interface ConnectOptions {
   readonly host: string;
@@ -54,6 +54,7 @@ class Attempt {
   #step: Step = 'connecting';
   #peer: PeerIdentity | undefined;
   #socket: TLSSocket | undefined;
+  #takeOver: (() => void) | undefined;
   #settled = false;
 
   constructor(options: ConnectOptions, resolve: (connection: Connection) => void, reject: (error: unknown) => void) {
@@ -71,7 +72,7 @@ class Attempt {
     const fail = (error: unknown): void => {
       settle(() => {
         reject(error);
-        this.#ws.terminate(); // 4: its 'error' comes back here and is ignored.
+        this.#ws.terminate(); // 3: its 'error' comes back here and is ignored.
       });
     };
     const aborted = (): void => fail(signal?.reason);
@@ -86,6 +87,7 @@ class Attempt {
     });
     this.#ws.on('error', (error) => fail(this.#problemOf(error)));
     this.#ws.on('unexpected-response', (_request, response) => fail(refusalOf(response, this.#where)));
+    this.#ws.on('upgrade', ({ socket }) => (this.#takeOver = watchHandshake(socket)));
     this.#ws.on('open', () => settle(() => resolve(this.#established())));
     if (signal?.aborted) aborted();
     else signal?.addEventListener('abort', aborted, { once: true });
@@ -95,8 +97,7 @@ class Attempt {
     const url = `wss://${this.#where}${upgradePath}`;
     if (!URL.canParse(url)) throw new Problem('bad-argument', `'${this.#where}' is not an address`);
     return new WebSocket(url, subProtocol, {
-      ...webSocketLimits,
-      generateMask: (mask) => mask.fill(0), // 3
+      ...handshakeOptions,
       createConnection: () => this.#openSocket(),
     });
   }
@@ -134,8 +135,9 @@ class Attempt {
   }
 
   #established(): Connection {
-    invariant(this.#peer && this.#socket?.authorized, 'an open connection was checked');
-    return new WsConnection(this.#ws, this.#socket, this.#peer);
+    invariant(this.#peer && this.#socket?.authorized && this.#takeOver, 'an open connection was checked');
+    this.#takeOver();
+    return new WsConnection({ socket: this.#socket, side: 'client', peer: this.#peer, clock: this.#options.clock });
   }
 
   #problemOf(error: Error): Problem {

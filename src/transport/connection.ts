@@ -38,12 +38,6 @@ export interface Closed {
   readonly reason: string;
 }
 
-/**
- * Bytes a sender may leave free right before a frame, so that what a connection puts before it stands there and both are one write of
- * memory that lies together: the largest header of RFC 6455 §5.2, 2 bytes, 8 of length, 4 of mask.
- */
-export const frameRoomBytes = 14;
-
 export interface SendOptions {
   /** The `frameRoomBytes` bytes before the frame in its ArrayBuffer are the connection's, too, until the send settled. Default: they are not. */
   readonly room?: boolean;
@@ -89,6 +83,8 @@ export const closeCodes = {
   normal: 1000,
   protocol: 1002,
   binaryOnly: 1003,
+  /** Never sent: a close frame came without a code. */
+  none: 1005,
   /** Never sent: the connection broke without a close frame. */
   broken: 1006,
   policy: 1008,

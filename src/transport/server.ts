@@ -25,10 +25,11 @@ import { wireCodes } from '../wire/codes.ts';
 import { closeCodes } from './connection.ts';
 import type { Connection, PeerIdentity, Role } from './connection.ts';
 import type { Credentials } from './credentials.ts';
+import { handshakeOptions, watchHandshake } from './handshake.ts';
 import { badCertificate, identityOf } from './identity.ts';
 import { RefusalRate } from './refusal-rate.ts';
 import { refusalHeader, refusalReasonHeader, subProtocol, tlsOptions, upgradePath } from './tls-options.ts';
-import { remoteOf, webSocketLimits, WsConnection } from './ws-connection.ts';
+import { remoteOf, WsConnection } from './ws-connection.ts';
 
 /** Why a socket did not become a connection; a closed set, fit for a metric's label. */
 export type RefusalCode = 'tls' | 'bad-certificate' | 'wrong-role' | 'bad-request' | 'timeout' | 'overloaded' | 'gone';
@@ -124,7 +125,7 @@ class Server implements Listener {
       if (socket instanceof net.Socket) this.#refuse(remoteOf(socket), 'bad-request', messageOf(error));
       socket.destroy();
     });
-    this.#ws = new WebSocketServer({ ...webSocketLimits, noServer: true, clientTracking: false });
+    this.#ws = new WebSocketServer({ ...handshakeOptions, noServer: true, clientTracking: false });
   }
 
   get port(): number {
@@ -237,20 +238,22 @@ class Server implements Listener {
     else if (!offered.includes(subProtocol)) this.#answer(socket, 'bad-request', `the sub-protocol is ${subProtocol}`);
     else {
       request.headers['sec-websocket-protocol'] = subProtocol;
-      this.#ws.handleUpgrade(request, socket, head, (ws) => {
+      const takeOver = watchHandshake(socket);
+      this.#ws.handleUpgrade(request, socket, head, () => {
+        takeOver();
         this.#settle(arrival.remote);
-        this.#admit(new WsConnection(ws, socket, identity), (heard) => ws.once('message', heard));
+        this.#admit(new WsConnection({ socket, side: 'server', peer: identity, clock: this.#options.clock }));
       });
     }
   }
 
-  #admit(connection: Connection, onceHeard: (heard: () => void) => void): void {
+  #admit(connection: WsConnection): void {
     const { clock, onConnection } = this.#options;
     const { firstFrameMs } = this.#deadlines;
     const silent = clock.after(firstFrameMs, () => {
       connection.close(closeCodes.deadline, `no frame within ${firstFrameMs} ms`);
     });
-    onceHeard(() => silent.cancel());
+    void connection.heard.then(() => silent.cancel());
     this.#supersede(connection.peer);
     this.#open.add(connection);
     void connection.closed.then(() => {

@@ -1,80 +1,106 @@
 /**
- * `Connection` over a `ws` WebSocket that is already open, the same for both sides. The handshakes are `server.ts` and
- * `client.ts`; here is only the life after them.
+ * `Connection` over a socket on which a WebSocket was opened (`handshake.ts`), the same for both sides: frames in and out by RFC 6455,
+ * ping answered, closed in good order. The handshakes are `server.ts` and `client.ts`; here is only the life after them.
  *
- *  1. One state: open → closing → ended. Whoever moves it from open names the cause; `ws` 'close' ends it.
+ *   open ──our close, or the peer broke a rule──► closing ──peer's close frame, end, or deadline──► ended
+ *     └────peer's close frame, end, error──────────┘
+ *
+ *  1. One state: open → closing → ended. Whoever moves it from open names the cause; the socket's 'close' ends it.
  *  2. Nothing is read until `onFrame` was called: the socket is paused from the first moment, so what came early waits in the
  *     socket's and the kernel's buffers, which are bounded, and not in a queue here.
  *  3. A send in flight is settled by the socket's callback or by the end, whichever is first. (Sockets do call back when they
  *     are destroyed; that a caller never waits for a connection that is gone shall not depend on it.)
- *  4. After our close the socket is read on (and what comes is dropped) so that the peer's close frame is seen; if it does not
- *     come in `limits.wire.closeMs`, `ws` destroys the socket. A half-open peer can not keep a connection alive.
+ *  4. From open on the way out the socket is read on (and what comes is dropped) so that the peer's close frame is seen; if the end
+ *     does not come in `limits.wire.closeMs`, the socket is destroyed. A half-open peer can not keep a connection alive.
+ *  5. What TLS read is copied once, to where the receiver wants it, and its memory given back in the same turn: fresh memory for
+ *     each read, left to the collector, was half of what receiving cost.
+ *  6. At most one pong waits for the socket: a peer that asks faster than it reads is answered for its newest ping only (§5.5.3).
  */
 import type { Socket } from 'node:net';
-import type { WebSocket } from 'ws';
+import type { Clock, Timer } from '../kit/clock.ts';
 import { invariant } from '../kit/invariant.ts';
-import { messageOf, Problem, systemCode } from '../kit/problem.ts';
+import { messageOf, Problem } from '../kit/problem.ts';
+import { release } from '../kit/release.ts';
 import { limits } from '../limits.ts';
-import { closeCodes, frameRoomBytes } from './connection.ts';
+import { frameRoomBytes } from '../wire/frame.ts';
+import { closeCodes } from './connection.ts';
 import type { Closed, Connection, PeerIdentity, SendOptions, TakeMemory } from './connection.ts';
+import { closePayload, headerBytesOf, isCloseCode, opcodes, writeHeader } from './websocket-header.ts';
+import { WebSocketReader } from './websocket-reader.ts';
 
 type State =
   | { readonly kind: 'open' }
-  | { readonly kind: 'closing'; readonly cause: Closed }
+  | { readonly kind: 'closing'; readonly cause: Closed; readonly deadline: Timer }
   | { readonly kind: 'ended'; readonly cause: Closed };
 
-/** RFC 6455 §5.5: a control frame carries 125 bytes, two are the code. */
-const reasonBytesMax = 123;
+/**
+ * What a TLS record carries at most (RFC 8446 §5.1). Of a frame without room before it so much is copied behind its header, and the rest
+ * goes as it is: two writes, and no record more than the bytes need. (Corking them would copy everything, in TLS's own code.)
+ */
+const recordBytes = 16_384;
 
-/** What `ws` answers the peer with when its receiver refuses something. */
-const codeOfReceiverError: Readonly<Record<string, number>> = {
-  WS_ERR_UNSUPPORTED_MESSAGE_LENGTH: closeCodes.tooBig,
-  WS_ERR_UNSUPPORTED_DATA_PAYLOAD_LENGTH: closeCodes.tooBig,
-  WS_ERR_TOO_MANY_BUFFERED_PARTS: closeCodes.policy,
-};
-
-/** The `ws` options both sides share. Its defaults (100 MiB messages, 16,384 fragments, compression) are dangerous here. */
-export const webSocketLimits = {
-  perMessageDeflate: false,
-  maxPayload: limits.wire.frameBytesMax,
-  maxFragments: limits.wire.fragmentsMax,
-  maxBufferedChunks: limits.wire.chunksMax,
-  closeTimeout: limits.wire.closeMs,
-  // Text is refused as such, so nobody needs to know whether it is UTF-8.
-  skipUTF8Validation: true,
-} as const;
+export interface WsConnectionOptions {
+  /** The TLS socket, taken over from `ws` in this turn. */
+  readonly socket: Socket;
+  readonly side: 'client' | 'server';
+  readonly peer: PeerIdentity;
+  readonly clock: Clock;
+}
 
 export class WsConnection implements Connection {
   readonly peer: PeerIdentity;
   readonly remote: string;
   readonly closed: Promise<Closed>;
-  readonly #ws: WebSocket;
+  /** Resolves with the first frame. */
+  readonly heard: Promise<void>;
   readonly #socket: Socket;
+  readonly #clock: Clock;
+  /** A client masks, a server does not. */
+  readonly #masks: boolean;
+  readonly #reader: WebSocketReader;
   readonly #resolveClosed: (closed: Closed) => void;
   readonly #sending = new Set<(error: Problem) => void>();
   #state: State = { kind: 'open' };
   #handler: ((frame: Buffer) => void) | undefined;
-  #take: TakeMemory | undefined;
+  #take: TakeMemory = (bytes) => Buffer.allocUnsafe(bytes);
   #paused = false;
+  /** What the peer's newest ping said, until the answer went out. */
+  #pong: Buffer | undefined;
 
-  /** Takes over `ws`, which must be open, and `socket`, the TLS socket under it, in the turn in which it opened. */
-  constructor(ws: WebSocket, socket: Socket, peer: PeerIdentity) {
-    this.#ws = ws;
+  constructor({ socket, side, peer, clock }: WsConnectionOptions) {
     this.#socket = socket;
+    this.#clock = clock;
     this.peer = peer;
     this.remote = remoteOf(socket);
-    const { promise, resolve } = Promise.withResolvers<Closed>();
-    this.closed = promise;
-    this.#resolveClosed = resolve;
-    socket.setKeepAlive(true, limits.wire.keepAliveMs);
-    ws.on('error', (error) => this.#leave(causeOfError(error)));
-    ws.on('close', (code, reason) => this.#end(code, reason.toString()));
-    ws.on('message', (data, isBinary) => {
-      if (this.#state.kind !== 'open') return;
-      if (!isBinary) this.close(closeCodes.binaryOnly, 'frames are binary messages');
-      else if (Buffer.isBuffer(data)) this.#deliver(data);
+    const closed = Promise.withResolvers<Closed>();
+    this.closed = closed.promise;
+    this.#resolveClosed = closed.resolve;
+    const heard = Promise.withResolvers<undefined>();
+    this.heard = heard.promise;
+    this.#masks = side === 'client';
+    this.#reader = new WebSocketReader(side === 'server', {
+      take: (bytes) => this.#take(bytes),
+      message: (frame) => {
+        heard.resolve(undefined);
+        this.#handler?.(frame);
+      },
+      ping: (payload) => this.#onPing(payload),
+      close: (code, reason) => this.#onClose(code, reason),
+      refused: (code, reason) => this.#refuse(code, reason),
     });
-    ws.pause(); // 2
+    socket.pause(); // 2
+    socket.setNoDelay(true);
+    socket.setKeepAlive(true, limits.wire.keepAliveMs);
+    socket.on('data', (chunk: Buffer) => {
+      this.#reader.push(chunk);
+      release(chunk); // 5
+    });
+    socket.on('error', (error) => this.#leave({ by: 'error', code: closeCodes.broken, reason: messageOf(error) }));
+    socket.on('end', () => {
+      this.#leave(lost);
+      socket.end();
+    });
+    socket.on('close', () => this.#end());
   }
 
   get paused(): boolean {
@@ -96,69 +122,118 @@ export class WsConnection implements Connection {
     if (this.#state.kind !== 'open') return Promise.reject(closedProblem(this.#state.cause));
     return new Promise((resolve, reject) => {
       this.#sending.add(reject);
-      this.#ws.send(frame, { binary: true }, (error) => {
+      const done = (error?: Error | null): void => {
         this.#sending.delete(reject);
-        if (error) reject(closedProblem(causeOfError(error)));
+        if (error) reject(closedProblem(this.#causeOr(error)));
         else resolve();
-      });
+      };
+      if (room) this.#writeInPlace(frame, done);
+      else this.#write(opcodes.binary, frame, done);
     });
   }
 
   onFrame(handler: (frame: Buffer) => void, take?: TakeMemory): void {
     invariant(!this.#handler, 'onFrame is called once');
     this.#handler = handler;
-    this.#take = take;
-    if (!this.#paused) this.#ws.resume();
+    if (take) this.#take = take;
+    if (!this.#paused) this.#socket.resume();
   }
 
   pause(): void {
     this.#paused = true;
-    if (this.#state.kind === 'open') this.#ws.pause();
+    if (this.#state.kind === 'open') this.#socket.pause();
   }
 
   resume(): void {
     this.#paused = false;
-    if (this.#state.kind === 'open' && this.#handler) this.#ws.resume();
+    if (this.#handler) this.#socket.resume();
   }
 
   close(code: number, reason: string): void {
+    invariant(isCloseCode(code), 'a close frame can carry the code');
     const by = code === closeCodes.deadline ? 'deadline' : 'us';
-    if (!this.#leave({ by, code, reason })) return;
-    this.#ws.close(code, clip(reason));
-    this.#ws.resume(); // 4
+    if (this.#leave({ by, code, reason })) this.#write(opcodes.close, closePayload(code, reason));
   }
 
-  #deliver(data: Buffer): void {
-    if (!this.#take || data.byteLength === 0) {
-      this.#handler?.(data);
-      return;
+  /** Into the room before it (`SendOptions.room`): one write, no copy. */
+  #writeInPlace(frame: Uint8Array, done: (error?: Error | null) => void): void {
+    const header = headerBytesOf(frame.byteLength, this.#masks);
+    const all = new Uint8Array(frame.buffer, frame.byteOffset - header, header + frame.byteLength);
+    writeHeader(all, opcodes.binary, frame.byteLength, this.#masks);
+    this.#socket.write(all, done);
+  }
+
+  #write(opcode: number, payload: Uint8Array, done?: (error?: Error | null) => void): void {
+    const header = headerBytesOf(payload.byteLength, this.#masks);
+    const copied = Math.min(payload.byteLength, recordBytes - header);
+    const first = Buffer.allocUnsafe(header + copied);
+    writeHeader(first, opcode, payload.byteLength, this.#masks);
+    first.set(payload.subarray(0, copied), header);
+    if (copied === payload.byteLength) this.#socket.write(first, done);
+    else {
+      this.#socket.write(first);
+      this.#socket.write(payload.subarray(copied), done);
     }
-    const frame = this.#take(data.byteLength);
-    data.copy(frame);
-    this.#handler?.(frame);
   }
 
-  /** Invariant 1: false if someone else was first. */
+  #onPing(payload: Buffer): void {
+    if (this.#state.kind !== 'open') return;
+    const waits = this.#pong !== undefined; // 6
+    this.#pong = payload;
+    if (!waits) this.#sendPong(payload);
+  }
+
+  #sendPong(payload: Buffer): void {
+    this.#write(opcodes.pong, payload, () => {
+      const newest = this.#pong;
+      if (newest === payload || !newest || this.#state.kind !== 'open') this.#pong = undefined;
+      else this.#sendPong(newest);
+    });
+  }
+
+  #onClose(code: number, reason: string): void {
+    if (this.#leave({ by: 'peer', code, reason })) {
+      const answer = code === closeCodes.none ? new Uint8Array(0) : closePayload(code, '');
+      this.#write(opcodes.close, answer);
+    }
+    this.#socket.end();
+  }
+
+  #refuse(code: number, reason: string): void {
+    // Text breaks no rule of RFC 6455: it is us who do not take it.
+    const by = code === closeCodes.binaryOnly ? 'us' : 'error';
+    if (this.#leave({ by, code, reason })) this.#write(opcodes.close, closePayload(code, reason));
+    this.#socket.end();
+  }
+
+  /** Invariants 1 and 4; false if someone else was first. */
   #leave(cause: Closed): boolean {
     if (this.#state.kind !== 'open') return false;
-    this.#state = { kind: 'closing', cause };
+    const deadline = this.#clock.after(limits.wire.closeMs, () => this.#socket.destroy());
+    this.#state = { kind: 'closing', cause, deadline };
+    this.#reader.discard();
+    this.#socket.resume();
     return true;
   }
 
-  #end(code: number, reason: string): void {
+  #end(): void {
     if (this.#state.kind === 'ended') return;
-    const cause: Closed =
-      this.#state.kind === 'closing'
-        ? this.#state.cause
-        : code === closeCodes.broken
-          ? { by: 'error', code, reason: 'the connection was lost' }
-          : { by: 'peer', code, reason };
+    const cause = this.#state.kind === 'closing' ? this.#state.cause : lost;
+    if (this.#state.kind === 'closing') this.#state.deadline.cancel();
     this.#state = { kind: 'ended', cause };
     for (const reject of this.#sending) reject(closedProblem(cause)); // 3
     this.#sending.clear();
     this.#resolveClosed(cause);
   }
+
+  #causeOr(error: Error): Closed {
+    return this.#state.kind === 'open'
+      ? { by: 'error', code: closeCodes.broken, reason: messageOf(error) }
+      : this.#state.cause;
+  }
 }
+
+const lost: Closed = { by: 'error', code: closeCodes.broken, reason: 'the connection was lost' };
 
 /** `address:port` of the other end of a socket. */
 export function remoteOf(socket: Socket): string {
@@ -166,22 +241,8 @@ export function remoteOf(socket: Socket): string {
   return `${address.includes(':') ? `[${address}]` : address}:${socket.remotePort ?? 0}`;
 }
 
-function causeOfError(error: Error): Closed {
-  const systemName = systemCode(error) ?? '';
-  const receiver = systemName.startsWith('WS_ERR_');
-  const code = codeOfReceiverError[systemName] ?? (receiver ? closeCodes.protocol : closeCodes.broken);
-  return { by: 'error', code, reason: messageOf(error) };
-}
-
 function closedProblem(cause: Closed): Problem {
   return new Problem('closed', `the connection is closed (${cause.by}, ${cause.code}): ${cause.reason}`, {
     retryable: true,
   });
-}
-
-/** At most `reasonBytesMax` bytes of UTF-8, never half a character. */
-function clip(reason: string): string {
-  let text = reason.slice(0, reasonBytesMax);
-  while (Buffer.byteLength(text) > reasonBytesMax) text = text.slice(0, -1);
-  return text.toWellFormed();
 }

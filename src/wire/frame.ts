@@ -32,6 +32,11 @@ export const frameType = {
 export type FrameType = (typeof frameType)[keyof typeof frameType];
 
 export const frameHeaderBytes = 8;
+/**
+ * Bytes a sender may leave free right before a frame, so that what a connection puts before it stands there and both are one write of
+ * memory that lies together: the largest header of RFC 6455 §5.2, 2 bytes, 8 of length, 4 of mask.
+ */
+export const frameRoomBytes = 14;
 /** The disk field of a message that is not about one disk. */
 export const noDisk = 0xffff;
 

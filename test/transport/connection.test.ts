@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { limits, MiB } from '../../src/limits.ts';
-import { frameRoomBytes } from '../../src/transport/connection.ts';
 import type { Connection } from '../../src/transport/connection.ts';
 import type { Credentials } from '../../src/transport/credentials.ts';
+import { frameRoomBytes } from '../../src/wire/frame.ts';
 import { memoryPair } from './memory-connection.ts';
 import { dial, makeSite, refusalOf, startServer } from './site.ts';
 import type { TestServer, TestSite } from './site.ts';

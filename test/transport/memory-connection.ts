@@ -5,8 +5,9 @@
  */
 import { invariant } from '../../src/kit/invariant.ts';
 import { Problem } from '../../src/kit/problem.ts';
-import { closeCodes, frameRoomBytes } from '../../src/transport/connection.ts';
+import { closeCodes } from '../../src/transport/connection.ts';
 import type { Closed, Connection, PeerIdentity, SendOptions, TakeMemory } from '../../src/transport/connection.ts';
+import { frameRoomBytes } from '../../src/wire/frame.ts';
 
 /** How many turns a closed end waits for the peer to read what was sent before. */
 const lingerTries = 500;
