@@ -11,7 +11,7 @@ import { Credit } from '../kit/credit.ts';
 import { invariant } from '../kit/invariant.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
-import type { Connection } from '../transport/connection.ts';
+import type { Connection, SendOptions } from '../transport/connection.ts';
 import { Heartbeat } from '../transport/heartbeat.ts';
 import { protocolError, wireCodeOf, wireCodes } from '../wire/codes.ts';
 import type { ChecksumBounds, Checksums, Difference } from '../wire/checksums.ts';
@@ -158,7 +158,7 @@ export class Session {
     return seq;
   }
 
-  /** Sends a BATCH frame against credit; resolves when the socket took it. A cycle longer than one connection may carry goes on in the next. */
+  /** Sends a BATCH frame, with `frameRoomBytes` before it, against credit; resolves when the socket took it. A cycle longer than one connection may carry goes on in the next. */
   async sendBatch(frame: Uint8Array): Promise<void> {
     if (this.#carriedBytes >= limits.wire.connectionBytesMax - 2 * limits.wire.frameBytesMax) {
       this.end(
@@ -166,7 +166,7 @@ export class Session {
       );
     }
     await this.credit.take(frame.byteLength - frameHeaderBytes);
-    await this.#send(frame);
+    await this.#send(frame, { room: true });
   }
 
   /** Tells of points that were due and not made; not answered. */
@@ -218,10 +218,10 @@ export class Session {
     if (this.#state.kind === 'ended') throw this.#state.reason;
   }
 
-  async #send(frame: Uint8Array): Promise<void> {
+  async #send(frame: Uint8Array, options?: SendOptions): Promise<void> {
     this.#refuseEnded();
     try {
-      await this.#connection.send(frame);
+      await this.#connection.send(frame, options);
     } catch (error) {
       this.#end(new Problem('closed', `sending failed: ${messageOf(error)}`, { retryable: true, cause: error }));
       throw await this.ended;

@@ -59,14 +59,13 @@ export class Comparison {
     this.#options = options;
   }
 
-  /** CHECKSUMS of the agent about a disk within `bounds`; its memory is given back. @throws Problem `protocol-error`. */
+  /** CHECKSUMS of the agent about a disk within `bounds`; its memory is not needed any more. @throws Problem `protocol-error`. */
   ask({ disk, body }: Frame, bounds: ChecksumBounds): void {
     if (this.#unanswered >= limits.wire.comparisonsMax) {
       throw protocolError(`more than ${limits.wire.comparisonsMax} CHECKSUMS unanswered`); // 4
     }
     const { level, first, count, hashes } = decodeChecksums(body, bounds);
     const asked: Asked = { disk, level, first, count, source: Uint8Array.from(hashes).buffer };
-    releaseMessage(body, frameHeaderBytes);
     this.#unanswered += 1;
     const { egress, counters } = this.#options;
     counters.checksumBytesIn += asked.source.byteLength;

@@ -15,7 +15,7 @@ import { limits } from '../limits.ts';
 import type { Connection } from '../transport/connection.ts';
 import { frameHeaderBytes } from '../wire/frame.ts';
 import type { SessionCounters } from './counters.ts';
-import type { SealOutcome } from './seal-batch.ts';
+import { frameAt, type SealOutcome } from './seal-batch.ts';
 import type { Slabs } from './slabs.ts';
 
 const { controlQueueBytesMax } = limits.processServer;
@@ -90,7 +90,7 @@ export class Egress {
       await this.#credit.take(bodyBytes); // 1
       const takenMs = clock.monotonicMs();
       onSent();
-      await connection.send(new Uint8Array(sealed.buffer, 0, sealed.frameBytes));
+      await connection.send(new Uint8Array(sealed.buffer, frameAt, sealed.frameBytes), { room: true });
       counters.stageMs.credit += takenMs - readyMs;
       counters.stageMs.send += clock.monotonicMs() - takenMs;
       counters.sealedBytesOut += bodyBytes;

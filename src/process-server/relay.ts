@@ -8,7 +8,6 @@
  *  3. Disk keys stay here: OPENED goes on to the agent without `diskKey` and `keyVersion` (DESIGN §4).
  *  4. Layers rise over the whole session, all disks alike.
  */
-import { releaseMessage } from '../kit/release.ts';
 import type { Clock } from '../kit/clock.ts';
 import { Credit } from '../kit/credit.ts';
 import { Problem } from '../kit/problem.ts';
@@ -22,7 +21,7 @@ import { decodeCredit, encodeCredit } from '../wire/credit.ts';
 import { decodeCycle, encodeCycle } from '../wire/cycle.ts';
 import { decodeDurable } from '../wire/durable.ts';
 import { decodeErrorMessage } from '../wire/error.ts';
-import { encodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
+import { encodeFrame, frameType, type Frame } from '../wire/frame.ts';
 import { decodeOpenDisk } from '../wire/open-disk.ts';
 import { decodeOpened, encodeOpened } from '../wire/opened.ts';
 import { decodeGap } from '../wire/gap.ts';
@@ -34,7 +33,7 @@ import { Egress } from './egress.ts';
 import { Lane, targetFault, type PlannedBatch } from './lane.ts';
 import type { Sealer } from './pool.ts';
 import { ReturnPath } from './return-path.ts';
-import { sealedFrameBytes, type SealOutcome } from './seal-batch.ts';
+import { sealingRoom, type SealOutcome } from './seal-batch.ts';
 import type { Slabs } from './slabs.ts';
 
 export interface RelayOptions {
@@ -96,6 +95,7 @@ export class Relay {
       }
       case frameType.checksums: {
         this.#comparison.ask(frame, this.#laneOfAgent(frame.disk).checksumBounds);
+        this.#options.slabs.free(frame.body);
         this.#relieve();
         return;
       }
@@ -193,10 +193,8 @@ export class Relay {
     const lane = this.#laneOfAgent(disk);
     const plan = lane.plan(body);
     this.#grantedBytes -= body.byteLength;
-    const buffer = slabs.take(sealedFrameBytes(plan.count, plan.payloadBytes));
-    new Uint8Array(buffer).set(body);
     const { byteLength } = body;
-    releaseMessage(body, frameHeaderBytes);
+    const buffer = slabs.hold(body, sealingRoom(plan.count));
     counters.batches += 1;
     counters.batchBytesIn += byteLength;
     counters.inFlightBytes += byteLength;

@@ -1,12 +1,13 @@
 /**
- * One BATCH in, one SEALED frame out: what a worker does (DESIGN §5). Synchronous, no I/O, no state but a scratch slab.
+ * One BATCH in, one SEALED frame out: what a worker does (DESIGN §5). Synchronous, no I/O, no state but a scratch for rows.
  *
  * Invariants:
  *  1. Every whole-block record is checked against its leaf before it is sealed, zero records too: a bit flipped between the agent
  *     and here never reaches the target. Partial records can only be checked at the target, from the whole block.
  *  2. Record i of the batch is sealed with nonce `firstNonce + i`; the lane gives each batch of a layer its own range (C6).
- *  3. The frame is built in the scratch, which stays warm, then copied over the BATCH in the buffer that came: the one that was
- *     transferred in goes back, so a batch costs no fresh memory on either side.
+ *  3. The frame is built in the memory of the BATCH, from `frameAt` on: a sealed record is never longer than the plain one, and begins at
+ *     most where that began, for `sealingRoom` lies before the body. Rows grow, so the plain ones are read from a copy. A batch costs no
+ *     fresh memory on either side, and no copy.
  *  4. The body was accepted by `decodeBatch` on the sending thread; nothing here believes more than that.
  */
 import { zeroLeaf } from '../disk/merkle.ts';
@@ -18,13 +19,13 @@ import { digest, isZero, leafOf } from '../kernels/hash.ts';
 import { layerKeyOf } from '../kernels/keys.ts';
 import { sealRecord } from '../kernels/seal.ts';
 import { limits } from '../limits.ts';
-import { batchRecords, type BatchRecord } from '../wire/batch.ts';
-import { frameHeaderBytes, frameType, writeFrameHeader } from '../wire/frame.ts';
+import { batchHeaderBytes, batchRecordBytes, batchRecords, type BatchRecord } from '../wire/batch.ts';
+import { frameHeaderBytes, frameRoomBytes, frameType, writeFrameHeader } from '../wire/frame.ts';
 import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../wire/sealed.ts';
 
 /** What goes to a worker. All byte arrays own their ArrayBuffer: posting a view would clone (and leak) all that is behind it. */
 export interface SealTask {
-  /** The BATCH body lies at its start; has room for `sealedFrameBytes`. Transferred. */
+  /** The BATCH body lies at its end, with at least `sealingRoom` bytes before. Transferred. */
   readonly buffer: ArrayBuffer;
   readonly bodyBytes: number;
   /** Index of the disk in the session, for the frame header. */
@@ -56,7 +57,7 @@ export interface SealStats {
 export type SealOutcome =
   | {
       readonly outcome: 'sealed';
-      /** The frame lies at its start. Transferred back. */
+      /** The frame lies in it from `frameAt` on. Transferred back. */
       readonly buffer: ArrayBuffer;
       readonly frameBytes: number;
       readonly stats: SealStats;
@@ -68,12 +69,27 @@ const rawStreakBeforeProbing = 8;
 /** … on every so-manyth record, until one shrinks. */
 const probeEvery = 16;
 
-/** Bytes of the frame for `count` records with `payloadBytes` of payload, at most. */
-export function sealedFrameBytes(count: number, payloadBytes: number): number {
-  return frameHeaderBytes + sealedHeaderBytes + count * sealedRowBytes + payloadBytes;
+/** Whether to try to compress the record with this nonce. @param rawStreak records in a row before it that did not shrink. */
+export function triesToCompress(rawStreak: number, nonce: number): boolean {
+  return rawStreak < rawStreakBeforeProbing || nonce % probeEvery === 0;
 }
 
-export const sealedFrameBytesMax = sealedFrameBytes(limits.wire.batchRecordsMax, limits.wire.batchPayloadBytesMax);
+/** Where a sealed frame begins in its memory: a connection may write before it. */
+export const frameAt = frameRoomBytes;
+
+/** Bytes before the body of a BATCH of `count` records, at least (invariant 3). */
+export function sealingRoom(count: number): number {
+  const sealed = frameAt + frameHeaderBytes + sealedHeaderBytes + count * sealedRowBytes;
+  return sealed - batchHeaderBytes - count * batchRecordBytes;
+}
+
+const { batchRecordsMax, batchPayloadBytesMax } = limits.wire;
+const batchTableBytesMax = batchHeaderBytes + batchRecordsMax * batchRecordBytes;
+/** Memory in which any batch can be sealed. */
+export const sealedFrameBytesMax = sealingRoom(batchRecordsMax) + batchTableBytesMax + batchPayloadBytesMax;
+
+/** Header and rows of the batch being sealed (invariant 3). */
+const plainTable = new Uint8Array(batchTableBytesMax);
 
 /** Whether a whole-block record has the leaf it says, and whether it is all zero. */
 function checkWhole(record: BatchRecord, leafKey: Uint8Array): { readonly fits: boolean; readonly zero: boolean } {
@@ -84,12 +100,15 @@ function checkWhole(record: BatchRecord, leafKey: Uint8Array): { readonly fits: 
 
 const nothing = new Uint8Array(0);
 
-/** @param scratch `sealedFrameBytesMax` bytes, reused from call to call. */
-export function sealBatch(task: SealTask, scratch: Uint8Array, clock: Clock): SealOutcome {
+export function sealBatch(task: SealTask, clock: Clock): SealOutcome {
   const { buffer, seq, batch, count, diskId } = task;
-  const body = new Uint8Array(buffer, 0, task.bodyBytes);
+  const memory = new Uint8Array(buffer);
+  const body = memory.subarray(memory.byteLength - task.bodyBytes);
+  invariant(body.byteOffset >= sealingRoom(count), 'a batch has room to be sealed in place');
+  const tableBytes = batchHeaderBytes + count * batchRecordBytes;
+  plainTable.set(body.subarray(0, tableBytes));
   const layerKey = layerKeyOf(task.layerKey);
-  const rowsAt = frameHeaderBytes + sealedHeaderBytes;
+  const rowsAt = frameAt + frameHeaderBytes + sealedHeaderBytes;
   let rowAt = rowsAt;
   let at = rowsAt + count * sealedRowBytes;
   const payloadsAt = at;
@@ -102,7 +121,7 @@ export function sealBatch(task: SealTask, scratch: Uint8Array, clock: Clock): Se
     kernelMs[stage] += now - mark;
     mark = now;
   };
-  for (const record of batchRecords(body)) {
+  for (const record of batchRecords(body, plainTable)) {
     let pages = record.payload;
     if (record.pageMask === fullMask) {
       const { fits, zero } = checkWhole(record, task.leafKey);
@@ -116,26 +135,24 @@ export function sealBatch(task: SealTask, scratch: Uint8Array, clock: Clock): Se
     lap('check');
     const { block, pageMask, leaf } = record;
     const nonce = task.firstNonce + index;
-    const tries = rawStreak < rawStreakBeforeProbing || nonce % probeEvery === 0;
-    const compression = tries ? task.compression : 'off';
-    const sealed = sealRecord({ layerKey, diskId, seq, block, pageMask, nonce, leaf, pages, compression }, scratch, at);
+    const compression = triesToCompress(rawStreak, nonce) ? task.compression : 'off';
+    const sealed = sealRecord({ layerKey, diskId, seq, block, pageMask, nonce, leaf, pages, compression }, memory, at);
     if (sealed.codec === codecs.raw) rawStreak += 1;
     else if (sealed.codec !== codecs.zero) rawStreak = 0;
-    writeSealedRow(scratch, rowAt, { block, pageMask, nonce, leaf, ...sealed });
+    writeSealedRow(memory, rowAt, { block, pageMask, nonce, leaf, ...sealed });
     rowAt += sealedRowBytes;
     at += sealed.storedLength;
     plainBytes += sealed.rawLength;
     index += 1;
     lap('seal');
   }
-  invariant(index === count && at <= buffer.byteLength, 'a sealed batch fits where its plain one lay');
-  const bodyDigest = digest(scratch.subarray(rowsAt, at));
-  writeSealedHeader(scratch, frameHeaderBytes, { seq, batch, count, plainBytes, digest: bodyDigest });
-  const frame = scratch.subarray(0, at);
+  invariant(index === count && at <= memory.byteLength, 'a sealed batch fits where its plain one lay');
+  const bodyDigest = digest(memory.subarray(rowsAt, at));
+  writeSealedHeader(memory, frameAt + frameHeaderBytes, { seq, batch, count, plainBytes, digest: bodyDigest });
+  const frame = memory.subarray(frameAt, at);
   writeFrameHeader(frame, frameType.sealed, task.disk);
-  new Uint8Array(buffer).set(frame); // 3
   lap('digest');
   const storedBytes = at - payloadsAt;
   const stats = { plainBytes, storedBytes, records: count, zeroRecords, leafCheckedRecords, rawStreak, kernelMs };
-  return { outcome: 'sealed', buffer, frameBytes: at, stats };
+  return { outcome: 'sealed', buffer, frameBytes: frame.byteLength, stats };
 }

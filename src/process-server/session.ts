@@ -102,7 +102,7 @@ export class Session {
     const late = (): void => this.end(new Problem('timeout', 'no HELLO in time', { retryable: true }));
     this.#state = { kind: 'greeting', timer: clock.after(limits.wire.firstFrameMs, late) };
     this.#agentHeartbeat = new Heartbeat(agent, clock);
-    agent.onFrame((message) => this.#guard(() => this.#fromAgent(message)));
+    agent.onFrame((message) => this.#guard(() => this.#fromAgent(message)), options.slabs.takeFrame);
     void agent.closed.then(() => this.end(null)); // 3
   }
 

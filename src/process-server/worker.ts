@@ -5,9 +5,7 @@
 import { move, transferableSymbol, valueSymbol } from 'piscina';
 import { systemClock } from '../kit/clock.ts';
 import { compareChecksums, type CompareTask } from './compare-checksums.ts';
-import { sealBatch, sealedFrameBytesMax, type SealTask } from './seal-batch.ts';
-
-const scratch = new Uint8Array(sealedFrameBytesMax);
+import { sealBatch, type SealTask } from './seal-batch.ts';
 
 /** Wrapped so that the memory of an outcome is transferred back. */
 class Transferred {
@@ -34,7 +32,7 @@ class Transferred {
  */
 export default async function seal(task: SealTask): Promise<unknown> {
   await systemClock.turn();
-  const outcome = sealBatch(task, scratch, systemClock);
+  const outcome = sealBatch(task, systemClock);
   return move(new Transferred(outcome, outcome.buffer));
 }
 

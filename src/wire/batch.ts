@@ -7,7 +7,7 @@ import type { Geometry } from '../disk/geometry.ts';
 import { fullMask, pageCount } from '../disk/page-mask.ts';
 import { limits } from '../limits.ts';
 import { protocolError } from './codes.ts';
-import { frameHeaderBytes, frameType, readU64, viewOf, writeFrameHeader, writeU64 } from './frame.ts';
+import { frameHeaderBytes, frameRoomBytes, frameType, readU64, viewOf, writeFrameHeader, writeU64 } from './frame.ts';
 
 export const batchHeaderBytes = 16;
 export const batchRecordBytes = 48;
@@ -70,9 +70,9 @@ export function decodeBatch(body: Uint8Array, geometry: Geometry): Batch {
   };
 }
 
-/** The records of a body that `decodeBatch` accepted. */
-export function* batchRecords(body: Uint8Array): Generator<BatchRecord> {
-  const view = viewOf(body);
+/** The records of a body that `decodeBatch` accepted; header and rows are read from `table`, which may be a copy of them. */
+export function* batchRecords(body: Uint8Array, table = body): Generator<BatchRecord> {
+  const view = viewOf(table);
   const count = view.getUint32(12, true);
   let payloadAt = batchHeaderBytes + count * batchRecordBytes;
   for (let index = 0; index < count; index += 1) {
@@ -81,7 +81,7 @@ export function* batchRecords(body: Uint8Array): Generator<BatchRecord> {
     yield {
       block: view.getUint32(at, true),
       pageMask: view.getUint16(at + 4, true),
-      leaf: body.subarray(at + 16, at + 48),
+      leaf: table.subarray(at + 16, at + 48),
       payload: body.subarray(payloadAt, payloadAt + length),
     };
     payloadAt += length;
@@ -89,8 +89,8 @@ export function* batchRecords(body: Uint8Array): Generator<BatchRecord> {
 }
 
 const rowsBytesMax = limits.wire.batchRecordsMax * batchRecordBytes;
-/** Payload begins here in a builder's slab, so that header and rows, however many, can stand right before it. */
-const payloadStart = frameHeaderBytes + batchHeaderBytes + rowsBytesMax;
+/** Payload begins here in a builder's slab, so that header and rows, however many, can stand right before it, and room before them. */
+const payloadStart = frameRoomBytes + frameHeaderBytes + batchHeaderBytes + rowsBytesMax;
 
 /**
  * Builds BATCH frames in one slab of its own, one at a time: records are added in ascending block order, `finish` puts header and rows
@@ -138,7 +138,7 @@ export class BatchBuilder {
     this.#count += 1;
   }
 
-  /** The frame: a view, valid until `clear`. */
+  /** The frame: a view with `frameRoomBytes` before it, valid until `clear`. */
   finish(disk: number, seq: number, batch: number): Uint8Array {
     const rowBytes = this.#count * batchRecordBytes;
     const start = payloadStart - rowBytes - batchHeaderBytes - frameHeaderBytes;

@@ -15,7 +15,7 @@ import { systemRandom } from '../../src/kit/random.ts';
 import type { LogFields, Logger } from '../../src/observe/logger.ts';
 import { compareChecksums } from '../../src/process-server/compare-checksums.ts';
 import type { Sealer } from '../../src/process-server/pool.ts';
-import { sealBatch, sealedFrameBytesMax } from '../../src/process-server/seal-batch.ts';
+import { sealBatch } from '../../src/process-server/seal-batch.ts';
 import { ProcessServer } from '../../src/process-server/server.ts';
 import type { MachineDefinition } from '../../src/wire/definition.ts';
 import { AgentLife } from './agent-life.ts';
@@ -43,13 +43,12 @@ export interface SiteOptions {
 
 /** Seals on this thread. */
 function inlineSealer(): Sealer {
-  const scratch = new Uint8Array(sealedFrameBytesMax);
   return {
     pending: 0,
     seal: async (task) => {
       const mine = { ...task, buffer: task.buffer.transfer() };
       await systemClock.turn();
-      return sealBatch(mine, scratch, clock);
+      return sealBatch(mine, clock);
     },
     compare: (task) => Promise.resolve(compareChecksums(task, clock)),
   };

@@ -6,12 +6,7 @@ import { digest, leafOf } from '../../src/kernels/hash.ts';
 import { layerKeyOf } from '../../src/kernels/keys.ts';
 import { unsealRecord } from '../../src/kernels/unseal.ts';
 import { SealPool } from '../../src/process-server/pool.ts';
-import {
-  sealBatch,
-  sealedFrameBytes,
-  sealedFrameBytesMax,
-  type SealTask,
-} from '../../src/process-server/seal-batch.ts';
+import { frameAt, sealBatch, sealingRoom, type SealTask } from '../../src/process-server/seal-batch.ts';
 import { BatchBuilder, batchHeaderBytes, batchRecordBytes, decodeBatch } from '../../src/wire/batch.ts';
 import { decodeFrame, frameType } from '../../src/wire/frame.ts';
 import { codec, decodeSealedHeader, decodeSealedRows, sealedHeaderBytes } from '../../src/wire/sealed.ts';
@@ -26,9 +21,10 @@ const text = (seed: number): Uint8Array =>
 
 function taskOf(frame: Uint8Array, change: Partial<SealTask> = {}): SealTask {
   const body = frame.subarray(8);
-  const { seq, batch, count, payloadBytes } = decodeBatch(body, geometry);
-  const buffer = new ArrayBuffer(sealedFrameBytes(count, payloadBytes));
-  new Uint8Array(buffer).set(body);
+  const { seq, batch, count } = decodeBatch(body, geometry);
+  const room = sealingRoom(count);
+  const buffer = new ArrayBuffer(room + body.byteLength);
+  new Uint8Array(buffer).set(body, room);
   const given = {
     buffer,
     bodyBytes: body.byteLength,
@@ -51,7 +47,6 @@ const blocks = [
   [9, text(5)],
 ] as const;
 const frame = batchOf({ disk: 3, seq: 2 ** 32 + 1, batch: 4, leafKey, blocks });
-const scratch = new Uint8Array(sealedFrameBytesMax);
 
 describe('the pool', () => {
   const pool = new SealPool({ threads: 2 });
@@ -64,7 +59,7 @@ describe('the pool', () => {
     expect(task.buffer.detached).toBe(true);
     if (sealed.outcome !== 'sealed') throw new Error(sealed.outcome);
     expect(sealed.buffer.byteLength).toBe(byteLength);
-    const { type, disk, body } = decodeFrame(new Uint8Array(sealed.buffer, 0, sealed.frameBytes));
+    const { type, disk, body } = decodeFrame(new Uint8Array(sealed.buffer, frameAt, sealed.frameBytes));
     expect({ type, disk }).toEqual({ type: frameType.sealed, disk: 3 });
     const header = decodeSealedHeader(body);
     expect(header).toMatchObject({ seq: 2 ** 32 + 1, batch: 4, count: 4, plainBytes: 3 * 65_536 });
@@ -94,7 +89,7 @@ describe('the pool', () => {
   });
 
   it('gives the same bytes as on this thread', async () => {
-    const here = sealBatch(taskOf(frame), scratch, systemClock);
+    const here = sealBatch(taskOf(frame), systemClock);
     const there = await pool.seal(taskOf(frame));
     if (here.outcome !== 'sealed' || there.outcome !== 'sealed') throw new Error('not sealed');
     expect(Buffer.compare(new Uint8Array(here.buffer), new Uint8Array(there.buffer))).toBe(0);
@@ -132,7 +127,7 @@ describe('sealBatch', () => {
     for (const [at, block] of flips) {
       const flipped = Uint8Array.from(frame);
       flipped[at] = (flipped[at] ?? 0) ^ 0x10;
-      const outcome = sealBatch(taskOf(flipped), scratch, systemClock);
+      const outcome = sealBatch(taskOf(flipped), systemClock);
       expect(outcome).toMatchObject({ outcome: 'leaf-mismatch', block });
     }
   });
@@ -144,7 +139,7 @@ describe('sealBatch', () => {
       into.set(page, at);
       return 4096;
     });
-    const outcome = sealBatch(taskOf(builder.finish(3, 1, 0)), scratch, systemClock);
+    const outcome = sealBatch(taskOf(builder.finish(3, 1, 0)), systemClock);
     expect(outcome).toMatchObject({
       outcome: 'sealed',
       stats: { leafCheckedRecords: 0, records: 1, plainBytes: 4096 },
@@ -154,7 +149,7 @@ describe('sealBatch', () => {
   it('sends a whole block of zeros without payload even if it came with one', () => {
     const builder = new BatchBuilder();
     builder.add(5, 0xffff, new Uint8Array(32), 65_536, () => 65_536);
-    const outcome = sealBatch(taskOf(builder.finish(3, 1, 0)), scratch, systemClock);
+    const outcome = sealBatch(taskOf(builder.finish(3, 1, 0)), systemClock);
     expect(outcome).toMatchObject({ outcome: 'sealed', stats: { zeroRecords: 1, storedBytes: 0, plainBytes: 0 } });
   });
 
@@ -162,7 +157,6 @@ describe('sealBatch', () => {
     const noise = Array.from({ length: 16 }, (_, index) => [index, new Uint8Array(randomBytes(65_536))] as const);
     const first = sealBatch(
       taskOf(batchOf({ disk: 0, seq: 1, batch: 0, leafKey, blocks: noise }), { firstNonce: 0 }),
-      scratch,
       systemClock,
     );
     if (first.outcome !== 'sealed') throw new Error('not sealed');
@@ -170,9 +164,9 @@ describe('sealBatch', () => {
     const texts = Array.from({ length: 16 }, (_, index) => [100 + index, text(3)] as const);
     const again = batchOf({ disk: 0, seq: 1, batch: 1, leafKey, blocks: texts });
     const codecsOf = (firstNonce: number): number[] => {
-      const outcome = sealBatch(taskOf(again, { firstNonce, rawStreak: first.stats.rawStreak }), scratch, systemClock);
+      const outcome = sealBatch(taskOf(again, { firstNonce, rawStreak: first.stats.rawStreak }), systemClock);
       if (outcome.outcome !== 'sealed') throw new Error('not sealed');
-      return decodeSealedRows(new Uint8Array(outcome.buffer, 8, outcome.frameBytes - 8), geometry).map(
+      return decodeSealedRows(new Uint8Array(outcome.buffer, frameAt + 8, outcome.frameBytes - 8), geometry).map(
         (row) => row.codec,
       );
     };

@@ -3,7 +3,7 @@ import { systemClock } from '../../src/kit/clock.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import { compareChecksums } from '../../src/process-server/compare-checksums.ts';
 import type { Sealer } from '../../src/process-server/pool.ts';
-import { sealBatch, sealedFrameBytesMax } from '../../src/process-server/seal-batch.ts';
+import { sealBatch } from '../../src/process-server/seal-batch.ts';
 import { ProcessServer, type ProcessServerOptions } from '../../src/process-server/server.ts';
 import type { Role } from '../../src/transport/connection.ts';
 import { frameType } from '../../src/wire/frame.ts';
@@ -14,13 +14,12 @@ export const seqBase = 2 ** 32;
 
 /** Seals on this thread, finishing in a scrambled order. */
 function scrambled(): Sealer {
-  const scratch = new Uint8Array(sealedFrameBytesMax);
   return {
     pending: 0,
     async seal(task) {
       const mine = { ...task, buffer: task.buffer.transfer() };
       await systemClock.sleep(systemRandom.fraction() * 8);
-      return sealBatch(mine, scratch, systemClock);
+      return sealBatch(mine, systemClock);
     },
     async compare(task) {
       const mine = { ...task, source: task.source.transfer(), target: task.target.transfer() };
