@@ -10,20 +10,10 @@ import { systemClock } from '../../src/kit/clock.ts';
 import { diceOf, KiB, MiB, seedOfRun, writeImage, type Dice } from '../product/content.ts';
 import { identityOf, Scene } from '../product/scene.ts';
 import { mayHaveSent } from './resent.ts';
+import { kill, partiesOf, start, type Victim } from './victims.ts';
 
 const soak = process.env['TIDEMARK_TEST_SOAK'] === '1';
 const rounds = soak ? 500 : 50;
-type Victim = 'agent' | 'process-server' | 'target';
-/** Alone, or two at once. */
-const parties: readonly (readonly Victim[])[] = [
-  ['agent'],
-  ['process-server'],
-  ['target'],
-  ['agent', 'process-server'],
-  ['agent', 'target'],
-  ['process-server', 'target'],
-];
-
 const diskBytes = 16 * MiB;
 const writableFrom = 12 * MiB;
 /** Records that straddle what the counters saw at the instant of the kill. */
@@ -35,32 +25,6 @@ const resent = 'tidemark_agent_payload_resent_bytes_total';
 interface Tally {
   readonly kills: Record<Victim, number>;
   resentBytes: number;
-}
-
-/** Every party once per six rounds, in random order. */
-function* partiesOf(dice: Dice): Generator<readonly Victim[], never> {
-  for (let left = [...parties]; ; left = [...parties]) {
-    while (left.length > 0) {
-      const party = dice.pick(left);
-      left.splice(left.indexOf(party), 1);
-      yield party;
-    }
-  }
-}
-
-async function kill(scene: Scene, party: readonly Victim[]): Promise<void> {
-  await Promise.all(party.map((victim) => (victim === 'agent' ? scene.killLife() : scene.site.kill(victim))));
-}
-
-/** In the order an operator would not choose: all at once. */
-async function restart(scene: Scene, party: readonly Victim[]): Promise<void> {
-  await Promise.all(
-    party.map(async (victim) => {
-      if (victim === 'target') await scene.site.startTarget();
-      else if (victim === 'process-server') await scene.site.startProcessServer();
-      else await scene.startLife();
-    }),
-  );
 }
 
 /** In the middle of a cycle, or some time before one. */
@@ -87,7 +51,8 @@ async function round(scene: Scene, party: readonly Victim[], dice: Dice, tally: 
   expect(after.filter((point) => scene.lifeOf(point) === life).length).toBeGreaterThanOrEqual(acknowledged);
   if (agentDied) expect(await scene.imageFault()).toBeNull();
   const restartedAtMs = Date.now();
-  await restart(scene, party);
+  // In the order an operator would not choose: all at once.
+  await Promise.all(party.map((victim) => start(scene, victim)));
   const points = await scene.untilPoints(`a point after the death of ${party.join(' and ')}`, (listed) =>
     listed.some(({ cutTimeMs }) => cutTimeMs > restartedAtMs),
   );
