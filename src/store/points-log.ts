@@ -41,7 +41,7 @@ interface Replayed extends PointsReading {
   readonly lastAt: number;
 }
 
-function replayRecords(bytes: Uint8Array, machineId: Uint8Array): Replayed {
+function replayRecords(bytes: Buffer, machineId: Uint8Array): Replayed {
   const view = new PointsView();
   let lastHash = firstPreviousHash(machineId);
   let records = 0;
@@ -104,7 +104,8 @@ export class PointsLog {
     this.view = replayed.view;
     this.#length = replayed.length;
     this.#records = replayed.records;
-    this.#lastHash = replayed.lastHash;
+    // A copy: a view would keep the whole file in memory.
+    this.#lastHash = Uint8Array.from(replayed.lastHash);
     this.repaired = repaired;
   }
 

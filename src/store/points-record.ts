@@ -5,15 +5,17 @@
  */
 import { z } from 'zod';
 import { digest } from '../kernels/hash.ts';
+import type { LayerRun } from '../kernels/layer-run.ts';
 import { invariant } from '../kit/invariant.ts';
 import { limits } from '../limits.ts';
 import { hex, safeInteger } from '../wire/control-body.ts';
 import { viewOf } from '../wire/frame.ts';
 import { gapReasons } from '../wire/gap.ts';
-import { layerRunField } from '../wire/layer-run.ts';
+import { fitsItsEnds, layerRunField } from '../wire/layer-run.ts';
 import { definitionSchema } from '../wire/definition.ts';
 import { consistencies } from '../wire/point.ts';
-import { sameBytes } from './segment-format.ts';
+import { isHex32, isInteger, isList, isOneOf, isPlain, isText, isTime, optional } from './plain-body.ts';
+import { sameBytes, type Extent } from './segment-format.ts';
 
 const recordHeaderBytes = 48;
 const hashBytes = 32;
@@ -23,9 +25,15 @@ const version = 2;
 const time = z.number().min(0);
 const point = safeInteger.min(1);
 const seqField = safeInteger.min(1);
-const diskNo = z.number().int().min(0).max(0xfffe);
+const diskNoMax = 0xfffe;
+const diskNo = z.number().int().min(0).max(diskNoMax);
 const block = z.number().int().min(0).max(limits.disk.blockCountMax);
-const segmentField = z.number().int().min(1).max(0xffffffff);
+const segmentMax = 0xffffffff;
+const segmentField = z.number().int().min(1).max(segmentMax);
+
+const kinds = ['initial', 'delta', 'resync'] as const;
+const disksMax = limits.disk.perMachineMax;
+const evidenceCharsMax = 1024;
 
 const epochBody = z.object({ epoch: safeInteger, instance: z.string().max(256), atMs: time });
 const extentsField = z.array(z.object({ segment: segmentField, length: segmentField, chain: hex(32) }));
@@ -35,7 +43,7 @@ const pointBody = z.object({
   cutTimeMs: time,
   committedMs: time,
   consistency: z.enum(consistencies),
-  evidence: z.string().max(1024).optional(),
+  evidence: z.string().max(evidenceCharsMax).optional(),
   epoch: safeInteger,
   disks: z
     .array(
@@ -45,14 +53,14 @@ const pointBody = z.object({
         blockSize: safeInteger.min(limits.disk.blockBytesMin).max(limits.disk.blockBytesMax),
         root: hex(32),
         layers: layerRunField,
-        kind: z.enum(['initial', 'delta', 'resync']),
+        kind: z.enum(kinds),
         records: safeInteger,
         payloadBytes: safeInteger,
         writes: safeInteger.optional(),
       }),
     )
     .min(1)
-    .max(limits.disk.perMachineMax),
+    .max(disksMax),
   extents: extentsField,
 });
 const provenBody = z.object({ point, atMs: time, blocks: safeInteger });
@@ -149,6 +157,8 @@ const typeNumbers = {
   repaired: 12,
 } as const;
 
+const typeNames = new Map<number, string>(Object.entries(typeNumbers).map(([name, number]) => [number, name]));
+
 const entrySchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('epoch'), body: epochBody }),
   z.object({ type: z.literal('point'), body: pointBody }),
@@ -163,6 +173,47 @@ const entrySchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('removed'), body: removedBody }),
   z.object({ type: z.literal('repaired'), body: repairedBody }),
 ]);
+
+const isRun = isPlain<LayerRun>({
+  first: isInteger(1),
+  last: isInteger(1),
+  count: isInteger(1),
+  chain: isHex32,
+});
+
+/** Nearly all records of a long log are of these two kinds (`plain-body.ts`). */
+export const isPlainPoint = isPlain<PointBody>({
+  point: isInteger(1),
+  cutTimeMs: isTime,
+  committedMs: isTime,
+  consistency: isOneOf(...consistencies),
+  evidence: optional(isText(evidenceCharsMax)),
+  epoch: isInteger(0),
+  disks: isList(
+    isPlain<PointBody['disks'][number]>({
+      no: isInteger(0, diskNoMax),
+      size: isInteger(limits.disk.sectorBytes),
+      blockSize: isInteger(limits.disk.blockBytesMin, limits.disk.blockBytesMax),
+      root: isHex32,
+      layers: (value) => value === null || (isRun(value) && fitsItsEnds(value)),
+      kind: isOneOf(...kinds),
+      records: isInteger(0),
+      payloadBytes: isInteger(0),
+      writes: optional(isInteger(0)),
+    }),
+    1,
+    disksMax,
+  ),
+  extents: isList(
+    isPlain<Extent>({
+      segment: isInteger(1, segmentMax),
+      length: isInteger(1, segmentMax),
+      chain: isHex32,
+    }),
+  ),
+});
+
+export const isPlainProven = isPlain<ProvenBody>({ point: isInteger(1), atMs: isTime, blocks: isInteger(0) });
 
 /** What others than the target may have it write down: nothing of it decides what a point is made of. */
 export const asideSchema = z.discriminatedUnion('type', [
@@ -214,42 +265,41 @@ export function encodeRecord(entry: PointsEntry, place: RecordPlace): Uint8Array
   return bytes;
 }
 
-/** The record at `offset`, if one stands there whole; nothing is said about whether it belongs there. */
-export function decodeRecord(bytes: Uint8Array, offset: number): StoredRecord | null {
-  if (bytes.byteLength - offset < recordHeaderBytes + hashBytes) return null;
-  const view = viewOf(bytes.subarray(offset));
-  const bodyLength = view.getUint32(8, true);
-  const total = recordHeaderBytes + bodyLength + hashBytes;
-  if (view.getUint32(0, true) !== magic || bodyLength > limits.store.pointsRecordBytesMax) return null;
-  if (bytes.byteLength - offset < total) return null;
-  const record = bytes.subarray(offset, offset + total);
-  const hash = record.subarray(total - hashBytes);
-  if (!sameBytes(digest(record.subarray(0, total - hashBytes)), hash)) return null;
-  const known = view.getUint16(6, true) === version;
-  const body = record.subarray(recordHeaderBytes, total - hashBytes);
+/** The record at `offset`, if one stands there whole; nothing is said about whether it belongs there. Its hashes are views. */
+export function decodeRecord(bytes: Buffer, offset: number): StoredRecord | null {
+  if (bytes.byteLength - offset < recordHeaderBytes + hashBytes || bytes.readUInt32LE(offset) !== magic) return null;
+  const bodyLength = bytes.readUInt32LE(offset + 8);
+  const hashAt = offset + recordHeaderBytes + bodyLength;
+  if (bodyLength > limits.store.pointsRecordBytesMax || bytes.byteLength < hashAt + hashBytes) return null;
+  const hash = bytes.subarray(hashAt, hashAt + hashBytes);
+  if (!sameBytes(digest(bytes.subarray(offset, hashAt)), hash)) return null;
+  const known = bytes.readUInt16LE(offset + 6) === version;
   return {
-    number: view.getUint32(12, true),
-    previousHash: record.slice(16, recordHeaderBytes),
-    hash: Uint8Array.from(hash),
-    bytes: total,
-    entry: known ? entryOf(view.getUint16(4, true), body) : null,
+    number: bytes.readUInt32LE(offset + 12),
+    previousHash: bytes.subarray(offset + 16, offset + recordHeaderBytes),
+    hash,
+    bytes: hashAt + hashBytes - offset,
+    entry: known
+      ? entryOf(bytes.readUInt16LE(offset + 4), bytes.toString('utf8', offset + recordHeaderBytes, hashAt))
+      : null,
   };
 }
 
 /** Whether some whole record stands anywhere at or after `offset`. */
-export function recordFollows(bytes: Uint8Array, offset: number): boolean {
-  const all = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  for (let at = all.indexOf('TMPL', offset, 'latin1'); at !== -1; at = all.indexOf('TMPL', at + 1, 'latin1'))
+export function recordFollows(bytes: Buffer, offset: number): boolean {
+  for (let at = bytes.indexOf('TMPL', offset, 'latin1'); at !== -1; at = bytes.indexOf('TMPL', at + 1, 'latin1'))
     if (decodeRecord(bytes, at)) return true;
   return false;
 }
 
-function entryOf(typeNumber: number, body: Uint8Array): PointsEntry | null {
-  const type = Object.entries(typeNumbers).find(([, number]) => number === typeNumber)?.[0];
+function entryOf(typeNumber: number, text: string): PointsEntry | null {
+  const type = typeNames.get(typeNumber);
   if (type === undefined) return null;
   try {
-    const text = Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('utf8');
-    const parsed = entrySchema.safeParse({ type, body: JSON.parse(text) as unknown });
+    const body: unknown = JSON.parse(text);
+    if (type === 'point' && isPlainPoint(body)) return { type, body };
+    if (type === 'proven' && isPlainProven(body)) return { type, body };
+    const parsed = entrySchema.safeParse({ type, body });
     return parsed.success ? parsed.data : null;
   } catch {
     return null;

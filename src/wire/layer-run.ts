@@ -1,10 +1,14 @@
 /** `layers` of OPENED, POINT and a point's record: a run of layers (`kernels/layer-run.ts`), null for none (PROTOCOL.md). */
 import { z } from 'zod';
+import type { LayerRun } from '../kernels/layer-run.ts';
 import { hex, safeInteger, seqField } from './control-body.ts';
+
+/** Whether `count` layers find room from `first` to `last`. */
+export function fitsItsEnds({ first, last, count }: Pick<LayerRun, 'first' | 'last' | 'count'>): boolean {
+  return count === 1 ? first === last : count <= last - first + 1;
+}
 
 export const layerRunField = z
   .object({ first: seqField, last: seqField, count: safeInteger.min(1), chain: hex(32) })
-  .refine(({ first, last, count }) => (count === 1 ? first === last : count <= last - first + 1), {
-    message: 'so many layers do not fit between first and last',
-  })
+  .refine(fitsItsEnds, { message: 'so many layers do not fit between first and last' })
   .nullable();
