@@ -1,10 +1,10 @@
 /** `layers` of OPENED, POINT and a point's record: a run of layers (`kernels/layer-run.ts`), null for none (PROTOCOL.md). */
 import { z } from 'zod';
-import type { LayerRun } from '../kernels/layer-run.ts';
 import { hex, safeInteger, seqField } from './control-body.ts';
 
 /** Whether `count` layers find room from `first` to `last`. */
-export function fitsItsEnds({ first, last, count }: Pick<LayerRun, 'first' | 'last' | 'count'>): boolean {
+export function fitsItsEnds(run: { readonly first: number; readonly last: number; readonly count: number }): boolean {
+  const { first, last, count } = run;
   return count === 1 ? first === last : count <= last - first + 1;
 }
 
