@@ -10,8 +10,8 @@ export interface MachineOfVault extends Vault {
 export interface FailoverRequest extends MachineOfVault {
   /** By number or rank, or the newest proven one whose cut was not later; left out: the newest proven one. */
   readonly point: number | 'latest' | 'proven' | { readonly atMs: number } | undefined;
-  /** TCP: on the loopback address only. */
-  readonly listen: 'unix' | 'tcp';
+  /** TCP: on the loopback address; with TLS also on another one of this host. */
+  readonly listen: 'unix' | 'tcp' | { readonly tls: string };
   /** What may be written, map included; left out: as much as `limits.recovery` says for a test, half of what is free at most, everything for an unplanned failover. */
   readonly spaceBytes: number | undefined;
 }
@@ -37,6 +37,15 @@ export interface BootReport {
   readonly withoutKvm: string | null;
 }
 
+export interface ServedDisk {
+  readonly name: string;
+  readonly size: number;
+  /** Null: it is not served now. */
+  readonly uri: string | null;
+  /** What qemu-img and its like take in its place, as words for a shell; null: the URI itself. */
+  readonly qemuImage: string | null;
+}
+
 export interface FailoverReport {
   readonly id: string;
   readonly kind: 'test' | 'unplanned';
@@ -49,7 +58,9 @@ export interface FailoverReport {
   readonly generation: number;
   /** Whether its disks can be reached now. */
   readonly served: boolean;
-  readonly disks: readonly { readonly name: string; readonly size: number; readonly uri: string | null }[];
+  readonly disks: readonly ServedDisk[];
+  /** Directory with the certificates clients need; null: it is served without TLS. */
+  readonly certificates: string | null;
   /** One line for a shell that starts the machine; null: its definition is not known, or needs files of a firmware. */
   readonly qemu: string | null;
   /** File with the machine as a libvirt domain. */

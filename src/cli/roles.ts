@@ -71,7 +71,7 @@ export interface ExportReport {
 }
 
 export interface NbdRequest extends DiskOfPoint {
-  readonly listen: { readonly socket: string } | Address;
+  readonly listen: { readonly socket: string } | Address | { readonly tls: Address };
 }
 
 export interface VerifyRequest extends Vault {

@@ -2,11 +2,17 @@
 import { availableParallelism } from 'node:os';
 import * as path from 'node:path';
 import type { Roles, Running } from '../cli/roles.ts';
+import type { Clock } from '../kit/clock.ts';
 import { invariant } from '../kit/invariant.ts';
 import { Problem } from '../kit/problem.ts';
+import { limits } from '../limits.ts';
 import type { Backend } from '../nbd/backend.ts';
-import { serveNbd } from '../nbd/server.ts';
-import { FailoverDirectory } from '../recovery/failover-directory.ts';
+import { type NbdListen, serveNbd } from '../nbd/server.ts';
+import type { NbdLogger } from '../nbd/session.ts';
+import type { Logger } from '../observe/logger.ts';
+import type { Files } from '../posix/files.ts';
+import { readExportTls } from '../recovery/export-tls.ts';
+import { type Failover, FailoverDirectory } from '../recovery/failover-directory.ts';
 import { Overlay } from '../recovery/overlay.ts';
 import { OverlaySpace } from '../recovery/overlay-space.ts';
 import { PointBackend } from '../recovery/point-backend.ts';
@@ -51,14 +57,8 @@ export function serveFailover(common: Parts, request: Parameters<Roles['serveFai
       closers.add(() => overlay.close());
       exports.set(name, overlay);
     }
-    const { listen } = failover;
-    if ('socket' in listen) await files.makeDirectory(path.dirname(listen.socket));
-    const server = await serveNbd({
-      exports,
-      listen: 'socket' in listen ? { unixPath: listen.socket } : listen,
-      clock,
-      files,
-    });
+    const listen = await listenOf(files, place, failover);
+    const server = await serveNbd({ exports, listen, clock, files, logger: refusals(logger, clock) });
     closers.add(() => server.close());
     const disks = failover.disks.map(({ name }) => ({ name, uri: server.uri(name) }));
     await place.writeProcess({ pid: process.pid, startedMs: clock.wallMs(), disks });
@@ -66,4 +66,25 @@ export function serveFailover(common: Parts, request: Parameters<Roles['serveFai
     for (const { name, uri } of disks) builder.reachable(`disk ${name} of ${machine} in ${id}`, uri);
     logger.info({ machine, failover: id, point: failover.point }, 'serving');
   });
+}
+
+async function listenOf(files: Files, place: FailoverDirectory, { listen }: Failover): Promise<NbdListen> {
+  if ('tls' in listen) return { ...listen.tls, tls: await readExportTls(files, place.tls) };
+  if (!('socket' in listen)) return listen;
+  await files.makeDirectory(path.dirname(listen.socket));
+  return { unixPath: listen.socket };
+}
+
+/** What is worth a line of the log. Strangers may ask as often as they like: they get one line in a while. */
+function refusals(logger: Logger, clock: Clock): NbdLogger {
+  let quietUntilMs = 0;
+  return {
+    info: () => undefined,
+    warn: (fields, message) => {
+      const nowMs = clock.monotonicMs();
+      if (nowMs < quietUntilMs) return;
+      quietUntilMs = nowMs + limits.nbd.handshakeMs;
+      logger.warn({ ...fields }, message);
+    },
+  };
 }

@@ -4,6 +4,7 @@ import type { FailoverReport, FailoverRequest, FailoverRoles, MachineOfVault } f
 import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
 import { limits, MiB } from '../limits.ts';
 import { lockHolder } from '../posix/lock.ts';
+import { clientDirectory, writeExportTls } from '../recovery/export-tls.ts';
 import {
   listFailovers,
   newFailoverDirectory,
@@ -14,11 +15,13 @@ import {
 import { listMachines, readMachineFacts } from '../store/machine-directory.ts';
 import type { FailoverBody, PointBody } from '../store/points-record.ts';
 import type { PointsView } from '../store/points-view.ts';
+import { makeExportCertificates } from '../transport/export-certificates.ts';
 import { writeAside } from './data-writer.ts';
 import { machineWordsOf, writeDomainXml } from './failover-machine.ts';
 import { choosePointFor } from './failover-point.ts';
 import { endServing } from '../recovery/failover-process.ts';
 import { failoverNamed, inTurn, pointsSaid, removeFailover, served, type Turn } from './failover-turn.ts';
+import { qemuImageWords } from '../recovery/qemu.ts';
 import type { Parts } from './parts.ts';
 import { openVault, storeFacts } from './point-access.ts';
 
@@ -63,6 +66,10 @@ async function begin(
   const failover = await plan(turn, { kind, place, body }, request);
   try {
     await place.create(failover);
+    if ('tls' in failover.listen) {
+      const made = await makeExportCertificates(failover.listen.tls.host, parts.clock.wallMs());
+      await writeExportTls(parts.files, place.tls, made);
+    }
     return { place, failover, process: await served(turn, place) };
   } catch (error) {
     await removeFailover(turn, place).catch(() => undefined);
@@ -92,7 +99,6 @@ async function plan(
     });
   }
   const everything = disks.reduce((sum, { size }) => sum + 2 * size + MiB, 0);
-  const secret = parts.random.bytes(8).toString('hex');
   return {
     format: 1,
     id: place.id,
@@ -103,10 +109,22 @@ async function plan(
     createdMs: parts.clock.wallMs(),
     state: 'starting',
     disks,
-    listen: listen === 'unix' ? { socket: place.socket(tmpdir(), secret) } : { host: '127.0.0.1', port: 0 },
+    listen: listenAt(parts, place, listen),
     spaceBytes: spaceBytes ?? (kind === 'unplanned' ? everything : Math.min(overlayBytesMax, Math.floor(free / 2))),
     definition: points.definitionAt(body.point),
   };
+}
+
+/** Ports are the system's choice at first, and then stay. */
+function listenAt({ random }: Parts, place: FailoverDirectory, listen: FailoverRequest['listen']): Failover['listen'] {
+  if (listen === 'unix') return { socket: place.socket(tmpdir(), random.bytes(8).toString('hex')) };
+  return listen === 'tcp' ? { host: '127.0.0.1', port: 0 } : { tls: { host: listen.tls, port: 0 } };
+}
+
+/** Where it is served by now. */
+function withPort(listen: Failover['listen'], port: number): Failover['listen'] {
+  if ('socket' in listen) return listen;
+  return 'tls' in listen ? { tls: { ...listen.tls, port } } : { ...listen, port };
 }
 
 /** An unplanned failover that was begun: what is missing of it is made good. */
@@ -141,10 +159,8 @@ export async function reportRunning(
 ): Promise<FailoverReport> {
   const failover = await place.read();
   if (!failover) throw new Problem('not-found', `failover ${place.id} is over`);
-  const uri = process.disks[0]?.uri ?? '';
-  const listen =
-    'socket' in failover.listen ? failover.listen : { ...failover.listen, port: Number(new URL(uri).port) };
-  const now = { ...failover, state, listen };
+  const port = Number(new URL(process.disks[0]?.uri ?? '').port);
+  const now = { ...failover, state, listen: withPort(failover.listen, port) };
   if (JSON.stringify(now) !== JSON.stringify(failover)) await place.write(now);
   await writeDomainXml(turn.parts.files, place, now, process);
   return report(place, now, process, turn.points);
@@ -161,11 +177,11 @@ function report(
     ...{ id, kind, machine, point, createdMs, state, generation },
     cutTimeMs: points.point(point)?.cutTimeMs ?? null,
     served: process !== null,
-    disks: disks.map(({ name, size }) => ({
-      name,
-      size,
-      uri: process?.disks.find((disk) => disk.name === name)?.uri ?? null,
-    })),
+    disks: disks.map(({ name, size }) => {
+      const uri = process?.disks.find((disk) => disk.name === name)?.uri ?? null;
+      return { name, size, uri, qemuImage: uri === null ? null : qemuImageWords(uri) };
+    }),
+    certificates: 'tls' in failover.listen ? clientDirectory(place.tls) : null,
     ...machineWordsOf(place, failover, process),
     directory: place.path,
   };

@@ -1,14 +1,17 @@
 /** Composition of commands that work from a target's directory alone: points, nbd, key export (`export.ts` and `verify.ts` are two more). */
-import { availableParallelism } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import * as path from 'node:path';
 import type { GapReport, NbdRequest, PointReport, PointsReport, Roles, Running } from '../cli/roles.ts';
 import { invariant } from '../kit/invariant.ts';
-import { serveNbd } from '../nbd/server.ts';
+import { type NbdListen, serveNbd } from '../nbd/server.ts';
+import { writeClientCertificates } from '../recovery/export-tls.ts';
 import { PointBackend } from '../recovery/point-backend.ts';
+import { qemuImageWords } from '../recovery/qemu.ts';
 import { ReadPool } from '../recovery/read-pool.ts';
 import { listMachines, machinePaths } from '../store/machine-directory.ts';
 import type { MachineView } from '../store/machine-view.ts';
 import type { PointBody } from '../store/points-record.ts';
+import { makeExportCertificates } from '../transport/export-certificates.ts';
 import { writeAside } from './data-writer.ts';
 import { RoleBuilder, type Parts } from './parts.ts';
 import { closing, openServedImages, openVault, openView, storeFacts } from './point-access.ts';
@@ -21,16 +24,30 @@ export function servePoint(parts: Parts, request: NbdRequest): Promise<Running> 
     const [image] = await openServedImages(parts, builder.closers, { ...request, disks: [request.disk] }, vault, pool);
     invariant(image, 'an image for each disk');
     const name = image.at.disk;
-    const { listen } = request;
-    const server = await serveNbd({
-      exports: new Map([[name, new PointBackend(image)]]),
-      listen: 'socket' in listen ? { unixPath: listen.socket } : listen,
-      clock: parts.clock,
-      files: parts.files,
-    });
+    const listen = await listenOf(parts, builder, request);
+    const exports = new Map([[name, new PointBackend(image)]]);
+    const server = await serveNbd({ exports, listen, clock: parts.clock, files: parts.files });
     builder.closers.add(() => server.close());
-    builder.reachable(`disk ${name} as of point ${image.at.point}`, server.uri(name));
+    const what = `disk ${name} as of point ${image.at.point}`;
+    const uri = server.uri(name);
+    builder.reachable(what, uri);
+    const forQemu = qemuImageWords(uri);
+    if (forQemu !== null) builder.reachable(`${what}, for qemu-img,`, forQemu);
   });
+}
+
+async function listenOf(
+  { files, random, clock }: Parts,
+  { closers }: RoleBuilder,
+  { listen }: NbdRequest,
+): Promise<NbdListen> {
+  if ('socket' in listen) return { unixPath: listen.socket };
+  if (!('tls' in listen)) return listen;
+  const clientDirectory = path.join(tmpdir(), `tidemark-nbd-${random.bytes(8).toString('hex')}`);
+  closers.add(() => files.removeTree(clientDirectory));
+  const made = await makeExportCertificates(listen.tls.host, clock.wallMs());
+  await writeClientCertificates(files, clientDirectory, made);
+  return { ...listen.tls, tls: { ...made.server, caPem: made.caPem, clientDirectory } };
 }
 
 function pointReport(view: MachineView, body: PointBody, boots: string): PointReport {

@@ -34,6 +34,7 @@ export const optionReply = {
   metaContext: 4,
   unsupported: 0x8000_0001,
   invalid: 0x8000_0003,
+  tlsRequired: 0x8000_0005,
   unknownExport: 0x8000_0006,
   tooBig: 0x8000_0009,
 } as const;

@@ -5,7 +5,8 @@
  *  1. `base:allocation` holds only for the export it was asked for, and only after structured replies were agreed on; a failed
  *     or empty SET_META_CONTEXT takes an earlier one back.
  *  2. A client that does not speak fixed newstyle gets EXPORT_NAME and nothing else.
- *  3. At most `optionsMax` options are answered, so a client that does not read can not pile replies up.
+ *  3. Where TLS is required nothing is told or agreed on in the clear: before it, STARTTLS and ABORT alone are answered with more than that.
+ *  4. At most `optionsMax` options are answered, so a client that does not read can not pile replies up.
  */
 import { limits } from '../limits.ts';
 import type { Backend } from './backend.ts';
@@ -52,6 +53,8 @@ export interface Agreement {
 
 type Outcome =
   | { readonly kind: 'go-on'; readonly replies: readonly Buffer[] }
+  /** After the replies TLS begins; the next event comes through it. */
+  | { readonly kind: 'start-tls'; readonly replies: readonly Buffer[] }
   | { readonly kind: 'agreed'; readonly replies: readonly Buffer[]; readonly agreement: Agreement }
   | { readonly kind: 'end'; readonly replies: readonly Buffer[]; readonly reason: string };
 
@@ -77,14 +80,16 @@ function transmissionFlagsOf(backend: Backend, structured: boolean): number {
 
 export class Negotiation {
   readonly #exports: Exports;
+  #tls: 'off' | 'required' | 'on';
   #clientFlags = 0;
   #structured = false;
   /** The export `base:allocation` was agreed on for. */
   #allocationFor: string | undefined;
   #events = 0;
 
-  constructor(exports: Exports) {
+  constructor(exports: Exports, tls: 'off' | 'required' = 'off') {
     this.#exports = exports;
+    this.#tls = tls;
   }
 
   answer(event: HandshakeEvent): Outcome {
@@ -100,6 +105,7 @@ export class Negotiation {
       }
       case 'oversized':
         if (event.option === option.exportName) return end('an export name is too long');
+        if (this.#tls === 'required') return tlsFirst(event.option);
         return goOn(encodeOptionError(event.option, optionReply.tooBig, `at most ${limits.nbd.optionBytesMax} bytes`));
       case 'option':
         return this.#answerOption(event.option, event.data);
@@ -107,8 +113,12 @@ export class Negotiation {
   }
 
   #answerOption(code: number, data: Buffer): Outcome {
-    if (code === option.exportName) return this.#exportName(data);
+    if (code === option.exportName) {
+      // Its answer has no room for an error.
+      return this.#tls === 'required' ? end('the client asked for an export without TLS') : this.#exportName(data);
+    }
     if ((this.#clientFlags & handshakeFlag.fixedNewstyle) === 0) return end('the client does not speak fixed newstyle');
+    if (this.#tls === 'required' && code !== option.abort && code !== option.startTls) return tlsFirst(code);
     switch (code) {
       case option.abort:
         return { kind: 'end', replies: [encodeOptionReply(code, optionReply.ack)], reason: 'the client gave up' };
@@ -126,10 +136,19 @@ export class Negotiation {
       case option.go:
         return this.#infoOrGo(code, data);
       case option.startTls:
-        return goOn(encodeOptionError(code, optionReply.unsupported, 'no TLS here: local clients only'));
+        return this.#startTls(code, data);
       default:
         return goOn(encodeOptionError(code, optionReply.unsupported, `option ${code} is not known here`));
     }
+  }
+
+  #startTls(code: number, data: Buffer): Outcome {
+    if (this.#tls === 'off')
+      return goOn(encodeOptionError(code, optionReply.unsupported, 'no TLS here: local clients only'));
+    if (this.#tls === 'on') return invalid(code, 'TLS is on');
+    if (data.byteLength > 0) return invalid(code, 'STARTTLS takes no data');
+    this.#tls = 'on';
+    return { kind: 'start-tls', replies: [encodeOptionReply(code, optionReply.ack)] };
   }
 
   #infoOrGo(code: number, data: Buffer): Outcome {
@@ -193,6 +212,10 @@ function end(reason: string): Outcome {
 
 function invalid(code: number, message: string): Outcome {
   return goOn(encodeOptionError(code, optionReply.invalid, message));
+}
+
+function tlsFirst(code: number): Outcome {
+  return goOn(encodeOptionError(code, optionReply.tlsRequired, 'TLS comes first: this export asks for a certificate'));
 }
 
 function unknownExport(code: number, name: string): Outcome {

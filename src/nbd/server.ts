@@ -1,9 +1,9 @@
 /**
- * The NBD server: listens on a Unix socket or on loopback TCP and gives each client a session.
+ * The NBD server: listens on a Unix socket or on TCP and gives each client a session.
  *
  * Invariants:
- *  1. Nobody from outside gets in: a Unix socket has mode 0600 from its first moment, TCP is bound to loopback only (NBD here
- *     knows neither TLS nor passwords).
+ *  1. Nobody from outside gets in: a Unix socket has mode 0600 from its first moment, and TCP without TLS is bound to loopback only. With TLS
+ *     (`tls.ts`) a client shows its certificate before it is told anything.
  *  2. A socket file is removed only if it is one and nobody answers on it.
  *  3. `close` answers the requests in flight, waits at most `closeMs` for clients to take the answers, and never leaves a
  *     connection or the socket file behind. When it resolves, no call to a backend is under way any more: a backend may be
@@ -18,8 +18,12 @@ import type { Backend } from './backend.ts';
 import { BufferPool } from './buffer-pool.ts';
 import type { Exports } from './negotiation.ts';
 import { Session, type NbdLogger } from './session.ts';
+import type { NbdTls } from './tls.ts';
 
 export type NbdAddress = { readonly unixPath: string } | { readonly host: string; readonly port: number };
+/** TLS, where it is given, is required of every client. */
+export type NbdListen =
+  { readonly unixPath: string } | { readonly host: string; readonly port: number; readonly tls?: NbdTls };
 
 export interface NbdServerOptions {
   /** Looked at whenever a client asks, so it may change while the server runs. */
@@ -27,7 +31,7 @@ export interface NbdServerOptions {
   /** The export a client gets that names none; default: the only one, if there is just one. */
   readonly defaultExport?: string;
   /** Port 0 lets the system choose. */
-  readonly listen: NbdAddress;
+  readonly listen: NbdListen;
   readonly clock: Clock;
   readonly files: Files;
   readonly logger?: NbdLogger;
@@ -48,9 +52,10 @@ export interface NbdServer {
   close(): Promise<void>;
 }
 
-/** @throws Problem `locked` (someone answers there), `bad-argument` (path too long, not a socket, host not loopback), `refused`. */
+/** @throws Problem `locked` (someone answers there), `bad-argument` (path too long, not a socket, host neither loopback nor behind TLS), `refused`. */
 export async function serveNbd(options: NbdServerOptions): Promise<NbdServer> {
   const { listen, clock, logger, inFlightBytesMax = limits.nbd.inFlightBytesMax } = options;
+  const tls = 'unixPath' in listen ? undefined : listen.tls;
   const sessions = new Set<Session>();
   const exports = exportsOf(options);
   const pool = new BufferPool(options.poolBytesMax ?? limits.nbd.poolBytesMax);
@@ -59,8 +64,8 @@ export async function serveNbd(options: NbdServerOptions): Promise<NbdServer> {
       sessions.delete(session);
       waiting.forEach((check) => check());
     };
-    const shared = { exports, clock, pool, inFlightBytesMax };
-    const session = new Session({ socket, ...shared, onEnded, ...(logger ? { logger } : {}) });
+    const shared = { exports, clock, pool, inFlightBytesMax, ...(tls ? { tls } : {}), ...(logger ? { logger } : {}) };
+    const session = new Session({ socket, ...shared, onEnded });
     sessions.add(session);
   });
   server.maxConnections = limits.nbd.connectionsMax;
@@ -77,6 +82,7 @@ export async function serveNbd(options: NbdServerOptions): Promise<NbdServer> {
     });
 
   if ('unixPath' in listen) await removeStaleSocket(listen.unixPath, options.files);
+  else if (tls) requireName(listen.host);
   else requireLoopback(listen.host);
   await startListening(server, listen);
   // Such as "too many open files" at accept: bad for the one client, no reason to fall.
@@ -102,7 +108,7 @@ export async function serveNbd(options: NbdServerOptions): Promise<NbdServer> {
     get connections() {
       return sessions.size;
     },
-    uri: (exportName) => uriOf(address, exportName),
+    uri: (exportName) => uriOf(address, exportName, tls),
     close: () => (closing ??= close()),
   };
 }
@@ -120,26 +126,43 @@ function exportsOf(options: NbdServerOptions): Exports {
   };
 }
 
-function uriOf(address: NbdAddress, exportName: string): string {
+function uriOf(address: NbdAddress, exportName: string, tls?: NbdTls): string {
   const name = encodeURIComponent(exportName);
   if ('unixPath' in address) {
-    const path = encodeURIComponent(address.unixPath).replaceAll('%2F', '/');
-    return `nbd+unix:///${name}?socket=${path}`;
+    return `nbd+unix:///${name}?socket=${inQuery(address.unixPath)}`;
   }
   const host = isIP(address.host) === 6 ? `[${address.host}]` : address.host;
-  return `nbd://${host}:${address.port}/${name}`;
+  if (!tls) return `nbd://${host}:${address.port}/${name}`;
+  return `nbds://${host}:${address.port}/${name}?tls-certificates=${inQuery(tls.clientDirectory)}`;
 }
 
-function addressOf(server: Server, listen: NbdAddress): NbdAddress {
+function inQuery(path: string): string {
+  return encodeURIComponent(path).replaceAll('%2F', '/');
+}
+
+function addressOf(server: Server, listen: NbdListen): NbdAddress {
   const bound = server.address();
-  if ('unixPath' in listen || bound === null || typeof bound === 'string') return listen;
-  return { host: listen.host, port: bound.port };
+  if ('unixPath' in listen) return listen;
+  return { host: listen.host, port: bound === null || typeof bound === 'string' ? listen.port : bound.port };
 }
 
 function requireLoopback(host: string): void {
   if (host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'))) return;
-  throw new Problem('bad-argument', `NBD can not listen on ${host}: it has neither encryption nor passwords`, {
-    remedy: 'use a Unix socket, or a loopback address and a tunnel',
+  throw new Problem(
+    'bad-argument',
+    `NBD can not listen on ${host}: without TLS it has neither encryption nor passwords`,
+    {
+      remedy: 'use TLS, or a Unix socket, or a loopback address and a tunnel',
+    },
+  );
+}
+
+/** One that a client can be told, and a certificate can hold: no "all addresses". */
+function requireName(host: string): void {
+  const version = isIP(host);
+  if (version === 4 ? host !== '0.0.0.0' : version === 6 ? /[^0:]/.test(host) : /[a-z]/i.test(host)) return;
+  throw new Problem('bad-argument', `${host} is no address that clients could be told`, {
+    remedy: 'name the one address of this host by which clients reach it',
   });
 }
 
@@ -179,7 +202,7 @@ function someoneAnswers(unixPath: string): Promise<boolean> {
   });
 }
 
-function startListening(server: Server, listen: NbdAddress): Promise<void> {
+function startListening(server: Server, listen: NbdListen): Promise<void> {
   return new Promise((resolve, reject) => {
     const where = 'unixPath' in listen ? listen.unixPath : `${listen.host}:${listen.port}`;
     const onError = (error: Error): void => {

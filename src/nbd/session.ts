@@ -2,7 +2,9 @@
  * One client's connection to the NBD server: the socket, the state, the bounds.
  *
  *   handshake ──agreed──► transmission ──DISC, end of stream, server closes──► draining ──all answered──► ended
- *        └────────────────────┴────── garbage, deadline, socket gone ───────────────┴────────────────────► ended
+ *    │ ▲  └───────────────────┴────── garbage, deadline, socket gone ───────────────┴────────────────────► ended
+ *    ▼ │ STARTTLS
+ *   securing ──── not TLS, no certificate of ours, deadline ──────────────────────────────────────────────► ended
  *
  * Invariants:
  *  1. At most `inFlightRequestsMax` requests and `inFlightBytesMax` bytes of their data are in flight. A request is in flight from
@@ -12,6 +14,7 @@
  *  3. A buffer goes back to the pool once, after the backend and the socket have both done with it.
  *  4. Every request taken on is answered, in whatever order the backend finishes, unless the socket is gone.
  *  5. `#end` is the only way to `ended`, and idempotent.
+ *  6. Nothing that came in the clear is taken for something said under TLS. One deadline covers the handshakes of both.
  */
 import type { Socket } from 'node:net';
 import type { Clock, Timer } from '../kit/clock.ts';
@@ -24,6 +27,7 @@ import { HandshakeReader, type HandshakeEvent } from './options.ts';
 import { Outbox } from './outbox.ts';
 import { refusalOf, RequestReader, type Refusal, type Request, type RequestBounds } from './requests.ts';
 import { carryOut, encodeResult, type Result } from './serving.ts';
+import { beginTls, type NbdTls } from './tls.ts';
 
 /** Where the server says what happened; fits the product's logger. */
 export interface NbdLogger {
@@ -39,6 +43,8 @@ interface SessionOptions {
   /** Bytes; at least the largest request. */
   readonly inFlightBytesMax: number;
   readonly logger?: NbdLogger;
+  /** Required of the client when it is given. */
+  readonly tls?: NbdTls;
   /** Called once, when the connection is over and its last request has ended. */
   readonly onEnded: () => void;
 }
@@ -58,24 +64,23 @@ interface Transmission {
   held: { readonly request: Request; readonly chunk: Buffer; readonly at: number } | undefined;
 }
 
-type State =
-  | {
-      readonly kind: 'handshake';
-      readonly reader: HandshakeReader;
-      readonly negotiation: Negotiation;
-      readonly deadline: Timer;
-    }
-  | Transmission
-  | { readonly kind: 'draining' }
-  | { readonly kind: 'ended' };
+interface Handshake {
+  /** `securing`: between STARTTLS and the end of TLS's own handshake. */
+  readonly kind: 'handshake' | 'securing';
+  readonly reader: HandshakeReader;
+  readonly negotiation: Negotiation;
+  readonly deadline: Timer;
+}
+
+type State = Handshake | Transmission | { readonly kind: 'draining' } | { readonly kind: 'ended' };
 
 /** A chunk of at least this many bytes is released at once, instead of by the next garbage collection. */
 const releaseBytesMin = 16 * 1024;
 
 export class Session {
   readonly #options: SessionOptions;
-  readonly #socket: Socket;
-  readonly #outbox: Outbox;
+  #socket: Socket;
+  #outbox: Outbox;
   #state: State;
   #requestsInFlight = 0;
   #bytesInFlight = 0;
@@ -86,19 +91,26 @@ export class Session {
     this.#socket = options.socket;
     this.#outbox = new Outbox(options.socket, options.clock, options.pool);
     const deadline = options.clock.after(limits.nbd.handshakeMs, () => this.#end('no handshake in time'));
-    const negotiation = new Negotiation(options.exports);
+    const negotiation = new Negotiation(options.exports, options.tls ? 'required' : 'off');
     this.#state = { kind: 'handshake', reader: new HandshakeReader(), negotiation, deadline };
-    this.#socket.on('data', (chunk: Buffer) => this.#consume(chunk, 0));
-    this.#socket.on('end', () => this.drain('the client closed'));
+    this.#hear();
+    this.#socket.write(encodeGreeting());
+  }
+
+  readonly #onData = (chunk: Buffer): void => this.#consume(chunk, 0);
+  readonly #onEnd = (): void => this.drain('the client closed');
+
+  #hear(): void {
+    this.#socket.on('data', this.#onData);
+    this.#socket.on('end', this.#onEnd);
     this.#socket.on('error', (error) => this.#end(error.message));
     this.#socket.on('close', () => this.#end('the connection is gone'));
-    this.#socket.write(encodeGreeting());
   }
 
   /** Takes no further requests, answers those in flight, then ends. */
   drain(reason: string): void {
     const state = this.#state;
-    if (state.kind === 'handshake') {
+    if (state.kind === 'handshake' || state.kind === 'securing') {
       this.#end(reason);
       return;
     }
@@ -123,7 +135,7 @@ export class Session {
         const step = state.reader.next(chunk, at);
         at = step.at;
         if (!step.event) break;
-        this.#handshake(state.negotiation, state.deadline, step.event);
+        this.#handshake(state, step.event, chunk.byteLength - at);
       } else if (state.kind === 'transmission') {
         const step = state.reader.next(chunk, at);
         at = step.at;
@@ -143,15 +155,21 @@ export class Session {
     release(chunk);
   }
 
-  #handshake(negotiation: Negotiation, deadline: Timer, event: HandshakeEvent): void {
-    const outcome = negotiation.answer(event);
+  /** `behind`: bytes of the client that came with the event, after it. */
+  #handshake(state: Handshake, event: HandshakeEvent, behind: number): void {
+    const outcome = state.negotiation.answer(event);
+    if (outcome.kind === 'start-tls' && behind > 0) {
+      this.#end('the client went on in the clear after STARTTLS');
+      return;
+    }
     if (outcome.replies.length > 0) this.#socket.write(Buffer.concat(outcome.replies));
     if (outcome.kind === 'end') {
       this.#end(outcome.reason);
       return;
     }
-    if (outcome.kind === 'go-on') return;
-    deadline.cancel();
+    if (outcome.kind === 'start-tls') this.#secure(state);
+    if (outcome.kind !== 'agreed') return;
+    state.deadline.cancel();
     const { agreement } = outcome;
     this.#state = {
       kind: 'transmission',
@@ -162,6 +180,30 @@ export class Session {
       held: undefined,
     };
     this.#options.logger?.info({ export: agreement.exportName }, 'NBD client connected');
+  }
+
+  /** Invariant 6: what the socket still holds, and all that follows, is for TLS to understand. */
+  #secure({ reader, negotiation, deadline }: Handshake): void {
+    const { tls, clock, pool, logger } = this.#options;
+    invariant(tls, 'STARTTLS is agreed to where there is TLS');
+    const socket = this.#socket;
+    this.#state = { kind: 'securing', reader, negotiation, deadline };
+    socket.pause();
+    socket.off('data', this.#onData);
+    socket.off('end', this.#onEnd);
+    beginTls(socket, tls, {
+      secured: (secured) => {
+        this.#socket = secured;
+        this.#outbox = new Outbox(secured, clock, pool);
+        this.#hear();
+        if (this.#state.kind === 'securing') this.#state = { kind: 'handshake', reader, negotiation, deadline };
+        else secured.destroy();
+      },
+      failed: (reason) => {
+        logger?.warn({ reason }, 'NBD client refused by TLS');
+        this.#end(reason);
+      },
+    });
   }
 
   /** Measures a request and takes it on; false when there is no room for it now (invariants 1 and 2). */
@@ -269,12 +311,13 @@ export class Session {
   #end(reason: string): void {
     const state = this.#state;
     if (state.kind === 'ended') return;
-    if (state.kind === 'handshake') state.deadline.cancel();
+    if (state.kind === 'handshake' || state.kind === 'securing') state.deadline.cancel();
     if (state.kind === 'transmission') this.#leaveTransmission(state);
     this.#state = { kind: 'ended' };
     this.#options.logger?.info({ reason, during: state.kind }, 'NBD connection ended');
     this.#outbox.flush();
-    this.#socket.destroySoon();
+    if (state.kind === 'securing') this.#socket.destroy();
+    else this.#socket.destroySoon();
     if (!this.#socket.destroyed) {
       const deadline = this.#options.clock.after(limits.nbd.closeMs, () => this.#socket.destroy());
       this.#socket.once('close', () => deadline.cancel());

@@ -84,13 +84,15 @@ function diskNode({ bus }: MachineDefinition, { name, uri }: MachineDisk, no: nu
     address.transport === 'unix'
       ? { transport: 'unix', socket: address.path }
       : { transport: 'tcp', name: address.host, port: address.port };
+  // Where the certificates lie is a setting of libvirt's (`nbd_tls_x509_cert_dir`), not of the domain.
+  const tls = 'tls' in address ? { tls: 'yes' } : {};
   const reconnect = ['reconnect', { delay: limits.recovery.failoverReconnectSeconds }] as const;
   return [
     'disk',
     { type: 'network', device: 'disk' },
     [
       ['driver', { name: 'qemu', type: 'raw' }],
-      ['source', { protocol: 'nbd', name: address.export }, [['host', host], reconnect]],
+      ['source', { protocol: 'nbd', name: address.export, ...tls }, [['host', host], reconnect]],
       ['target', { dev: `${devicePrefix[bus]}${letters(no)}`, bus }],
       ['serial', {}, name],
       ['boot', { order: no + 1 }],

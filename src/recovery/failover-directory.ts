@@ -24,6 +24,8 @@ const format = 1;
 const socketPathBytesMax = 107;
 const privateName = 'tidemark-failover-';
 
+const tcpAddress = z.object({ host: z.string(), port: z.number().int().min(0).max(65_535) });
+
 const failoverSchema = z.object({
   format: z.literal(format),
   id: z.string().regex(failoverIdPattern),
@@ -40,7 +42,9 @@ const failoverSchema = z.object({
     .max(limits.disk.perMachineMax),
   listen: z.union([
     z.object({ socket: z.string().max(socketPathBytesMax) }),
-    z.object({ host: z.string(), port: z.number().int().min(0).max(65_535) }),
+    tcpAddress,
+    // By another name, so that who does not know of TLS refuses it and does not serve it in the clear.
+    z.object({ tls: tcpAddress }),
   ]),
   /** Overlays and maps together. */
   spaceBytes: safeInteger,
@@ -79,6 +83,11 @@ export class FailoverDirectory {
 
   get domainXml(): string {
     return path.join(this.path, 'domain.xml');
+  }
+
+  /** What TLS needs: directories `client` and `server` (`export-tls.ts`). */
+  get tls(): string {
+    return path.join(this.path, 'tls');
   }
 
   overlay(diskNo: number): OverlayPaths {

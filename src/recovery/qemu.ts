@@ -18,7 +18,7 @@ export const qemuProgram = 'qemu-system-x86_64';
 
 export interface MachineDisk {
   readonly name: string;
-  /** `nbd+unix:///name?socket=/path` or `nbd://host:port/name`. */
+  /** `nbd+unix:///name?socket=/path`, `nbd://host:port/name` or `nbds://host:port/name?tls-certificates=/directory`. */
   readonly uri: string;
 }
 
@@ -51,22 +51,31 @@ export interface MachineToRun {
 
 export type NbdAddress =
   | { readonly export: string; readonly transport: 'unix'; readonly path: string }
-  | { readonly export: string; readonly transport: 'tcp'; readonly host: string; readonly port: number };
+  | {
+      readonly export: string;
+      readonly transport: 'tcp';
+      readonly host: string;
+      readonly port: number;
+      /** Directory of a client's certificates; left out: without TLS. */
+      readonly tls?: string;
+    };
 
 const nbdPort = 10_809;
 
-/** @throws Problem `bad-argument`: not one of the two forms above. */
+/** @throws Problem `bad-argument`: not one of the forms above. */
 export function parseNbdUri(uri: string): NbdAddress {
   const url = URL.canParse(uri) ? new URL(uri) : null;
   const name = decodeURIComponent(url?.pathname.replace(/^\//, '') ?? '');
   const path = url?.searchParams.get('socket');
   if (url?.protocol === 'nbd+unix:' && path) return { export: name, transport: 'unix', path };
-  if (url?.protocol === 'nbd:' && url.hostname !== '') {
+  const tls = url?.protocol === 'nbds:' ? url.searchParams.get('tls-certificates') : null;
+  if (url && url.hostname !== '' && (url.protocol === 'nbd:' || tls)) {
     const host = url.hostname.replace(/^\[|\]$/g, '');
-    return { export: name, transport: 'tcp', host, port: Number(url.port || nbdPort) };
+    return { export: name, transport: 'tcp', host, port: Number(url.port || nbdPort), ...(tls ? { tls } : {}) };
   }
   throw new Problem('bad-argument', `${uri} is no NBD address that a machine can be started on`, {
-    remedy: 'use nbd+unix:///NAME?socket=PATH or nbd://HOST:PORT/NAME',
+    remedy:
+      'use nbd+unix:///NAME?socket=PATH, nbd://HOST:PORT/NAME or nbds://HOST:PORT/NAME?tls-certificates=DIRECTORY',
   });
 }
 
@@ -88,6 +97,7 @@ export function machineWords({ title, definition, disks, uefi, network }: Machin
     ...['-m', `${memoryBytes / MiB}M`, '-rtc', 'base=utc'],
     ...(uefi ? firmwareWords(uefi) : []),
     ...busWords(definition),
+    ...tlsWords(disks),
     ...inBootOrder(definition, disks).flatMap((disk, no) => diskWords(definition, disk, no)),
     ...(network ? nics.flatMap((nic, no) => nicWords(nic, no, no === 0 ? network : {})) : ['-nic', 'none']),
   ];
@@ -112,15 +122,39 @@ function busWords({ bus, type }: MachineDefinition): string[] {
   return bus === 'sata' && type === 'pc' ? ['-device', 'ich9-ahci,id=sata'] : [];
 }
 
-function diskWords(definition: MachineDefinition, { name, uri }: MachineDisk, no: number): string[] {
+/** What its client shows of TLS: an object of QEMU, and the name a disk calls it by. One does for all disks of a failover. */
+function tlsObject(dir: string): { readonly id: string; readonly object: string } {
+  const id = 'tls';
+  const object = { 'qom-type': 'tls-creds-x509', id, endpoint: 'client', dir, 'verify-peer': true };
+  return { id, object: JSON.stringify(object) };
+}
+
+function tlsWords(disks: readonly MachineDisk[]): string[] {
+  const directories = disks.map(({ uri }) => parseNbdUri(uri)).flatMap((at) => ('tls' in at && at.tls ? [at.tls] : []));
+  return [...new Set(directories)].flatMap((directory) => ['-object', tlsObject(directory).object]);
+}
+
+/** Where the disk is, for QEMU's block driver `nbd`. */
+function nbdOptions(uri: string): Readonly<Record<string, unknown>> {
   const address = parseNbdUri(uri);
-  const server =
-    address.transport === 'unix'
-      ? { type: 'unix', path: address.path }
-      : { type: 'inet', host: address.host, port: String(address.port) };
+  if (address.transport === 'unix') return { server: { type: 'unix', path: address.path }, export: address.export };
+  const { host, port, tls } = address;
+  const server = { type: 'inet', host, port: String(port) };
+  return { server, export: address.export, ...(tls ? { 'tls-creds': tlsObject(tls).id } : {}) };
+}
+
+/** What qemu-img and its like take, as words for a shell; null where they take the URI itself. @throws Problem `bad-argument`. */
+export function qemuImageWords(uri: string): string | null {
+  const address = parseNbdUri(uri);
+  if (address.transport !== 'tcp' || address.tls === undefined) return null;
+  const image = `json:${JSON.stringify({ driver: 'raw', file: { driver: 'nbd', ...nbdOptions(uri) } })}`;
+  return ['--object', tlsObject(address.tls).object, image].map(quoted).join(' ');
+}
+
+function diskWords(definition: MachineDefinition, { name, uri }: MachineDisk, no: number): string[] {
   const node = `disk-${no}`;
   const nbd = {
-    ...{ driver: 'nbd', 'node-name': node, server, export: address.export },
+    ...{ driver: 'nbd', 'node-name': node, ...nbdOptions(uri) },
     'reconnect-delay': limits.recovery.failoverReconnectSeconds,
   };
   const device = {

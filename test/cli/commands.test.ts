@@ -65,6 +65,8 @@ describe('bad command lines', () => {
     [['nbd', 'web1'], 'give --socket PATH or --port NUMBER'],
     [['nbd', 'web1', '--socket', 'a', '--port', '1'], 'cannot be used with'],
     [['nbd', 'web1', '--port', '65536'], 'Not a whole number'],
+    [['nbd', 'web1', '--socket', 'a', '--tls'], 'cannot be used with'],
+    [['nbd', 'web1', '--port', '1', '--address', '192.0.2.1'], 'is for TLS only'],
     [['token', 'create', '--hours', '121'], 'Not a whole number from 1 to 120'],
     [['token', 'create', '--role', 'control'], 'Allowed choices'],
     [['agent', '--disk', 'vda'], 'name=NAME,image=FILE'],

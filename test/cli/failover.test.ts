@@ -15,7 +15,8 @@ const report: FailoverReport = {
   state: 'running',
   generation: 0,
   served: true,
-  disks: [{ name: 'vda', size: 1024, uri: 'nbd+unix:///vda?socket=/x' }],
+  disks: [{ name: 'vda', size: 1024, uri: 'nbd+unix:///vda?socket=/x', qemuImage: null }],
+  certificates: null,
   qemu: 'qemu-system-x86_64 …',
   domainXml: '/d/domain.xml',
   directory: '/d',
@@ -26,7 +27,9 @@ describe('failover', () => {
     [['test', 'web1', '--at', '2026-01-02'], 'Not a time'],
     [['test', 'web1', '--space', '12X'], 'Not a size'],
     [['test', 'web1', '--space', '0'], 'Not a size'],
-    [['test', 'web1', '--listen', 'tls'], 'Allowed choices are unix, tcp'],
+    [['test', 'web1', '--listen', 'http'], 'Allowed choices are unix, tcp, tls'],
+    [['test', 'web1', '--address', '192.0.2.1'], 'is for TLS only'],
+    [['test', 'web1', '--listen', 'tcp', '--address', '127.0.0.1'], 'is for TLS only'],
     [['test', 'web1', '--point', '3', '--at', '2026-01-02T00:00:00Z'], 'cannot be used with'],
     [['test'], "missing required argument 'machine'"],
   ])('%j is refused', async (words, says) => {
@@ -44,6 +47,24 @@ describe('failover', () => {
     expect(asked).toMatchObject([{ machine: 'web1', data: '/t', point, spaceBytes: 2 ** 31, listen: 'tcp' }]);
     expect(line.stdout()).toBe('nbd+unix:///vda?socket=/x\n');
     for (const words of ['test-1', 'point 7', 'qemu-system-x86_64 …', '/d/domain.xml'])
+      expect(line.stderr()).toContain(words);
+  });
+
+  it('asks for TLS on loopback, or on the address it is told, and prints what clients need', async () => {
+    const asked: FailoverRequest[] = [];
+    const withTls: FailoverReport = {
+      ...report,
+      disks: [{ name: 'vda', size: 1024, uri: 'nbds://h:1/vda', qemuImage: "--object '{}' json:{}" }],
+      certificates: '/d/tls/client',
+    };
+    const roles: Partial<FailoverRoles> = {
+      unplannedFailover: (request) => Promise.resolve((asked.push(request), withTls)),
+    };
+    const line = commandLine({ roles });
+    for (const words of [[], ['--address', 'recovery.example']])
+      expect(await line.run('failover', 'unplanned', 'web1', '--yes', '--listen', 'tls', ...words)).toBe(0);
+    expect(asked.map(({ listen }) => listen)).toEqual([{ tls: '127.0.0.1' }, { tls: 'recovery.example' }]);
+    for (const words of ['/d/tls/client', "vda for qemu-img: --object '{}' json:{}"])
       expect(line.stderr()).toContain(words);
   });
 
@@ -79,7 +100,7 @@ describe('failover', () => {
   it('lists what there is, and hides what only it starts', async () => {
     const failovers = [
       report,
-      { ...report, id: 'test-2', served: false, disks: [{ name: 'vda', size: 1, uri: null }] },
+      { ...report, id: 'test-2', served: false, disks: [{ name: 'vda', size: 1, uri: null, qemuImage: null }] },
     ];
     const line = commandLine({ roles: { listFailovers: () => Promise.resolve({ failovers }) } });
     expect(await line.run('failover', 'list')).toBe(0);

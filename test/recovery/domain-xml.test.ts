@@ -37,6 +37,13 @@ describe('a domain written', () => {
     expect(text).toContain('<host transport="unix" socket="/a&amp;&quot;&lt;b&gt;\'/root"/>');
   });
 
+  it('says which disks are behind TLS', () => {
+    const disks = [{ name: 'root', uri: 'nbds://host:1/root?tls-certificates=/d' }];
+    const text = domainXml({ name: 'web', definition: plain, disks, network: 'isolated', accelerated: false });
+    expect(text).toContain('<source protocol="nbd" name="root" tls="yes">');
+    expect(text).toContain('<host transport="tcp" name="host" port="1"/>');
+  });
+
   it('is on no network of the host unless asked', () => {
     const definition: MachineDefinition = { ...plain, nics: [{ model: 'virtio', network: 'lan' }] };
     const text = domainXml({ name: 'web', definition, disks: served(plain), network: 'isolated', accelerated: true });

@@ -2,7 +2,14 @@
 import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { limits } from '../../src/limits.ts';
-import { inBootOrder, type MachineDisk, machineWords, parseNbdUri, qemuCommand } from '../../src/recovery/qemu.ts';
+import {
+  inBootOrder,
+  type MachineDisk,
+  machineWords,
+  parseNbdUri,
+  qemuCommand,
+  qemuImageWords,
+} from '../../src/recovery/qemu.ts';
 import {
   diskBuses,
   definitionSchema,
@@ -50,6 +57,9 @@ describe('words for QEMU', () => {
       port: 10_810,
     });
     expect(parseNbdUri('nbd://host/root')).toMatchObject({ port: 10_809 });
+    const tls = 'nbds://host:1/root?tls-certificates=/d/a%2Cb%20c';
+    expect(parseNbdUri(tls)).toEqual({ export: 'root', transport: 'tcp', host: 'host', port: 1, tls: '/d/a,b c' });
+    expect(() => parseNbdUri('nbds://host/root')).toThrow('no NBD address');
     expect(() => parseNbdUri('http://host/root')).toThrow('no NBD address');
     expect(() => parseNbdUri('nbd+unix:///root')).toThrow('no NBD address');
   });
@@ -58,6 +68,17 @@ describe('words for QEMU', () => {
     const line = qemuCommand(machine).replace('qemu-system-x86_64', String.raw`printf '%s\n'`);
     const heard = (await runToolOk('sh', ['-c', line])).split('\n');
     expect(heard).toEqual(expect.arrayContaining(machineWords(machine)));
+  });
+
+  it('name the certificates for all disks behind TLS once, and nothing of them without it', () => {
+    const disks = ['a', 'b'].map((name) => ({ name, uri: `nbds://host:1/${name}?tls-certificates=/d/a%2Cb` }));
+    const words = machineWords({ ...machine, disks });
+    expect(words.filter((word) => word.includes('tls-creds-x509'))).toEqual([
+      '{"qom-type":"tls-creds-x509","id":"tls","endpoint":"client","dir":"/d/a,b","verify-peer":true}',
+    ]);
+    expect(words.filter((word) => word.includes('"tls-creds":"tls"'))).toHaveLength(2);
+    expect(qemuCommand(machine)).not.toContain('tls');
+    expect(qemuImageWords('nbd://host:1/a')).toBeNull();
   });
 
   it('name both files of a UEFI firmware', () => {

@@ -1,5 +1,6 @@
 /** `tidemark failover …`: parses, asks where something can not be taken back, prints. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { Problem } from '../../kit/problem.ts';
 import { limits } from '../../limits.ts';
 import { confirm } from '../confirm.ts';
 import type { CliContext } from '../context.ts';
@@ -15,7 +16,8 @@ const { boot } = limits.recovery;
 interface StartOptions extends Options {
   readonly point?: PointChoice;
   readonly at?: number;
-  readonly listen: 'unix' | 'tcp';
+  readonly listen: 'unix' | 'tcp' | 'tls';
+  readonly address?: string;
   readonly space?: number;
   readonly json?: boolean;
 }
@@ -50,19 +52,34 @@ function addStart(command: Command): Command {
         .conflicts('point'),
     )
     .addOption(
-      new Option('--listen <how>', 'a Unix socket, or TCP on the loopback address')
-        .choices(['unix', 'tcp'])
+      new Option('--listen <how>', 'a Unix socket; TCP on the loopback address; or TCP with TLS and certificates')
+        .choices(['unix', 'tcp', 'tls'])
         .default('unix'),
     )
+    .option('--address <address>', 'with --listen tls: an address of this host for clients on others to connect to')
     .addOption(
       new Option('--space <size>', 'how much may be written (such as 20G); reads go on above it').argParser(parseSize),
     );
 }
 
 async function requestOf(context: CliContext, machine: string, options: StartOptions): Promise<FailoverRequest> {
-  const { point, at, listen, space } = options;
+  const { point, at, space } = options;
   const vault = await vaultOf(context, options);
-  return { ...vault, machine, point: at === undefined ? point : { atMs: at }, listen, spaceBytes: space };
+  return {
+    ...vault,
+    machine,
+    point: at === undefined ? point : { atMs: at },
+    listen: listenOf(options),
+    spaceBytes: space,
+  };
+}
+
+function listenOf({ listen, address }: StartOptions): FailoverRequest['listen'] {
+  if (listen === 'tls') return { tls: address ?? '127.0.0.1' };
+  if (address === undefined) return listen;
+  throw new Problem('bad-argument', `--address ${address} is for TLS only: without it the disks are for this host`, {
+    remedy: 'add --listen tls, or leave --address out',
+  });
 }
 
 function printFailover({ terminal }: CliContext, report: FailoverReport, json: boolean): void {
@@ -70,10 +87,12 @@ function printFailover({ terminal }: CliContext, report: FailoverReport, json: b
     printJson(terminal, report);
     return;
   }
-  const { id, machine, point, cutTimeMs, state, disks, qemu, domainXml } = report;
+  const { id, machine, point, cutTimeMs, state, disks, certificates, qemu, domainXml } = report;
   const cut = cutTimeMs === null ? '' : ` (${timeText(cutTimeMs)})`;
   say(terminal, `${id}: ${machine} as of point ${point}${cut}, ${state}`);
   for (const { uri } of disks) if (uri !== null) printLine(terminal, uri);
+  if (certificates !== null) say(terminal, `certificates for clients, to be copied to where they run: ${certificates}`);
+  for (const { name, qemuImage } of disks) if (qemuImage !== null) say(terminal, `${name} for qemu-img: ${qemuImage}`);
   if (qemu !== null) say(terminal, `start it with: ${qemu}`);
   if (domainXml !== null) say(terminal, `as a libvirt domain: ${domainXml}`);
 }
