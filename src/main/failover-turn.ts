@@ -4,7 +4,7 @@
  */
 import { fileURLToPath } from 'node:url';
 import type { MachineOfVault } from '../cli/failover-roles.ts';
-import { Problem } from '../kit/problem.ts';
+import { Problem, systemCode } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import { startDetached, type DetachedProgram } from '../posix/detached.ts';
 import { lockHolder, type LockIdentity } from '../posix/lock.ts';
@@ -44,8 +44,13 @@ export function inTurn<T>(parts: Parts, place: MachineOfVault, work: (turn: Turn
   return closing(async ({ closers }) => {
     await refuseUnknown(parts, data, machine);
     const identity = lockIdentity(clock, 'failover command');
-    const lock = await takeFailoverTurn({ files, clock, data, machine }, identity);
+    const lock = await takeFailoverTurn({ files, clock, data, machine }, identity).catch(async (error: unknown) => {
+      if (systemCode(error) === 'ENOENT') await refuseUnknown(parts, data, machine);
+      throw error;
+    });
     closers.add(() => lock.release());
+    // Who had the turn before may have deleted it.
+    await refuseUnknown(parts, data, machine);
     const held = { parts, place, identity, closers };
     const points = await agreedPoints(held);
     return work({ ...held, points, removed: await sweep(held, points) });

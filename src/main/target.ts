@@ -171,7 +171,7 @@ export function startTarget(common: Parts, config: TargetConfig): Promise<Runnin
     builder.closers.add(() => {
       link.close();
     });
-    const unprotected = new UnprotectedMachines({ target, files, clock, data: config.data, logger });
+    const unprotected = new UnprotectedMachines({ ...parts, target, data: config.data, logger });
     link.reportEvery(
       async () =>
         reporter.make(

@@ -5,13 +5,15 @@
 import type { ReportReply } from '../control/schemas.ts';
 import type { Clock } from '../kit/clock.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
+import type { Random } from '../kit/random.ts';
 import { Serial } from '../kit/serial.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { Files } from '../posix/files.ts';
 import type { Lock } from '../posix/lock.ts';
 import { takeFailoverTurn } from '../recovery/failover-directory.ts';
 import { machinePaths } from '../store/machine-directory.ts';
-import { refuseRemovalInUse, removeMachine } from '../store/machine-removal.ts';
+import { holdAlone, removeMachine } from '../store/machine-removal.ts';
+import type { PointsHold } from '../store/points-in-use.ts';
 import type { Target } from '../target/target.ts';
 import { lockIdentity } from './parts.ts';
 
@@ -19,6 +21,7 @@ interface Parts {
   readonly target: Target;
   readonly files: Files;
   readonly clock: Clock;
+  readonly random: Random;
   /** The target's directory. */
   readonly data: string;
   readonly logger: Logger;
@@ -72,15 +75,17 @@ export class UnprotectedMachines {
 
   /** Null: it is gone. */
   async #delete(machine: string): Promise<Problem | null> {
-    const { target, files, clock, data, logger } = this.#parts;
+    const { target, files, clock, random, data, logger } = this.#parts;
     try {
       // Nobody starts the machine from what is being deleted.
       const turn = await this.#turn(machine);
+      let alone: PointsHold | null = null;
       try {
-        await refuseRemovalInUse({ files, clock, data, machine });
+        alone = await holdAlone({ files, clock, random, data, machine });
         await target.release(machine);
         await removeMachine(files, data, machine);
       } finally {
+        await alone?.release();
         await turn?.release();
       }
       logger.warn({ machine }, 'the replica was deleted, as was asked for');

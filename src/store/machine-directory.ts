@@ -137,9 +137,14 @@ export async function listMachines(files: Files, data: string): Promise<string[]
   const names: string[] = [];
   for (const name of await files.list(path.join(data, machinesName))) {
     if (!machineName.safeParse(name).success) continue;
-    if (await files.exists(path.join(data, machinesName, name, machineFileName))) names.push(name);
+    if (await isMachine(files, data, name)) names.push(name);
   }
   return names;
+}
+
+/** A directory without its file is none: somebody came too late who wanted to write there. */
+export function isMachine(files: Files, data: string, machine: string): Promise<boolean> {
+  return files.exists(path.join(machinePaths(data, machine).directory, machineFileName));
 }
 
 /** `null`: there is no such machine here. @throws Problem `bad-argument`, `damaged`. */

@@ -1,14 +1,16 @@
 /**
  * Deleting a replica. Renamed first, durably, then removed piece by piece: whatever dies in between, there is the whole machine or none, and
- * the rest of it is removed when a target next starts on the directory.
+ * the rest of it is removed when a target next starts on the directory. Nobody reads it or starts from it meanwhile: its turn is held against those
+ * who would start it, and readers and we give way to one another (`points-in-use.ts`, invariant 5).
  */
 import * as path from 'node:path';
 import type { Clock } from '../kit/clock.ts';
 import { Problem } from '../kit/problem.ts';
+import type { Random } from '../kit/random.ts';
 import type { Files } from '../posix/files.ts';
 import { listFailoverIds } from './failover-ids.ts';
-import { machinePaths, machinesName } from './machine-directory.ts';
-import { heldSinceMs } from './points-in-use.ts';
+import { isMachine, machinePaths, machinesName } from './machine-directory.ts';
+import { heldSinceMs, holdForRemoval, type PointsHold } from './points-in-use.ts';
 
 /** No machine can be named like this. */
 const removedPrefix = '.removed-';
@@ -21,8 +23,23 @@ interface Place {
   readonly machine: string;
 }
 
-/** Whoever wants to start the machine waits meanwhile (its turn is held). @throws Problem `in-use`: it is started, or its points are being read. */
-export async function refuseRemovalInUse(place: Place): Promise<void> {
+/**
+ * Keeps all others away from the machine until it is given back; its turn is held. Null: what is there is no machine any more.
+ * @throws Problem `in-use`: it is started, or its points are being read.
+ */
+export async function holdAlone(place: Place & { readonly random: Random }): Promise<PointsHold | null> {
+  const { files, data, machine } = place;
+  const hold = (await isMachine(files, data, machine)) ? await holdForRemoval(place) : null;
+  try {
+    await refuseRemovalInUse(place);
+    return hold;
+  } catch (error) {
+    await hold?.release();
+    throw error;
+  }
+}
+
+async function refuseRemovalInUse(place: Place): Promise<void> {
   const { files, data, machine } = place;
   const failovers = await listFailoverIds(files, data, machine);
   if (failovers.length > 0) {

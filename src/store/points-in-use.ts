@@ -12,6 +12,8 @@
  *  3. What can not be understood counts for all points, since ever: better a fold too little than one too many.
  *  4. In a directory that can not be written nothing can be held. That does where no target runs that could fold; where one does (who may read but not
  *     write is another user), nothing is read that could go meanwhile.
+ *  5. Who deletes the machine writes such a file of its own and looks for the others then; who holds a point looks for that one then. So at least one
+ *     of the two gives way, and nobody's point goes with the machine. A directory without `machine.json` is no machine: nothing in it is held.
  */
 import * as path from 'node:path';
 import { z } from 'zod';
@@ -21,11 +23,13 @@ import type { Random } from '../kit/random.ts';
 import type { Files } from '../posix/files.ts';
 import { acquireLock, lockHolder, type Lock, type LockIdentity } from '../posix/lock.ts';
 import { safeInteger } from '../wire/control-body.ts';
-import { machinePaths, readMachineFacts } from './machine-directory.ts';
+import { isMachine, machinePaths, readMachineFacts } from './machine-directory.ts';
 import { readPoints } from './points-log.ts';
 import type { PointsView } from './points-view.ts';
 
 const inUseName = 'in-use';
+/** Begins the name of the file of who deletes the machine. */
+const removalRole = 'removal';
 const failoversName = 'failovers';
 const holdSchema = z.object({
   points: z.union([z.literal('all'), z.array(safeInteger.min(1)).min(1)]),
@@ -63,10 +67,14 @@ export interface PointsHold {
   release(): Promise<void>;
 }
 
-/** @throws Problem `not-found` when one of the points is retired; `locked`: nothing can be held, and a target runs (invariant 4). */
+/**
+ * @throws Problem `not-found` when one of the points is retired, or the machine is (being) deleted; `locked`: nothing can be held, and a target
+ * runs (invariant 4).
+ */
 export async function holdPoints(options: HoldOptions): Promise<PointsHold> {
   const hold = await writeHold(options);
   try {
+    await refuseRemoved(options);
     // Invariant 1.
     if (options.points !== 'all') await refuseRetired(options, options.points);
     return hold;
@@ -76,12 +84,18 @@ export async function holdPoints(options: HoldOptions): Promise<PointsHold> {
   }
 }
 
+/** For who deletes the machine: from now on nobody holds a point anew. Whoever did before is seen by `heldSinceMs`. */
+export function holdForRemoval(options: Omit<HoldOptions, 'role' | 'points'>): Promise<PointsHold> {
+  return writeHold({ ...options, role: removalRole, points: 'all' });
+}
+
 async function writeHold(options: HoldOptions): Promise<PointsHold> {
   const { files, clock, data, machine, random, role, points } = options;
   const directory = path.join(machinePaths(data, machine).directory, inUseName);
   const name = `${role}-${process.pid}-${random.bytes(6).toString('hex')}.json`;
   const body = Buffer.from(`${JSON.stringify({ points, pid: process.pid, sinceMs: clock.wallMs() })}\n`);
   try {
+    await refuseGone(options);
     await files.makeDirectory(directory);
     for (let attempt = 1; ; attempt += 1) {
       const lock = await lockedFile(options, directory, name, body);
@@ -94,6 +108,7 @@ async function writeHold(options: HoldOptions): Promise<PointsHold> {
       }
     }
   } catch (error) {
+    if (systemCode(error) === 'ENOENT') await refuseGone(options);
     if (!refusals.has(systemCode(error) ?? '')) throw error;
     const target = await lockHolder(files, clock, data);
     if (target) throw notHeld(directory, target, error);
@@ -148,6 +163,31 @@ async function releaseOnce(files: Files, file: string, lock: Lock): Promise<void
   await lock.release();
 }
 
+/** Invariant 5. */
+async function refuseRemoved(options: HoldOptions): Promise<void> {
+  const { files, data, machine } = options;
+  await refuseGone(options);
+  const directory = path.join(machinePaths(data, machine).directory, inUseName);
+  for (const name of await files.list(directory)) {
+    if (!isRemoval(name) || (await heldBy(options, path.join(directory, name))) === null) continue;
+    throw new Problem('not-found', `the replica of machine ${machine} is being deleted`, {
+      remedy: `see whether it is still there: tidemark points ${machine}`,
+      retryable: true,
+    });
+  }
+}
+
+async function refuseGone({ files, data, machine }: Place): Promise<void> {
+  if (await isMachine(files, data, machine)) return;
+  throw new Problem('not-found', `${data} holds no machine ${machine}`, {
+    remedy: 'run tidemark points to see which there are',
+  });
+}
+
+function isRemoval(name: string): boolean {
+  return name.startsWith(`${removalRole}-`);
+}
+
 async function refuseRetired(options: HoldOptions, points: readonly number[]): Promise<void> {
   const view = await (options.pointsNow ?? (() => readNow(options)))();
   const retired = points.find((point) => view?.isRetired(point));
@@ -190,8 +230,10 @@ async function holds(place: Place): Promise<Held[]> {
   const { files, data, machine } = place;
   const { directory } = machinePaths(data, machine);
   const found: (Held | null)[] = [];
-  for (const name of await files.list(path.join(directory, inUseName)))
-    found.push(await heldBy(place, path.join(directory, inUseName, name)));
+  for (const name of await files.list(path.join(directory, inUseName))) {
+    const held = await heldBy(place, path.join(directory, inUseName, name));
+    if (!isRemoval(name)) found.push(held);
+  }
   for (const id of await files.list(path.join(directory, failoversName)))
     found.push(await parsed(files, path.join(directory, failoversName, id, 'failover.json'), failoverSchema));
   return found.filter((held) => held !== null);

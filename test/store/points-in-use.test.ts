@@ -5,6 +5,7 @@ import { systemClock } from '../../src/kit/clock.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import { posixFiles, type Files } from '../../src/posix/files.ts';
 import { heldSinceMs, holdPoints, pointsInUse, type InUse, type PointsHold } from '../../src/store/points-in-use.ts';
+import { holdAlone, removeMachine } from '../../src/store/machine-removal.ts';
 import { readMachineFacts } from '../../src/store/machine-directory.ts';
 import { PointsLog } from '../../src/store/points-log.ts';
 import { MachineLife } from './machine-fixture.ts';
@@ -116,3 +117,84 @@ it.each(['EROFS', 'EACCES'])(
     expect(used(await pointsInUse(place()))).toEqual([]);
   },
 );
+
+const alone = (files: Files = posixFiles): Promise<PointsHold | null> =>
+  holdAlone({ ...place(), files, random: systemRandom });
+
+it('is not deleted while it is read, and not read while it is deleted', async () => {
+  await life.point([{ block: 1 }]);
+  const reader = await hold([1]);
+  await expect(alone()).rejects.toMatchObject({ code: 'in-use' });
+  // Which gave back what it had taken meanwhile.
+  const second = await hold('all');
+  await second.release();
+  await reader.release();
+  const removal = await alone();
+  for (const points of ['all', [1]] as const)
+    await expect(hold(points as 'all' | number[])).rejects.toMatchObject({
+      code: 'not-found',
+      message: expect.stringContaining('is being deleted') as unknown,
+    });
+  // Who deletes the machine holds no point of it against fold.
+  expect([used(await pointsInUse(place())), await heldSinceMs(place())]).toEqual([[], null]);
+  await removal?.release();
+  await (await hold([1])).release();
+  expect(await readdir(life.path('in-use'))).toEqual([]);
+});
+
+it('at least one of who reads and who deletes sees the other, whichever of their operations come between', async () => {
+  await life.point([{ block: 1 }]);
+  // The removal comes whole before each operation of the reader, and the other way round.
+  const outcomes = new Set<string>();
+  for (const [first, second] of [
+    [(files: Files) => hold([1], files), () => alone()],
+    [(files: Files) => alone(files), () => hold([1])],
+  ] as const) {
+    for (let at = 1; ; at += 1) {
+      let operations = 0;
+      const between: { other: PromiseSettledResult<PointsHold | null> | null } = { other: null };
+      const step = async (): Promise<void> => {
+        operations += 1;
+        if (operations === at) [between.other = null] = await Promise.allSettled([second()]);
+      };
+      const files = new Proxy(posixFiles, {
+        get: (target, key) => {
+          const operation: unknown = Reflect.get(target, key);
+          if (typeof operation !== 'function') return operation;
+          return (...args: unknown[]): unknown => step().then(() => Reflect.apply(operation, target, args) as unknown);
+        },
+      });
+      const [one] = await Promise.allSettled([first(files)]);
+      if (between.other === null) break;
+      const held = [one, between.other].flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []));
+      outcomes.add(`${one.status}, ${between.other.status}`);
+      expect(held.length, `operation ${at}`).toBeLessThan(2);
+      for (const each of held) await each?.release();
+    }
+  }
+  expect(outcomes.has('rejected, fulfilled')).toBe(true);
+  expect(outcomes.has('fulfilled, rejected')).toBe(true);
+});
+
+it('is refused to who comes when the machine is gone, and nothing is made of it', async () => {
+  await life.point([{ block: 1 }]);
+  await life.close();
+  const removal = await alone();
+  await removeMachine(posixFiles, place().data, 'm1');
+  await removal?.release();
+  await expect(hold([1])).rejects.toMatchObject({ code: 'not-found' });
+  expect(await readdir(`${place().data}/machines`)).toEqual([]);
+  await life.remove();
+  // Between the look for the machine and the first file.
+  life = await MachineLife.begin();
+  await life.point([{ block: 1 }]);
+  await life.close();
+  const files: Files = {
+    ...posixFiles,
+    open: async (path, mode, permissions) => {
+      if (mode === 'exclusive') await removeMachine(posixFiles, place().data, 'm1');
+      return posixFiles.open(path, mode, permissions);
+    },
+  };
+  await expect(hold([1], files)).rejects.toMatchObject({ code: 'not-found' });
+});
