@@ -30,6 +30,8 @@ export const limits = {
   },
   wire: {
     frameBytesMax: 4 * MiB,
+    /** Memory of received frames that is kept for the next ones, in each process. */
+    idleSlabBytesMax: 40 * MiB,
     fragmentsMax: 64,
     controlBytesMax: 256 * KiB,
     batchPayloadBytesMax: 1 * MiB,

@@ -83,13 +83,8 @@ export function sealingRoom(count: number): number {
   return sealed - batchHeaderBytes - count * batchRecordBytes;
 }
 
-const { batchRecordsMax, batchPayloadBytesMax } = limits.wire;
-const batchTableBytesMax = batchHeaderBytes + batchRecordsMax * batchRecordBytes;
-/** Memory in which any batch can be sealed. */
-export const sealedFrameBytesMax = sealingRoom(batchRecordsMax) + batchTableBytesMax + batchPayloadBytesMax;
-
 /** Header and rows of the batch being sealed (invariant 3). */
-const plainTable = new Uint8Array(batchTableBytesMax);
+const plainTable = new Uint8Array(batchHeaderBytes + limits.wire.batchRecordsMax * batchRecordBytes);
 
 /** Whether a whole-block record has the leaf it says, and whether it is all zero. */
 function checkWhole(record: BatchRecord, leafKey: Uint8Array): { readonly fits: boolean; readonly zero: boolean } {

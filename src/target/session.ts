@@ -10,7 +10,6 @@
  *  4. What waits for its turn is bounded: sealed bytes by credit, all else by `controlQueueBytesMax`, above which nothing more is read.
  *  5. The peer never has more sealed bytes outstanding than it was granted (C5); one that sends more is closed.
  */
-import { releaseMessage } from '../kit/release.ts';
 import type { Clock } from '../kit/clock.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import { Serial } from '../kit/serial.ts';
@@ -27,7 +26,7 @@ import { encodeCredit } from '../wire/credit.ts';
 import { decodeCycle } from '../wire/cycle.ts';
 import { encodeDurable } from '../wire/durable.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
-import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
+import { decodeFrame, frameType, type Frame } from '../wire/frame.ts';
 import { decodeGap, type Gap } from '../wire/gap.ts';
 import { decodeHello, protocolVersion, type Hello } from '../wire/hello.ts';
 import { encodeLeaves, type LeafPair } from '../wire/leaves.ts';
@@ -39,12 +38,14 @@ import { encodeRepair } from '../wire/repair.ts';
 import { encodeWelcome } from '../wire/welcome.ts';
 import { answerAsk, boundsOf } from './comparison.ts';
 import type { TargetCounters } from './counters.ts';
+import type { FrameMemory } from './frame-memory.ts';
 
 export interface SessionHost {
   readonly version: string;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly counters: TargetCounters;
+  readonly memory: FrameMemory;
   /** The machine's store, with every older session of the machine ended first. */
   admit(machine: string, session: TargetSession): Promise<MachineStore>;
   /** A point was committed: prove it. */
@@ -87,7 +88,7 @@ export class TargetSession {
     this.#heartbeat = new Heartbeat(connection, host.clock);
     connection.onFrame((message) => {
       this.#receive(message);
-    });
+    }, host.memory.take);
     void connection.closed.then((closed) => {
       this.end(new Problem('closed', `connection closed: ${closed.reason || closed.by}`, { retryable: true }));
     });
@@ -327,7 +328,7 @@ export class TargetSession {
         this.#answer(encodeDurable(frame.disk, { seq: accepted.seq, batches: accepted.batch + 1 }));
         if (this.#state.kind !== 'ended') this.#grant(byteLength);
         // In the segment and in the index now: the memory goes back at once, not at the next collection.
-        releaseMessage(frame.body, frameHeaderBytes);
+        this.#host.memory.free(frame.body);
       },
       (error: unknown) => {
         counters.queuedBytes -= byteLength;

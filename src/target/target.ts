@@ -17,6 +17,7 @@ import type { Aside } from '../store/points-record.ts';
 import type { PointsView } from '../store/points-view.ts';
 import type { Connection } from '../transport/connection.ts';
 import { newTargetCounters, type TargetCounters } from './counters.ts';
+import { FrameMemory } from './frame-memory.ts';
 import { failedOver } from './failed-over.ts';
 import { Folder } from './folder.ts';
 import { Gaps } from './gaps.ts';
@@ -77,6 +78,7 @@ export class Target {
       clock: options.clock,
       logger: options.logger,
       counters: this.counters,
+      memory: new FrameMemory(),
       admit: (machine, session) => this.#admit(machine, session),
       committed: (store) => {
         this.#with(store, ({ prover, gaps }) => {
