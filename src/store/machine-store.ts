@@ -31,6 +31,7 @@ import { giveUpLeaves, makeDiskFacts, openDiskStore, replaceLeaves } from './dis
 import { blocksOfPoint } from './point-blocks.ts';
 import { canTellSince, maxSeqAt } from './point-layers.ts';
 import { PointReader } from './point-reader.ts';
+import { ReadAhead } from './read-ahead.ts';
 import type { Aside, GapBody, PointBody } from './points-record.ts';
 import type { PointsLog } from './points-log.ts';
 import type { PointsView } from './points-view.ts';
@@ -260,7 +261,7 @@ export class MachineStore {
       machine: this.machine,
       disks: [at],
       index: log.index,
-      readAt: (segment, into, offset) => reader.readAt(segment, into, offset),
+      readAt: new ReadAhead(reader).read,
     });
     return { geometry: disk.geometry, readBlock: (block, into) => points.readBlock(disk.no, block, into) };
   }

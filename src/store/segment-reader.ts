@@ -19,13 +19,17 @@ export class SegmentReader {
 
   /** Fills `into` from `offset`. @throws Problem `damaged` when that many bytes are not there. */
   async readAt(segment: number, into: Uint8Array, offset: number): Promise<void> {
+    const got = await this.readSome(segment, into, offset);
+    if (got < into.byteLength)
+      throw new Problem('damaged', `${segmentName(segment)} ends ${into.byteLength - got} bytes too early`);
+  }
+
+  /** Fills `into` from `offset`, as far as the file reaches; answers how far. */
+  async readSome(segment: number, into: Uint8Array, offset: number): Promise<number> {
     this.#reading.set(segment, (this.#reading.get(segment) ?? 0) + 1);
     try {
       const file = await this.#file(segment);
-      const got = await file.read(into, offset);
-      if (got < into.byteLength) {
-        throw new Problem('damaged', `${segmentName(segment)} ends ${into.byteLength - got} bytes too early`);
-      }
+      return await file.read(into, offset);
     } finally {
       const left = (this.#reading.get(segment) ?? 1) - 1;
       if (left === 0) this.#reading.delete(segment);

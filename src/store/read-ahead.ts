@@ -1,0 +1,61 @@
+/**
+ * Reads of segments that mostly follow one another, as those of a proof do: what was written together is read together, with few system
+ * calls. For one run of reads of what was durable before the first of them; what lies behind that may be written meanwhile.
+ *
+ *  1. Only a read that begins where the last one ended, or a little later, reads ahead: reads here and there cost what they cost.
+ *  2. Whatever reading ahead meets, an error or the end of the file, is not told: the read itself is tried alone then.
+ */
+import { limits } from '../limits.ts';
+import type { ReadSegment } from './point-reader.ts';
+
+/** What is read at a time: no more than a proof takes in one go. */
+const windowBytes = limits.target.proofSliceBytes;
+
+/** Where reads go to (`SegmentReader`). */
+export interface SegmentSource {
+  readAt(segment: number, into: Uint8Array, offset: number): Promise<void>;
+  /** Fills `into` from `offset` of `segment`, as far as the file reaches, and answers how far. */
+  readSome(segment: number, into: Uint8Array, offset: number): Promise<number>;
+}
+
+export class ReadAhead {
+  readonly #source: SegmentSource;
+  #window: Uint8Array | null = null;
+  #segment = -1;
+  /** What of the segment the window holds. */
+  #from = 0;
+  #to = 0;
+  /** Where the last read ended. */
+  #end = -1;
+
+  constructor(source: SegmentSource) {
+    this.#source = source;
+  }
+
+  /** One at a time. */
+  readonly read: ReadSegment = async (segment, into, offset) => {
+    const end = offset + into.byteLength;
+    const follows = segment === this.#segment && offset >= this.#end && offset - this.#end < windowBytes;
+    if (segment !== this.#segment) this.#to = this.#from;
+    if (follows && end > this.#to) await this.#fill(segment, offset, end);
+    [this.#segment, this.#end] = [segment, end];
+    const { byteLength } = into;
+    if (this.#window && offset >= this.#from && end <= this.#to) {
+      into.set(this.#window.subarray(offset - this.#from, offset - this.#from + byteLength));
+    } else {
+      await this.#source.readAt(segment, into, offset);
+    }
+  };
+
+  async #fill(segment: number, offset: number, end: number): Promise<void> {
+    this.#window ??= Buffer.allocUnsafeSlow(windowBytes);
+    this.#to = this.#from;
+    if (end - offset > windowBytes) return;
+    try {
+      const filled = await this.#source.readSome(segment, this.#window, offset);
+      [this.#from, this.#to] = [offset, offset + filled];
+    } catch {
+      this.#to = this.#from; // 2
+    }
+  }
+}
