@@ -1,9 +1,8 @@
 /**
  * A test failover whose machine is started, and the record that says so: the point is bootable, at that time, after so many seconds. What keeps the
- * machine from being started is looked for before the test is made. The machine ends with its failover: who removes that need not know of us, since we
- * look from time to time whether it is still there.
+ * machine from being started is looked for before the test is made. The machine ends with its failover: who removes that need not tell us, since we
+ * look from time to time whether it is still there, and sees when it has ended (`failover-booted.ts`).
  */
-import * as path from 'node:path';
 import type { FailoverReport, FailoverRoles } from '../cli/failover-roles.ts';
 import { isProblem, Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
@@ -11,9 +10,9 @@ import { checkBootable, proveBoot } from '../recovery/boot.ts';
 import { FailoverDirectory } from '../recovery/failover-directory.ts';
 import { parseProbe } from '../recovery/probe.ts';
 import { prepareUefi } from '../recovery/uefi.ts';
-import { machinePaths } from '../store/machine-directory.ts';
 import type { MachineDefinition } from '../wire/definition.ts';
 import { writeAside } from './data-writer.ts';
+import { evidenceOf, lockMachine } from './failover-booted.ts';
 import { choosePointFor } from './failover-point.ts';
 import { pointsSaid, refuseUnknown } from './failover-turn.ts';
 import { testFailover } from './failover.ts';
@@ -40,7 +39,13 @@ export async function bootTestFailover(
     told.proven(booted);
   };
   try {
-    await start(parts, { request, report, place, definition, probe, beganMs, proven, signal });
+    const lock = await lockMachine(parts, evidenceOf(request, point, report.id), report.id);
+    try {
+      if (!(await isThere(place))) throw removedMeanwhile(report);
+      await start(parts, { request, report, place, definition, probe, beganMs, proven, signal });
+    } finally {
+      await lock.release();
+    }
   } catch (error) {
     const there = await isThere(place);
     if (there && !outcome.isProven) told.unproven(report);
@@ -98,8 +103,7 @@ async function start(parts: Parts, it: Start): Promise<void> {
       machine: { title: `${machine}-${id}`, definition, disks, ...uefi },
       probe,
       answerSeconds: boot.answerSeconds,
-      // With the point, not with the failover: it outlives that.
-      directory: path.join(machinePaths(data, machine).boots, String(point), id),
+      directory: evidenceOf(it.request, point, id),
       beganMs,
       files,
       clock,

@@ -19,6 +19,7 @@ import { machinePaths, readMachineFacts } from '../store/machine-directory.ts';
 import { readPoints, type PointsReading } from '../store/points-log.ts';
 import type { PointsView } from '../store/points-view.ts';
 import { writeAside } from './data-writer.ts';
+import { machineEnded } from './failover-booted.ts';
 import { isOver, lostSteps } from './failover-standing.ts';
 import { lockIdentity, type Closers, type Parts } from './parts.ts';
 import { closing, storeFacts } from './point-access.ts';
@@ -125,13 +126,18 @@ async function sweep(held: Held, points: PointsView): Promise<string[]> {
   return removed;
 }
 
-export async function removeFailover({ parts, identity }: Held, place: FailoverDirectory): Promise<void> {
+/** All of it is gone when this resolves, also a machine that a command ran on it. */
+export async function removeFailover(
+  { parts, identity, place: machine }: Held,
+  place: FailoverDirectory,
+): Promise<void> {
   const lock = await endServing(place, parts, identity);
   try {
     await place.remove();
   } finally {
     await lock.release();
   }
+  await machineEnded(parts, machine, place.id);
 }
 
 /** The process that serves it: the one there is, or a new one. @throws Problem its own reason when it does not come up. */

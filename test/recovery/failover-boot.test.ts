@@ -4,6 +4,7 @@ import { expect, it, onTestFinished } from 'vitest';
 import { systemClock as clock } from '../../src/kit/clock.ts';
 import { systemRandom as random } from '../../src/kit/random.ts';
 import { bootTestFailover } from '../../src/main/failover-boot.ts';
+import { evidenceOf, lockMachine, machineEnded } from '../../src/main/failover-booted.ts';
 import { createLogger } from '../../src/observe/logger.ts';
 import { posixFiles as files } from '../../src/posix/files.ts';
 import { requireTool } from '../tools.ts';
@@ -43,10 +44,31 @@ it.skipIf(!requireTool('qemu-system-x86_64'))('ends with its failover, and says 
   const said = running.catch((error: unknown) => error);
   await expect.poll(() => isRun(scene.directory), { timeout: 30_000 }).toBe(true);
   expect(await scene.ok('failover', 'cleanup', machine, 'test-1')).toEqual({ removed: ['test-1'] });
+  // At once: what was said to be removed is.
+  expect(await isRun(scene.directory)).toBe(false);
   expect(await said).toMatchObject({
     code: 'interrupted',
     message: `failover test-1 of ${machine} was removed while its machine ran`,
   });
-  expect(await isRun(scene.directory)).toBe(false);
   expect(await scene.failovers()).toEqual([]);
+});
+
+it('is waited for by who removes its failover, and named when it does not end', async () => {
+  const scene = await FailoverScene.make();
+  onTestFinished(() => scene.end());
+  const logger = createLogger({ level: 'silent', clock });
+  const ended: string[] = [];
+  const parts = { files, clock, random, version: 'test', loggerOf: () => logger };
+  const place = { data: scene.data, machine };
+  const lock = await lockMachine(parts, evidenceOf(place, 2, 'test-7'), 'test-7');
+  await machineEnded(parts, place, 'test-6');
+  const waiting = machineEnded(parts, place, 'test-7').then(() => ended.push('all'));
+  await clock.sleep(100);
+  ended.push('machine');
+  let nowMs = 0;
+  const hurried = { ...parts, clock: { ...clock, monotonicMs: () => (nowMs += 1_000) } };
+  await expect(machineEnded(hurried, place, 'test-7')).rejects.toMatchObject({ code: 'locked' });
+  await lock.release();
+  await waiting;
+  expect(ended).toEqual(['machine', 'all']);
 });
