@@ -4,7 +4,8 @@
  */
 import { createCipheriv, createHash } from 'node:crypto';
 import { constants } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { open, readdir } from 'node:fs/promises';
+import * as path from 'node:path';
 
 export const blockBytes = 65_536;
 const chunkBlocks = 64;
@@ -88,5 +89,50 @@ export async function warm(...files: readonly string[]): Promise<void> {
     } finally {
       await file.close();
     }
+  }
+}
+
+const sourceTrees = ['/usr/lib', '/usr/share', '/usr/bin', '/usr/include'];
+const pieceBytes = 4 * 1024 * 1024;
+
+/** Regular files below the trees, breadth first. */
+async function* realFiles(): AsyncGenerator<string> {
+  const queue = [...sourceTrees];
+  for (let at = 0; at < queue.length; at += 1) {
+    const directory = queue[at] ?? '';
+    const entries = await readdir(directory, { withFileTypes: true }).catch(() => []);
+    for (const entry of entries.sort((a, b) => a.name.localeCompare(b.name))) {
+      const file = path.join(directory, entry.name);
+      if (entry.isDirectory()) queue.push(file);
+      else if (entry.isFile()) yield file;
+    }
+  }
+}
+
+/**
+ * Writes `size` bytes to `file`: this machine's own programs, libraries and texts, one after another, from the begin again where they do not
+ * suffice. Without a zero block in between: what is measured is work.
+ */
+export async function makeRealContent(file: string, size: number): Promise<void> {
+  const out = await open(file, 'w');
+  const piece = Buffer.alloc(pieceBytes);
+  let at = 0;
+  try {
+    while (at < size) {
+      const before = at;
+      for await (const name of realFiles()) {
+        if (at >= size) break;
+        const from = await open(name, 'r').catch(() => null);
+        for (let read = 1; from && read > 0 && at < size; at += read) {
+          read = (await from.read(piece, 0, Math.min(pieceBytes, size - at), null)).bytesRead;
+          await out.write(piece, 0, read, at);
+        }
+        await from?.close();
+      }
+      if (at === before) throw new Error(`there are no files to read below ${sourceTrees.join(', ')}`);
+    }
+    await out.sync();
+  } finally {
+    await out.close();
   }
 }
