@@ -12,10 +12,13 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { blockBytes } from './bench/content.ts';
+import { lagLines, measureLag } from './bench/lag.ts';
 import { machineFacts } from './bench/machine.ts';
 import { measureRecovery, recoveryLines } from './bench/recovery.ts';
 import { measureResync, resyncLines } from './bench/resync.ts';
+import { measureScaling, scalingLines } from './bench/scaling.ts';
 import type { Measured, Run } from './bench/section.ts';
+import { measureSmallWrites, smallWritesLines } from './bench/small-writes.ts';
 import { endChildren } from './demo/process.ts';
 import { parseSize } from './demo/size.ts';
 
@@ -28,6 +31,18 @@ interface Options {
 }
 
 const benches: Readonly<Record<string, (run: Run) => Promise<Measured>>> = {
+  scaling: async (run) => {
+    const figures = await measureScaling(run);
+    return { figures, lines: scalingLines(figures) };
+  },
+  smallWrites: async (run) => {
+    const figures = await measureSmallWrites(run);
+    return { figures, lines: smallWritesLines(figures) };
+  },
+  lag: async (run) => {
+    const figures = await measureLag(run);
+    return { figures, lines: lagLines(figures) };
+  },
   resync: async (run) => {
     const figures = await measureResync(run);
     return { figures, lines: resyncLines(figures) };

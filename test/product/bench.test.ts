@@ -8,8 +8,12 @@ import { expect, it } from 'vitest';
 import { makeContent } from '../../scripts/bench/content.ts';
 import { hasChildren } from '../../scripts/bench/cpu.ts';
 import { peerNames, peersOf } from '../../scripts/bench/peers.ts';
+import { lagsOf, type LagResult } from '../../scripts/bench/lag.ts';
 import type { ResyncResult } from '../../scripts/bench/resync.ts';
-import { requireTool } from '../tools.ts';
+import type { ScalingResult } from '../../scripts/bench/scaling.ts';
+import { slowSync } from '../../scripts/bench/slow-sync.ts';
+import type { SmallWritesRow } from '../../scripts/bench/small-writes.ts';
+import { requireTool, runToolOk } from '../tools.ts';
 
 const benchMsMax = 120_000;
 const script = fileURLToPath(new URL('../../dist/scripts/bench.js', import.meta.url));
@@ -100,3 +104,99 @@ it('says what there is, for a name that is none and a size that is none', async 
   expect(odd).toMatchObject({ code: 2, stdout: '' });
   expect(odd.stderr).toContain('--size 100000');
 });
+
+it.skipIf(!requireTool('strace'))(
+  'slows the syncs of a program, which keeps its process id, and nothing else',
+  async () => {
+    const words = await slowSync(25);
+    if (typeof words === 'string') throw new Error(words);
+    const file = path.join(tmpdir(), `tidemark-slow-sync-${process.pid}`);
+    const timed = `const begun = performance.now(); const took = () => performance.now() - begun;
+    const { openSync, writeSync, fsyncSync, fdatasyncSync, rmSync } = require('node:fs');
+    const file = openSync(${JSON.stringify(file)}, 'w');
+    for (let at = 0; at < 1000; at += 1) writeSync(file, 'x');
+    const writes = took();
+    for (let at = 0; at < 10; at += 1) (at % 2 ? fsyncSync : fdatasyncSync)(file);
+    rmSync(${JSON.stringify(file)});
+    console.log(JSON.stringify({ parent: process.ppid, writes, syncs: took() - writes }));`;
+    const [program, ...args] = [...words, process.execPath, '-e', timed];
+    const { parent, writes, syncs } = JSON.parse(await runToolOk(program, args)) as Record<string, number>;
+    // The tracer does not stand in between, so signals and CPU time are the program's own.
+    expect(parent).toBe(process.pid);
+    expect(syncs).toBeGreaterThanOrEqual(10 * 25);
+    expect(writes).toBeLessThan(1000 * 25);
+  },
+);
+
+it.skipIf(!requireTool('strace'))(
+  'measures many agents, each with its own point, within the memory the process server may have',
+  { timeout: benchMsMax },
+  async () => {
+    const before = await left();
+    const { code, stdout, stderr } = await bench(['--only', 'scaling', '--quick', '--size', '8M', '--json']);
+    expect(code, stderr).toBe(0);
+    const { scaling } = JSON.parse(stdout) as { scaling: ScalingResult };
+    expect(scaling).toMatchObject([
+      { agents: 1, syncMs: 0, bytes: 8 * 1024 ** 2, firstToLast: 1 },
+      { agents: 64, syncMs: 0, bytes: 8 * 1024 ** 2 },
+      { agents: 64, syncMs: 10, bytes: 8 * 1024 ** 2 },
+    ]);
+    for (const row of scaling) {
+      if ('skipped' in row) throw new Error(row.skipped);
+      expect(row.mbps).toBeGreaterThan(0);
+      for (const cost of Object.values(row.cpuSecondsPerGB)) expect(cost).toBeGreaterThan(0);
+      expect(row.rssMiB).toBeGreaterThan(32);
+      expect(row.rssMiB).toBeLessThanOrEqual(row.rssMiBGoal);
+    }
+    expect(await left()).toEqual(before);
+  },
+);
+
+it('measures small writes, each as a record of its own', { timeout: benchMsMax }, async () => {
+  const { code, stdout, stderr } = await bench(['--only', 'smallWrites', '--quick', '--size', '8M', '--json']);
+  expect(code, stderr).toBe(0);
+  const [random, sequential] = (JSON.parse(stdout) as { smallWrites: SmallWritesRow[] }).smallWrites;
+  if (!random || !sequential) throw new Error('not all was measured');
+  expect(random).toMatchObject({ writes: 128, records: 128, bytesDirtied: 128 * 4096 });
+  // Random bytes do not shrink, and what frames them must stay small.
+  for (const ratio of Object.values(random.wireRatio)) {
+    expect(ratio).toBeGreaterThan(1);
+    expect(ratio).toBeLessThan(1.2);
+  }
+  expect(sequential).toMatchObject({ writes: 512, bytesDirtied: 8 * 1024 ** 2 });
+  expect(sequential.records).toBeGreaterThanOrEqual(128);
+  expect(sequential.wireRatio.processServerToTarget).toBeLessThan(sequential.wireRatio.agentToProcessServer);
+});
+
+it('counts the lag of a write to the first point that has it', () => {
+  const point = (atMs: number, writes: readonly number[]) => ({ atMs, cutTimeMs: 0, writes });
+  const points = [point(1000, [9, 2]), point(2000, [9, 3]), point(3000, [9, 7])];
+  expect(lagsOf(points, 1, 0, [100, 200, 300, 400])).toEqual([900, 800, 1700, 2600]);
+  // The first two writes were made before.
+  expect(lagsOf(points, 1, 2, [1500, 1600])).toEqual([500, 1400]);
+  expect(() => lagsOf(points, 1, 6, [2500, 2600])).toThrow('no point has');
+});
+
+it.skipIf(!requireTool('strace'))(
+  'measures the lag of every write of a steady rate',
+  { timeout: benchMsMax },
+  async () => {
+    const { code, stdout, stderr } = await bench(['--only', 'lag', '--quick', '--size', '8M', '--json']);
+    expect(code, stderr).toBe(0);
+    const { lag } = JSON.parse(stdout) as { lag: LagResult };
+    expect(lag).toMatchObject({ syncMs: 10, syncSkipped: null, intervalSeconds: 1 });
+    expect(lag.rates.slice(0, 2)).toMatchObject([
+      { mbps: 20, disks: 1 },
+      { mbps: 54, disks: 3 },
+    ]);
+    for (const { mbps, mbpsTaken, seconds, writes, p50Ms, p99Ms, maxMs, points } of lag.rates) {
+      expect(writes * 32_768).toBeLessThanOrEqual(mbps * 1e6 * seconds);
+      expect(mbpsTaken).toBeLessThanOrEqual(mbps);
+      expect(points).toBeGreaterThan(0);
+      // A point is several syncs of 10 ms away, and nobody is told before.
+      expect(p50Ms).toBeGreaterThan(20);
+      expect(p99Ms).toBeGreaterThanOrEqual(p50Ms);
+      expect(maxMs).toBeGreaterThanOrEqual(p99Ms);
+    }
+  },
+);
