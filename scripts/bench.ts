@@ -11,9 +11,11 @@ import { rmSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
+import { captureLines, measureCapture } from './bench/capture.ts';
 import { blockBytes } from './bench/content.ts';
 import { lagLines, measureLag } from './bench/lag.ts';
 import { machineFacts } from './bench/machine.ts';
+import { measurePipeline, pipelineLines } from './bench/pipeline.ts';
 import { measureRecovery, recoveryLines } from './bench/recovery.ts';
 import { measureResync, resyncLines } from './bench/resync.ts';
 import { measureScaling, scalingLines } from './bench/scaling.ts';
@@ -31,6 +33,10 @@ interface Options {
 }
 
 const benches: Readonly<Record<string, (run: Run) => Promise<Measured>>> = {
+  pipeline: async (run) => {
+    const figures = await measurePipeline(run);
+    return { figures, lines: pipelineLines(figures) };
+  },
   scaling: async (run) => {
     const figures = await measureScaling(run);
     return { figures, lines: scalingLines(figures) };
@@ -42,6 +48,10 @@ const benches: Readonly<Record<string, (run: Run) => Promise<Measured>>> = {
   lag: async (run) => {
     const figures = await measureLag(run);
     return { figures, lines: lagLines(figures) };
+  },
+  capture: async (run) => {
+    const figures = await measureCapture(run);
+    return { figures, lines: captureLines(figures) };
   },
   resync: async (run) => {
     const figures = await measureResync(run);
