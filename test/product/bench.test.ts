@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
+import { captureLines, measureCapture } from '../../scripts/bench/capture.ts';
 import { makeContent } from '../../scripts/bench/content.ts';
 import { hasChildren } from '../../scripts/bench/cpu.ts';
 import { peerNames, peersOf } from '../../scripts/bench/peers.ts';
@@ -89,6 +90,45 @@ it.skipIf(!requireTool('rsync', 'qemu-nbd', 'qemu-img', 'nbdcopy', 'lz4', 'zstd'
         }
       }
       expect(await readdir(outputs)).toEqual(before);
+      expect(await hasChildren(process.pid)).toBe(false);
+    } finally {
+      await rm(directory, { recursive: true });
+    }
+  },
+);
+
+it.skipIf(!requireTool('fio', 'qemu-nbd', 'nbdkit'))(
+  'measures the splitter beside what serves disks without replicating them, and leaves nothing behind',
+  { timeout: benchMsMax },
+  async () => {
+    const directory = await mkdtemp(path.join(tmpdir(), 'tidemark-test-capture-'));
+    try {
+      const say = (): void => undefined;
+      const figures = await measureCapture({ directory, size: 16 * 1024 ** 2, seed: 7, quick: true, say });
+      const { absent, cases, churnMbps, sentBytes } = figures;
+      expect(absent).toEqual([]);
+      expect(cases.map(({ name }) => name)).toEqual([
+        '256 KiB read',
+        '4 KiB random read, depth 16',
+        '4 KiB random write, depth 16',
+        '256 KiB write',
+      ]);
+      for (const { name, ours, qemuNbd, nbdkit, ratios, replicationOn } of cases) {
+        const blockBytes = name.startsWith('4 KiB') ? 4_096 : 262_144;
+        for (const speed of [ours, qemuNbd, nbdkit, ...(name.includes('write') ? [replicationOn] : [])]) {
+          expect(speed?.p99Ms).toBeGreaterThan(0);
+          // Counted with and without the requests under way at the end.
+          expect(((speed?.iops ?? 0) * blockBytes) / ((speed?.mbps ?? 0) * 1e6)).toBeGreaterThan(0.5);
+          expect(((speed?.iops ?? 0) * blockBytes) / ((speed?.mbps ?? 0) * 1e6)).toBeLessThan(2);
+        }
+        expect(ratios.qemuNbd?.throughput).toBeCloseTo(ours.iops / (qemuNbd?.iops ?? 0), 1);
+        expect(ratios.nbdkit?.throughput).toBeCloseTo(ours.iops / (nbdkit?.iops ?? 0), 1);
+      }
+      // Off is off and on is on.
+      expect(sentBytes.off).toBe(0);
+      expect(sentBytes.on).toBeGreaterThan(16 * 1024 ** 2);
+      expect(churnMbps).toBeGreaterThan(0);
+      expect(captureLines(figures).join()).toContain('replication on ÷ off');
       expect(await hasChildren(process.pid)).toBe(false);
     } finally {
       await rm(directory, { recursive: true });
