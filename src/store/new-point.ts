@@ -2,6 +2,7 @@
 import { describeLayers, sameLayers, type LayerRun } from '../kernels/layer-run.ts';
 import type { MachineDefinition } from '../wire/definition.ts';
 import type { Consistency } from '../wire/point.ts';
+import type { Rejected } from '../wire/rejected.ts';
 import type { DiskStore } from './disk-store.ts';
 
 export interface NewPoint {
@@ -29,7 +30,7 @@ export type CommitOutcome =
   | { readonly kind: 'committed'; readonly point: number }
   | {
       readonly kind: 'rejected';
-      readonly reason: 'root-mismatch' | 'layer-unknown' | 'layer-incomplete' | 'shrunk';
+      readonly reason: Rejected['reason'];
       readonly disk: DiskStore;
       readonly detail: string;
       readonly retryable: boolean;

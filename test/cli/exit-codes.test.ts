@@ -6,6 +6,7 @@ import { expect, test } from 'vitest';
 import { exitCodeFor, exitCodes } from '../../src/fatal.ts';
 import { nbdError } from '../../src/nbd/constants.ts';
 import { wireCodes } from '../../src/wire/codes.ts';
+import { rejectReasons } from '../../src/wire/rejected.ts';
 
 const source = path.resolve(import.meta.dirname, '../../src');
 
@@ -36,6 +37,6 @@ test('no problem but `internal` is a bug in this program', () => {
   const files = readdirSync(source, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.ts'));
   const codes = new Set(files.flatMap((name) => codesIn(readFileSync(path.join(source, name), 'utf8'))));
   expect(codes.size).toBeGreaterThan(40);
-  for (const code of [...Object.keys(wireCodes), ...Object.keys(nbdError)]) codes.add(code);
+  for (const code of [...Object.keys(wireCodes), ...Object.keys(nbdError), ...rejectReasons]) codes.add(code);
   expect([...codes].filter((code) => exitCodeFor(code) === exitCodes.internal.code)).toEqual(['internal']);
 });
