@@ -66,8 +66,9 @@ export interface DiskReport {
 export interface AgentReport {
   readonly machine: string;
   readonly state: 'connecting' | 'opening' | 'idle' | 'cycling' | 'paused' | 'stopped' | 'critical';
-  /** Why it is critical or paused, or why the last attempt failed. */
+  /** Why it is critical or paused, or why the last attempt failed; and what can be done about it, where that is known. */
   readonly reason: string;
+  readonly remedy: string;
   readonly lastPoint: { readonly point: number; readonly cutTimeMs: number; readonly writes: readonly number[] } | null;
   readonly disks: readonly DiskReport[];
   /** Payload sent and not known to be durable. */
@@ -76,6 +77,8 @@ export interface AgentReport {
   /** Points that were due and not made, by reason, since the agent started. */
   readonly gaps: ReadonlyMap<GapReason, number>;
 }
+
+const untroubled: Pick<AgentReport, 'reason' | 'remedy'> = { reason: '', remedy: '' };
 
 export class Agent {
   readonly #options: AgentOptions;
@@ -87,7 +90,7 @@ export class Agent {
   readonly #stop = new AbortController();
   readonly #instance: string;
   #state: AgentReport['state'] = 'connecting';
-  #reason = '';
+  #trouble = untroubled;
   #lastPoint: AgentReport['lastPoint'] = null;
   #session: Session | null = null;
   #wake: (() => void) | null = null;
@@ -127,7 +130,7 @@ export class Agent {
     while (!this.#stopped()) {
       const ended = await this.#runSession();
       if (this.#stopped()) break;
-      this.#reason = `${ended.code}: ${ended.message}`;
+      this.#trouble = { reason: `${ended.code}: ${ended.message}`, remedy: ended.remedy };
       this.#state = ended.retryable ? 'connecting' : 'critical';
       const delayMs = ended.retryable ? this.#backoff.nextMs() : limits.agent.criticalRetryMs;
       const facts = { code: ended.code, remedy: ended.remedy, delayMs: Math.round(delayMs) };
@@ -169,7 +172,7 @@ export class Agent {
     return {
       machine: this.#options.machine,
       state: this.#state,
-      reason: this.#reason,
+      ...this.#trouble,
       lastPoint: this.#lastPoint,
       disks: this.#options.disks.map((disk) => ({
         disk: disk.name,
@@ -333,7 +336,7 @@ export class Agent {
     switch (outcome.kind) {
       case 'committed':
         this.#gaps.committed(outcome.cut.cutTimeMs, intervalMs());
-        this.#reason = '';
+        this.#trouble = untroubled;
         this.#backoff.reset();
         if (this.#options.disks.every((disk) => disk.resync === null)) this.#resyncGate.override = false;
         this.#lastPoint = { point: outcome.point, cutTimeMs: outcome.cut.cutTimeMs, writes: outcome.cut.writes };
@@ -350,7 +353,7 @@ export class Agent {
         return null;
       case 'given-up':
         logger.warn({ reason: outcome.reason }, 'cut given up');
-        this.#reason = outcome.reason;
+        this.#trouble = { reason: outcome.reason, remedy: '' };
         this.#gaps.cutFailed(clock.wallMs(), outcome.cause, outcome.reason, intervalMs());
         return null;
       case 'rejected':
@@ -371,10 +374,10 @@ export class Agent {
     const { hold = () => null } = this.#options;
     for (let reason = hold(); reason !== null && session?.isOver === false; reason = hold()) {
       this.#state = 'paused';
-      this.#reason = reason;
+      this.#trouble = { reason, remedy: '' };
       this.#gaps.wasPaused();
       await this.#pause(session, limits.agent.holdPollMs);
-      this.#reason = '';
+      this.#trouble = untroubled;
       this.#state = before;
     }
   }

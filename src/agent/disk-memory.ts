@@ -14,7 +14,7 @@ import * as path from 'node:path';
 import { geometryOf, type Geometry } from '../disk/geometry.ts';
 import { MerkleNodes } from '../disk/merkle.ts';
 import { merkleHashes } from '../kernels/hash.ts';
-import { isProblem } from '../kit/problem.ts';
+import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
 import type { Files } from '../posix/files.ts';
 import { LeafFile } from '../store/leaf-file.ts';
 import { newDiskState, writeDiskState, type DiskState, type LeavesRecord } from './disk-state.ts';
@@ -58,6 +58,18 @@ async function findLeaves(
     if (rootOf(leaves) === record.root) return { leaves, record };
   }
   return { leaves: leaves ?? (await openLeaves(options, geometry.size)), record: null };
+}
+
+/** What the state directory refused, for who can mend that; replication asks it again by itself. */
+function refusal(directory: string, error: unknown): unknown {
+  const code = systemCode(error);
+  if (isProblem(error) || code === undefined) return error;
+  const isFull = code === 'ENOSPC' || code === 'EDQUOT';
+  return new Problem(isFull ? 'full' : 'write-failed', `the state directory ${directory}: ${messageOf(error)}`, {
+    remedy: `${isFull ? 'make room there' : 'make it writable again'}; replication goes on by itself`,
+    retryable: true,
+    cause: error,
+  });
 }
 
 export class DiskMemory {
@@ -131,9 +143,13 @@ export class DiskMemory {
     this.leaves.reset();
   }
 
-  write(): Promise<void> {
+  async write(): Promise<void> {
     const { files, directory, name } = this.#options;
-    return writeDiskState(files, directory, name, this.#state);
+    try {
+      await writeDiskState(files, directory, name, this.#state);
+    } catch (error) {
+      throw refusal(directory, error);
+    }
   }
 
   /** Makes the working leaves the durable ones, as of a committed point or of none (invariant 2). */
@@ -146,7 +162,7 @@ export class DiskMemory {
       await this.leaves.commit();
     } catch (error) {
       this.#givenUp ||= isProblem(error) && error.code === 'sync-failed';
-      throw error;
+      throw refusal(this.#options.directory, error);
     }
     this.#state = { ...this.#state, leaves: this.#state.next, next: null };
   }

@@ -174,7 +174,9 @@ function judgeDisk(
 function* machineReasons(name: string, { agent, held }: Machinery) {
   if (!agent) yield because('agent-never-seen', `no agent has reported for ${name}`);
   else if (agent.silent) yield because('agent-silent', `the agent of ${name} does not report any more`);
-  else if (!agent.report.connected) yield because('agent-disconnected', `the agent of ${name} has no process server`);
+  // What it says itself is nearer to the cause.
+  else if (!agent.report.connected && agent.report.problems.length === 0)
+    yield because('agent-disconnected', `the agent of ${name} has no process server`);
   if (held?.silent) yield because('target-silent', `the target that holds ${name} does not report any more`);
   const damaged = held?.report.damagedBlocks ?? 0;
   if (damaged > 0) yield because('damaged', `${damaged} stored blocks of ${name} failed their check`);

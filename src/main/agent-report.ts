@@ -27,7 +27,7 @@ export interface AgentFacts {
 type ReportedProblem = Report['problems'][number];
 
 function problemsOf({ report, owed }: AgentFacts): ReportedProblem[] {
-  const { machine, state, reason } = report;
+  const { machine, state, reason, remedy: way } = report;
   const problem = (code: string, message: string, remedy: string, retryable: boolean): ReportedProblem => ({
     code,
     message: message.slice(0, 1000),
@@ -37,7 +37,7 @@ function problemsOf({ report, owed }: AgentFacts): ReportedProblem[] {
   });
   return [
     // That it is paused control knows by itself.
-    ...(reason === '' || state === 'paused' ? [] : [problem(state, reason, '', state !== 'critical')]),
+    ...(reason === '' || state === 'paused' ? [] : [problem(state, reason, way, state !== 'critical')]),
     ...(owed === null
       ? []
       : [problem('frozen', `the machine may still be frozen: ${owed}`, 'thaw it: virsh domfsthaw', true)]),

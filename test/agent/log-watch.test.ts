@@ -64,6 +64,7 @@ it('is a metric and a problem of its disk', async () => {
     machine: 'm1',
     state: 'idle',
     reason: '',
+    remedy: '',
     lastPoint: null,
     disks: [
       { ...facts, disk: 'vda', logFailure: null },

@@ -75,6 +75,10 @@ describe('status', () => {
     const silent = nowMs - limits.control.reportSilentMs - 1;
     expect(judged([agent({}, silent), target()]).own).toEqual(['warning agent-silent']);
     expect(judged([agent({ connected: false }), target()]).own).toEqual(['warning agent-disconnected']);
+    // Of its own words the cause is to be had.
+    const problem = { code: 'connecting', message: 'full: no space left', remedy: 'make room', retryable: true };
+    const told = judged([agent({ connected: false, problems: [problem] }), target()]);
+    expect(told.own).toEqual(['warning connecting']);
     const { own, site, report } = judged([agent(), { ...target(), receivedMs: silent }]);
     expect([own, site]).toEqual([['warning target-silent'], ['warning silent']]);
     expect(report.roles.map(({ silent: is }) => is)).toEqual([false, true]);

@@ -2,16 +2,19 @@
  * The storage of a role is full, read-only or gone: it is named with its remedy, the writer feels nothing, and when there is space again
  * every point is whole and the newest is the image.
  */
-import { copyFile, rename, rm } from 'node:fs/promises';
+import { copyFile, readFile, rename, rm, stat } from 'node:fs/promises';
 import * as path from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { tidemark, type CommandResult } from '../../scripts/demo/process.ts';
-import type { PointReport } from '../../src/cli/roles.ts';
+import { commandOk, tidemark, type CommandResult } from '../../scripts/demo/process.ts';
+import type { PointReport, StatusReport } from '../../src/cli/roles.ts';
 import { exitCodes } from '../../src/fatal.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { limits } from '../../src/limits.ts';
+import { connectNbd } from '../../src/nbd/client.ts';
+import { command } from '../product/command.ts';
 import { KiB, MiB, seedOfRun, writeImage } from '../product/content.ts';
-import { disk, identityOf, Scene } from '../product/scene.ts';
+import { disk, identityOf, machine, Scene } from '../product/scene.ts';
+import { requireTool, runToolOk } from '../tools.ts';
 import { requireMounts, Volume } from './volume.ts';
 
 const from = 6 * MiB;
@@ -21,8 +24,10 @@ async function openScene(what: string, filled = from): Promise<Scene> {
   const scene = await Scene.open({
     image: (file) => writeImage(file, filled + 2 * MiB, filled, seed),
     writer: { from: filled, pauseMs: 8, lanes: 2, sectorsMax: 16 },
+    site: { reporting: true },
   });
   onTestFinished(() => scene.close());
+  await commandOk(command, ['protect', machine, '--disk', disk, ...scene.site.operator, '--interval-seconds', '1']);
   return scene;
 }
 
@@ -37,6 +42,29 @@ async function start(scene: Scene): Promise<void> {
   await scene.site.startProcessServer();
   await scene.startLife();
   await scene.untilPoints('the first point', (points) => points.length > 0);
+}
+
+/** What `tidemark status` finds wrong with the machine and its disk. */
+async function complaints(scene: Scene): Promise<StatusReport['reasons']> {
+  // It ends with 1 when something is critical.
+  const { stdout } = await command(['status', ...scene.site.operator, '--json']);
+  const own = (JSON.parse(stdout) as StatusReport).machines.find(({ name }) => name === machine);
+  return [...(own?.reasons ?? []), ...(own?.disks.flatMap(({ reasons }) => reasons) ?? [])];
+}
+
+/** Waits until the operator is told so, and what can be done. */
+async function untilTold(scene: Scene, code: string, message: RegExp, remedy: RegExp): Promise<void> {
+  const told = await scene.until(`status says ${code}`, async () =>
+    (await complaints(scene)).find((one) => one.code === code && message.test(one.message)),
+  );
+  expect(told).toMatchObject({ severity: 'warning', remedy: expect.stringMatching(remedy) as string });
+}
+
+/** It clears itself. */
+async function untilQuiet(scene: Scene): Promise<void> {
+  await scene.until('status has nothing to say', async () =>
+    (await complaints(scene)).length === 0 ? true : undefined,
+  );
 }
 
 const newerThan =
@@ -84,6 +112,7 @@ describe.skipIf(!requireMounts())('a full target', () => {
     await systemClock.sleep(2_000);
     expect((await scene.points()).map(identityOf)).toEqual(before.map(identityOf));
     expect(await scene.faults(before.slice(-1))).toEqual([]);
+    await untilTold(scene, 'full', /^the target has no space left for web1/, /^free some space .* goes on by itself$/);
     // Not a byte left, and the target has to start on it.
     await scene.site.kill('target');
     await volume.fill(0);
@@ -93,10 +122,45 @@ describe.skipIf(!requireMounts())('a full target', () => {
     await volume.empty();
     const emptiedAtMs = Date.now();
     await scene.untilPoints('a point after there was space again', newerThan(emptiedAtMs));
+    await untilQuiet(scene);
     const points = await expectWhole(scene);
     expect(points.filter(({ disks }) => disks[0]?.kind === 'resync')).toHaveLength(1);
   });
 });
+
+const fullDirectory = (scene: Scene): RegExp =>
+  new RegExp(`^full: the state directory ${scene.file('agent')}: .*ENOSPC`);
+
+/**
+ * Fills the agent's directory behind a change log that had its space: as on storage that promised more than it has, what stood in the file takes none any
+ * more, so that writing there takes some anew. The agent stands still meanwhile, or its log would be first.
+ */
+async function overcommit(scene: Scene, volume: Volume): Promise<void> {
+  const log = path.join(scene.file('agent'), `${disk}.hrl`);
+  const { pid } = scene.site.role('agent');
+  process.kill(pid, 'SIGSTOP');
+  try {
+    const { size } = await stat(log);
+    await runToolOk('fallocate', ['--punch-hole', '--offset', '0', '--length', String(size), log]);
+    await volume.fill(0);
+  } finally {
+    process.kill(pid, 'SIGCONT');
+  }
+}
+
+/** Instead of the writer: writes what is there anyway to a region each, which the change log has to hear of first. */
+async function touchRegions(scene: Scene): Promise<void> {
+  const { writer } = scene.life();
+  await writer.stop();
+  const image = await readFile(scene.image);
+  const client = await connectNbd({ unixPath: scene.site.socketOf(disk) }, { exportName: disk, clock: systemClock });
+  for (let offset = 0; offset < image.length - limits.capture.regionBytes; offset += limits.capture.regionBytes) {
+    // A write like any other, for who counts them, which changes nothing.
+    writer.log.push({ number: writer.nextNumber, offset, length: 0 });
+    await client.write(image.subarray(offset, offset + 4 * KiB), offset);
+  }
+  await client.close();
+}
 
 describe.skipIf(!requireMounts())("an agent's directory", () => {
   it('that is read-only or full at the start is named, with the remedy', { timeout: 60_000 }, async () => {
@@ -129,11 +193,13 @@ describe.skipIf(!requireMounts())("an agent's directory", () => {
     expect(await scene.site.metric('target', refused)).toBeUndefined();
     // Its space was reserved when it was made.
     expect(await scene.site.metric('agent', 'tidemark_agent_change_log_failed')).toBe(0);
+    await untilTold(scene, 'connecting', fullDirectory(scene), /^make room there; replication goes on by itself$/);
     const log = scene.life().writer.log.length;
     await systemClock.sleep(500);
     expect(scene.life().writer.log.length).toBeGreaterThan(log);
     await volume.empty();
     await scene.untilPoints('a point after there was space again', newerThan(Date.now()));
+    await untilQuiet(scene);
     const faults = await scene.site.metric('agent', refused);
     await scene.untilPoints('one more point', newerThan(Date.now()));
     expect(await scene.site.metric('agent', refused)).toBe(faults);
@@ -146,6 +212,35 @@ describe.skipIf(!requireMounts())("an agent's directory", () => {
     await scene.untilPoints('a point after the kill', newerThan(Date.now()));
     await expectWhole(scene);
   });
+
+  it.skipIf(!requireTool('fallocate'))(
+    'that has no room for the change log is named, and has one again when there is room',
+    { timeout: 120_000 },
+    async () => {
+      const scene = await openScene('no room for the change log', 24 * MiB);
+      const volume = await openVolume(scene.file('agent'), 16 * MiB);
+      await start(scene);
+      await overcommit(scene, volume);
+      await touchRegions(scene);
+      await untilTold(
+        scene,
+        'log-failed',
+        /^the change log failed: .*ENOSPC/,
+        /^make the state directory writable again/,
+      );
+      await volume.empty();
+      await scene.untilPoints('a point after there was space again', newerThan(Date.now()));
+      await untilQuiet(scene);
+      expect(await scene.site.metric('agent', 'tidemark_agent_change_log_failed')).toBe(0);
+      // It is one to rely on.
+      await scene.killLife();
+      expect(await scene.imageFault()).toBeNull();
+      await scene.startLife();
+      await scene.untilPoints('a point after the kill', newerThan(Date.now()));
+      const points = await expectWhole(scene);
+      expect(points.slice(1).every(({ disks }) => disks[0]?.kind === 'delta')).toBe(true);
+    },
+  );
 });
 
 describe('a source', () => {
