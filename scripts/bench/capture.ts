@@ -194,7 +194,7 @@ async function measureOn(site: Site, ours: Served, plan: Plan, seed: number, spe
 
 function planOf({ size, quick }: Run): Plan {
   if (quick) return { size: Math.min(size, 64 * MiB), turns: 1, runMs: 200, cases: quickFioCases };
-  return { size: Math.min(size, 256 * MiB), turns: 3, runMs: 400, cases: fioCases };
+  return { size: Math.min(size, 256 * MiB), turns: 3, runMs: 350, cases: fioCases };
 }
 
 /** Serves copies of the image by those peers that are installed. */
