@@ -61,7 +61,7 @@ export interface FailoverReport {
   readonly disks: readonly ServedDisk[];
   /** Directory with the certificates clients need; null: it is served without TLS. */
   readonly certificates: string | null;
-  /** One line for a shell that starts the machine; null: its definition is not known, or needs files of a firmware. */
+  /** One line for a shell that starts the machine; null: its definition is not known, or no firmware for it is installed here. */
   readonly qemu: string | null;
   /** File with the machine as a libvirt domain. */
   readonly domainXml: string | null;

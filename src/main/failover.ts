@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import type { FailoverReport, FailoverRequest, FailoverRoles, MachineOfVault } from '../cli/failover-roles.ts';
 import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
 import { limits, MiB } from '../limits.ts';
+import type { Files } from '../posix/files.ts';
 import { lockHolder } from '../posix/lock.ts';
 import { clientDirectory, writeExportTls } from '../recovery/export-tls.ts';
 import {
@@ -17,7 +18,7 @@ import type { FailoverBody, PointBody } from '../store/points-record.ts';
 import type { PointsView } from '../store/points-view.ts';
 import { makeExportCertificates } from '../transport/export-certificates.ts';
 import { writeAside } from './data-writer.ts';
-import { machineWordsOf, writeDomainXml } from './failover-machine.ts';
+import { machineWordsOf, writeMachine } from './failover-machine.ts';
 import { choosePointFor } from './failover-point.ts';
 import { endServing } from '../recovery/failover-process.ts';
 import { failoverNamed, inTurn, pointsSaid, removeFailover, served, type Turn } from './failover-turn.ts';
@@ -162,16 +163,17 @@ export async function reportRunning(
   const port = Number(new URL(process.disks[0]?.uri ?? '').port);
   const now = { ...failover, state, listen: withPort(failover.listen, port) };
   if (JSON.stringify(now) !== JSON.stringify(failover)) await place.write(now);
-  await writeDomainXml(turn.parts.files, place, now, process);
-  return report(place, now, process, turn.points);
+  await writeMachine(turn.parts.files, place, now, process);
+  return report(turn.parts.files, place, now, process, turn.points);
 }
 
-function report(
+async function report(
+  files: Files,
   place: FailoverDirectory,
   failover: Failover,
   process: FailoverProcess | null,
   points: PointsView,
-): FailoverReport {
+): Promise<FailoverReport> {
   const { id, kind, machine, point, createdMs, state, generation, disks } = failover;
   return {
     ...{ id, kind, machine, point, createdMs, state, generation },
@@ -182,7 +184,7 @@ function report(
       return { name, size, uri, qemuImage: uri === null ? null : qemuImageWords(uri) };
     }),
     certificates: 'tls' in failover.listen ? clientDirectory(place.tls) : null,
-    ...machineWordsOf(place, failover, process),
+    ...(await machineWordsOf(files, place, failover, process)),
     directory: place.path,
   };
 }
@@ -245,7 +247,7 @@ export function commitFailover(parts: Parts, request: MachineOfVault): Promise<F
     }
     const committed = { ...failover, state: 'committed' as const };
     if (failover.state !== 'committed') await place.write(committed);
-    return report(place, committed, await processOf(parts, place), turn.points);
+    return report(parts.files, place, committed, await processOf(parts, place), turn.points);
   });
 }
 
@@ -308,7 +310,7 @@ export async function listAllFailovers(
     const { view: points } = await pointsSaid(parts, data, machine);
     for (const place of await listFailovers(parts.files, data, machine)) {
       const failover = await place.read();
-      if (failover) failovers.push(report(place, failover, await processOf(parts, place), points));
+      if (failover) failovers.push(await report(parts.files, place, failover, await processOf(parts, place), points));
     }
   }
   return { failovers };

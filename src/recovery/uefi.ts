@@ -25,10 +25,20 @@ export async function findUefi(files: Files): Promise<{ readonly code: string; r
   });
 }
 
+const variablesOf = (directory: string): string => path.join(directory, 'uefi-variables.fd');
+
+/** What was prepared in `directory`; null: nothing, or no firmware is installed any more. */
+export async function preparedUefi(files: Files, directory: string): Promise<UefiFiles | null> {
+  const variables = variablesOf(directory);
+  if (!(await files.exists(variables))) return null;
+  const found = await findUefi(files).catch(() => null);
+  return found && { code: found.code, variables };
+}
+
 /** Copies the variables into `directory` unless they are there. @throws Problem `not-found`: no firmware is installed. */
 export async function prepareUefi(files: Files, directory: string): Promise<UefiFiles> {
   const { code, empty } = await findUefi(files);
-  const variables = path.join(directory, 'uefi-variables.fd');
+  const variables = variablesOf(directory);
   if (!(await files.exists(variables))) await files.replaceFile(variables, await files.readWhole(empty));
   return { code, variables };
 }

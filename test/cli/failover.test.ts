@@ -68,6 +68,12 @@ describe('failover', () => {
       expect(line.stderr()).toContain(words);
   });
 
+  it('says why there is no QEMU command', async () => {
+    const line = commandLine({ roles: { testFailover: () => Promise.resolve({ ...report, qemu: null }) } });
+    expect(await line.run('failover', 'test', 'web1')).toBe(0);
+    expect(line.stderr()).toContain('no UEFI firmware is installed here');
+  });
+
   it('prints where a test is that did not start, too', async () => {
     const roles: Partial<FailoverRoles> = {
       bootTestFailover: (_request, told) => {

@@ -324,7 +324,9 @@ describe('TLS itself', () => {
     await ask(half, option.startTls, none, optionReply.ack);
     const whole = await secured(server, ours());
     await ask(whole, option.structuredReply, none, optionReply.ack);
+    const beganMs = systemClock.monotonicMs();
     await server.close();
+    expect(systemClock.monotonicMs() - beganMs).toBeLessThan(limits.nbd.closeMs);
     await Promise.all([half.closed(), whole.closed()]);
     expect(server.connections).toBe(0);
   });

@@ -10,6 +10,7 @@ import type { FailoverReport } from '../../src/cli/failover-roles.ts';
 import type { PointReport } from '../../src/cli/roles.ts';
 import { contentOf, killServing, withDisk } from '../recovery/failover-scene.ts';
 import { MiB, writeImage } from './content.ts';
+import { requireTool, runToolOk } from '../tools.ts';
 import { differenceAt, machine, Scene } from './scene.ts';
 
 const size = 16 * MiB;
@@ -82,6 +83,17 @@ describe('a machine', () => {
     for (const { directory } of [first, second])
       await expect(stat(directory)).rejects.toMatchObject({ code: 'ENOENT' });
     expect(await scene.faults([older, newer])).toEqual([]);
+  });
+
+  it.skipIf(!requireTool('nbdcopy', 'qemu-img'))('is reached over TLS', { timeout: stepMs }, async () => {
+    const report = await failover('test', machine, '--listen', 'tls');
+    const [{ uri, qemuImage } = expect.fail()] = report.disks;
+    const copy = path.join(scene.directory, 'over-tls.raw');
+    await runToolOk('nbdcopy', [uri ?? '', copy]);
+    const points = (await scene.points()).filter(({ point }) => point === report.point);
+    for await (const { content } of scene.oracles(points)) expect(content.equals(await readFile(copy))).toBe(true);
+    await runToolOk('sh', ['-c', `qemu-img compare ${qemuImage ?? ''} ${copy}`]);
+    expect(await failover('cleanup', machine)).toEqual({ removed: [report.id] });
   });
 
   it(

@@ -94,6 +94,7 @@ function printFailover({ terminal }: CliContext, report: FailoverReport, json: b
   if (certificates !== null) say(terminal, `certificates for clients, to be copied to where they run: ${certificates}`);
   for (const { name, qemuImage } of disks) if (qemuImage !== null) say(terminal, `${name} for qemu-img: ${qemuImage}`);
   if (qemu !== null) say(terminal, `start it with: ${qemu}`);
+  else if (domainXml !== null) say(terminal, 'no QEMU command: no UEFI firmware is installed here (Debian: ovmf)');
   if (domainXml !== null) say(terminal, `as a libvirt domain: ${domainXml}`);
 }
 
