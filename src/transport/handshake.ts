@@ -18,12 +18,11 @@ const listenersOf = (socket: Socket): readonly (readonly [string | symbol, Liste
 
 /**
  * To be called before `ws` gets to the socket; the function given back is to be called when it reports the connection open, in the same
- * turn: the socket then is as it was before, and paused.
+ * turn: on the socket then listens who did before. Whoever takes it over pauses it in that turn, too, or what it holds is lost.
  */
 export function watchHandshake(socket: Socket): () => void {
   const before = new Set(listenersOf(socket).map(([, listener]) => listener));
   return () => {
-    socket.pause();
     for (const [name, listener] of listenersOf(socket)) {
       if (!before.has(listener)) socket.removeListener(name, listener as (...args: unknown[]) => void);
     }

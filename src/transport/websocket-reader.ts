@@ -71,10 +71,9 @@ export class WebSocketReader {
     }
   }
 
-  /** Invariant 5. What was held of a message is dropped. */
+  /** Invariant 5. */
   discard(): void {
     this.#discarding = true;
-    this.#pieces = null;
     if (!this.#isControl) this.#payload = null;
   }
 

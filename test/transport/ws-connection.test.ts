@@ -5,6 +5,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
 import { limits, MiB } from '../../src/limits.ts';
 import { WsConnection } from '../../src/transport/ws-connection.ts';
+import { frameRoomBytes } from '../../src/wire/frame.ts';
 import { testPeer } from './memory-connection.ts';
 import { rawFrame } from './raw-frame.ts';
 import { refusalOf } from './site.ts';
@@ -61,12 +62,28 @@ describe('a close', () => {
     expect(heard()).toHaveLength(10); // No pong behind a close.
   });
 
+  it('of ours while paused sees the one of the peer, behind all it drops', async () => {
+    const { far, raw } = await ends();
+    const frames = collect(far);
+    far.pause();
+    raw.write(rawFrame({ payload: Buffer.alloc(4 * MiB) }));
+    await quiet(50);
+    const started = performance.now();
+    far.close(1000, '');
+    raw.end(closeFrame(1000));
+    expect(await far.closed).toMatchObject({ by: 'us' });
+    expect(performance.now() - started).toBeLessThan(limits.wire.closeMs / 2);
+    expect(frames).toEqual([]);
+  });
+
   it('of the peer is answered with its code after the frames before it, and nothing behind it counts', async () => {
     const { far, raw, heard } = await ends();
     const frames = collect(far);
     const all = [rawFrame({ payload: text('a') }), closeFrame(4001, 'bye'), rawFrame({ payload: text('b') })];
+    const started = performance.now();
     raw.write(Buffer.concat(all));
     await once(raw, 'end');
+    expect(performance.now() - started).toBeLessThan(limits.wire.closeMs / 2);
     expect(heard().toString('hex')).toBe(answer(8, Uint8Array.of(0x0f, 0xa1)).toString('hex'));
     raw.end();
     expect(await far.closed).toEqual({ by: 'peer', code: 4001, reason: 'bye' });
@@ -89,8 +106,10 @@ describe('a close', () => {
   ])('%s says why, drops what still comes, and needs no close frame back', async (_how, bad, code, by) => {
     const { far, raw, heard } = await ends();
     const frames = collect(far);
+    const started = performance.now();
     raw.write(Buffer.concat([bad, rawFrame({ payload: Buffer.alloc(MiB) })]));
     await once(raw, 'end');
+    expect(performance.now() - started).toBeLessThan(limits.wire.closeMs / 2);
     expect(heard().readUInt16BE(2)).toBe(code);
     raw.end();
     expect(await far.closed).toMatchObject({ by, code });
@@ -209,6 +228,24 @@ describe('pings', () => {
 });
 
 describe('memory', () => {
+  it.each([1, 125, 126, 65_535, 65_536, MiB])(
+    'before a frame of %i bytes is written to where it may be, only',
+    async (size) => {
+      const { far, heard } = await ends();
+      const payload = Buffer.alloc(size, 1);
+      const around = Buffer.alloc(frameRoomBytes + size, 0xaa);
+      around.set(payload, frameRoomBytes);
+      const expected = answer(2, payload);
+      const untouched = Buffer.from(around);
+      await far.send(around.subarray(frameRoomBytes));
+      expect(around.equals(untouched)).toBe(true);
+      await far.send(around.subarray(frameRoomBytes), { room: true });
+      const header = expected.byteLength - size;
+      expect(around.subarray(frameRoomBytes - header).equals(expected)).toBe(true);
+      await expect.poll(() => heard().equals(Buffer.concat([expected, expected]))).toBe(true);
+    },
+  );
+
   it('of a peer that sends a header and then nothing is that of one frame', async () => {
     const { far, raw } = await ends();
     const taken: number[] = [];
