@@ -53,6 +53,9 @@ export function serveFailover(common: Parts, request: Parameters<Roles['serveFai
         failed: (problem) => {
           logger.error({ machine, disk: name, error: problem }, 'a disk of this failover can only be read from now on');
         },
+        full: seldom(clock, (problem: Problem) => {
+          logger.error({ machine, disk: name, error: problem }, 'there is no room for what is written to this disk');
+        }),
       });
       closers.add(() => overlay.close());
       exports.set(name, overlay);
@@ -75,16 +78,23 @@ async function listenOf(files: Files, place: FailoverDirectory, { listen }: Fail
   return { unixPath: listen.socket };
 }
 
-/** What is worth a line of the log. Strangers may ask as often as they like: they get one line in a while. */
+/** What is worth a line of the log. */
 function refusals(logger: Logger, clock: Clock): NbdLogger {
-  let quietUntilMs = 0;
   return {
     info: () => undefined,
-    warn: (fields, message) => {
-      const nowMs = clock.monotonicMs();
-      if (nowMs < quietUntilMs) return;
-      quietUntilMs = nowMs + limits.nbd.handshakeMs;
+    warn: seldom(clock, (fields: object, message: string) => {
       logger.warn({ ...fields }, message);
-    },
+    }),
+  };
+}
+
+/** Strangers may ask, and machines write, as often as they like: they get one line in a while. */
+function seldom<T extends readonly unknown[]>(clock: Clock, say: (...what: T) => void): (...what: T) => void {
+  let quietUntilMs = 0;
+  return (...what) => {
+    const nowMs = clock.monotonicMs();
+    if (nowMs < quietUntilMs) return;
+    quietUntilMs = nowMs + limits.nbd.handshakeMs;
+    say(...what);
   };
 }

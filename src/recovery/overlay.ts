@@ -37,6 +37,8 @@ export interface OverlayOptions {
   readonly space: OverlaySpace;
   /** A sync failed: from now on the disk can only be read. */
   readonly failed?: (problem: Problem) => void;
+  /** A request failed because there was no room for it, by the bound or by the file system. */
+  readonly full?: (problem: Problem) => void;
 }
 
 /** Where the file system can not punch holes, zeros are written in pieces of this size. */
@@ -64,6 +66,7 @@ export class Overlay implements Backend {
   readonly #base: Backend;
   readonly #space: OverlaySpace;
   readonly #onFailed: (problem: Problem) => void;
+  readonly #onFull: (problem: Problem) => void;
   readonly #file: File;
   readonly #map: OverlayMap;
   readonly #mapped: PageSet;
@@ -77,11 +80,12 @@ export class Overlay implements Backend {
   #failure: Problem | null = null;
 
   private constructor(options: OverlayOptions, file: File, map: OverlayMap, mapped: PageSet) {
-    const { base, space, failed } = options;
+    const { base, space, failed, full } = options;
     this.size = base.size;
     this.#base = base;
     this.#space = space;
     this.#onFailed = failed ?? ((): void => undefined);
+    this.#onFull = full ?? ((): void => undefined);
     this.#file = file;
     this.#map = map;
     this.#mapped = mapped;
@@ -193,7 +197,7 @@ export class Overlay implements Backend {
       try {
         await change();
       } catch (error) {
-        throw asRequestError(error);
+        throw this.#asRequestError(error);
       }
       this.#changes += 1;
     });
@@ -289,7 +293,7 @@ export class Overlay implements Backend {
       for (const chunk of covered.chunks()) await this.#map.write(chunk, this.#nameable(chunk));
     } catch (error) {
       for (const chunk of covered.chunks()) this.#fresh.addBits(chunk, covered.bits(chunk) ?? new Uint8Array(0));
-      throw asRequestError(error);
+      throw this.#asRequestError(error);
     }
     await this.#finally(() => this.#map.sync());
     this.#durableChanges = upTo;
@@ -325,13 +329,23 @@ export class Overlay implements Backend {
   #refuseAfterFailure(): void {
     if (this.#failure) throw this.#failure;
   }
+
+  #asRequestError(error: unknown): Problem {
+    const problem = asProblem(error);
+    if (problem.code === 'ENOSPC') this.#onFull(problem);
+    return problem;
+  }
 }
 
-function asRequestError(error: unknown): Problem {
+function asProblem(error: unknown): Problem {
   if (error instanceof Problem) return error;
   const code = systemCode(error);
-  const full = code === 'ENOSPC' || code === 'EDQUOT';
-  return new Problem(full ? 'ENOSPC' : 'EIO', messageOf(error), { cause: error });
+  if (code !== 'ENOSPC' && code !== 'EDQUOT') return new Problem('EIO', messageOf(error), { cause: error });
+  return new Problem('ENOSPC', messageOf(error), {
+    remedy:
+      'make room on the file system of the data directory; what was written before is there, and writes go on then',
+    cause: error,
+  });
 }
 
 /** Pages whose place in the file is no hole. */

@@ -106,6 +106,11 @@ describe('a test', () => {
     const report = await scene.ok('failover', 'test', machine, '--space', '32K');
     await writeAt(report, 0, 1, 16_384);
     await expect(writeAt(report, 65_536, 2, 16_384)).rejects.toMatchObject({ code: 'ENOSPC' });
+    await expect(writeAt(report, 65_536, 2, 16_384)).rejects.toMatchObject({ code: 'ENOSPC' });
+    // Once, however often the machine tries.
+    const said = await readFile(path.join(report.directory, 'serve.log'), 'utf8');
+    expect(said.match(/there is no room for what is written to this disk/g)?.length).toBe(1);
+    expect(said).toContain('start the failover with more --space');
     expect((await contentOf(report)).subarray(65_536, 70_000).equals(scene.image(3).subarray(65_536, 70_000))).toBe(
       true,
     );

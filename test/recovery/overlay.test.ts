@@ -3,7 +3,8 @@ import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { posixFiles } from '../../src/posix/files.ts';
+import type { Problem } from '../../src/kit/problem.ts';
+import { posixFiles, type Files } from '../../src/posix/files.ts';
 import { createOverlay, Overlay } from '../../src/recovery/overlay.ts';
 import { chunkPages, pageBytes, PageSet } from '../../src/recovery/overlay-pages.ts';
 import { OverlaySpace } from '../../src/recovery/overlay-space.ts';
@@ -106,6 +107,42 @@ describe('an overlay', () => {
     await overlay.write(Buffer.alloc(2 * pageBytes, 6), 40 * pageBytes, true);
     const bytes = await whole(overlay);
     expect([0, 2, 10, 20, 30, 40].map((page) => bytes[page * pageBytes])).toEqual([0, 0x22, 0x22, 3, 0x22, 6]);
+    await overlay.close();
+  });
+
+  it('says ENOSPC, and why, when somebody else filled the file system; reads go on, and writes once there is room', async () => {
+    const base = readOnly(Buffer.alloc(64 * pageBytes, 0x22));
+    await createOverlay(files, pathsIn(directory), { point, diskSize: base.size });
+    const disk = { full: false };
+    const filling: Files = {
+      ...files,
+      open: async (name, mode, permissions) => {
+        const file = await files.open(name, mode, permissions);
+        const write = file.write.bind(file);
+        file.write = (parts, at) =>
+          disk.full
+            ? Promise.reject(Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' }))
+            : write(parts, at);
+        return file;
+      },
+    };
+    const told: Problem[] = [];
+    const space = new OverlaySpace(plenty);
+    const full = (problem: Problem): void => void told.push(problem);
+    const overlay = await Overlay.open({ files: filling, paths: pathsIn(directory), point, base, space, full });
+    await overlay.write(Buffer.alloc(pageBytes, 1), 0, true);
+    disk.full = true;
+    await expect(overlay.write(Buffer.alloc(100, 2), 5 * pageBytes + 7, true)).rejects.toMatchObject({
+      code: 'ENOSPC',
+      remedy: expect.stringContaining('make room on the file system') as unknown,
+    });
+    expect(told.map(({ code }) => code)).toEqual(['ENOSPC']);
+    const bytes = await whole(overlay);
+    expect([0, 5].map((page) => bytes[page * pageBytes + 7])).toEqual([1, 0x22]);
+    disk.full = false;
+    await overlay.write(Buffer.alloc(100, 2), 5 * pageBytes + 7, true);
+    expect((await whole(overlay))[5 * pageBytes + 7]).toBe(2);
+    expect(told.length).toBe(1);
     await overlay.close();
   });
 
