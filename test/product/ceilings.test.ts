@@ -13,7 +13,7 @@ const size = 64 * MiB;
 /** The least there is for one disk (`agent/memory-plan.ts`). */
 const memoryMiB = 316;
 
-const one = new OneDisk({ size, seed: 5 });
+const one = OneDisk.forEach({ size, seed: 5 });
 const metric = (name: string): Promise<number> => one.metric(name);
 
 /** As the agent counts them: looking at the target's files costs more than is measured here. */

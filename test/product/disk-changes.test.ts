@@ -8,7 +8,7 @@ import { OneDisk } from './one-disk.ts';
 import { identityOf } from './scene.ts';
 
 const size = 4 * MiB;
-const one = new OneDisk({ size, seed: 9 });
+const one = OneDisk.forEach({ size, seed: 9 });
 
 /** Starts the agent on a disk that it can not take, and hears why. */
 async function refusal(): Promise<CommandResult> {

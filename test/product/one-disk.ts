@@ -1,11 +1,12 @@
 /**
- * A machine of one disk on a site of its own, with control, target and process server, before each test of a file and gone after it. For tests
- * that look at points and status; who writes all the time and wants every point held against what was written takes `scene.ts`.
+ * A machine of one disk on a site of its own, with control, target and process server: before each test of a file and gone after it (`forEach`), or of
+ * one test among others that run beside it (`forThis`). For tests that look at points and status; who writes all the time and wants every
+ * point held against what was written takes `scene.ts`.
  */
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { afterEach, beforeEach } from 'vitest';
+import { afterEach, beforeEach, type TestContext } from 'vitest';
 import { commandOk, type CommandResult } from '../../scripts/demo/process.ts';
 import { Site, type SiteOptions } from '../../scripts/demo/site.ts';
 import type { PointReport, StatusReport } from '../../src/cli/roles.ts';
@@ -29,19 +30,38 @@ export class OneDisk {
   #site: Site | null = null;
   #exports = 0;
 
-  constructor(options: OneDiskOptions) {
+  private constructor(options: OneDiskOptions) {
     this.#options = options;
-    beforeEach(async () => {
-      this.directory = await mkdtemp(path.join(tmpdir(), 'tidemark-one-disk-'));
-      const { size, filled = size, seed } = options;
-      await writeImage(this.image, size, filled, seed);
-      if (options.opensItself !== true) await this.open();
-    });
-    afterEach(async () => {
-      await this.#site?.stop();
-      this.#site = null;
-      await rm(this.directory, { recursive: true, force: true });
-    });
+  }
+
+  static forEach(options: OneDiskOptions): OneDisk {
+    const one = new OneDisk(options);
+    beforeEach(() => one.#begin());
+    afterEach(() => one.#end());
+    return one;
+  }
+
+  static async forThis(
+    { onTestFinished }: Pick<TestContext, 'onTestFinished'>,
+    options: OneDiskOptions,
+  ): Promise<OneDisk> {
+    const one = new OneDisk(options);
+    onTestFinished(() => one.#end());
+    await one.#begin();
+    return one;
+  }
+
+  async #begin(): Promise<void> {
+    this.directory = await mkdtemp(path.join(tmpdir(), 'tidemark-one-disk-'));
+    const { size, filled = size, seed, opensItself } = this.#options;
+    await writeImage(this.image, size, filled, seed);
+    if (opensItself !== true) await this.open();
+  }
+
+  async #end(): Promise<void> {
+    await this.#site?.stop();
+    this.#site = null;
+    await rm(this.directory, { recursive: true, force: true });
   }
 
   get image(): string {

@@ -16,7 +16,7 @@ import { machine } from './scene.ts';
 
 const size = 8 * MiB;
 const blocks = size / 65_536;
-const one = new OneDisk({ size, seed: 3 });
+const one = OneDisk.forEach({ size, seed: 3 });
 
 let server: RoleProcess | null = null;
 afterEach(async () => {

@@ -7,7 +7,7 @@ import { denseBytes, KiB, MiB } from './content.ts';
 import { OneDisk } from './one-disk.ts';
 
 const blockSize = 64 * KiB;
-const one = new OneDisk({ size: 6 * MiB, filled: 4 * MiB, seed: 5, opensItself: true });
+const one = OneDisk.forEach({ size: 6 * MiB, filled: 4 * MiB, seed: 5, opensItself: true });
 
 async function start(scan: 'frozen' | 'live'): Promise<void> {
   await one.open({ scan });
