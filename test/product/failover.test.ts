@@ -132,7 +132,7 @@ describe('a machine', () => {
 
   it('goes on from its source when that is taken back', { timeout: stepMs }, async () => {
     const before = (await scene.points()).length;
-    expect(await failover('cancel', machine, '--yes')).toEqual({ id: 'unplanned-3' });
+    expect(await failover('cancel', machine, '--yes')).toEqual({ id: 'unplanned-4' });
     expect(await all()).toEqual([]);
     // The agent would ask again after minutes; a new life asks at once.
     await scene.endLife();
