@@ -54,6 +54,25 @@ it.each([
   expect(await repairList()).toEqual([]);
 });
 
+it('a missing segment is told of at each opening, also when nothing of it is needed any more; its blocks are told once', async () => {
+  await threePoints();
+  await life.close();
+  await rm(segment(1));
+  life = await life.again();
+  await life.prove();
+  await life.point(some(2, 1));
+  await life.prove();
+  // Only the newest point is left, and has nothing from there.
+  await life.fold();
+  const { size } = await stat(life.path('points.log'));
+  for (let opening = 1; opening <= 2; opening += 1) {
+    life = await life.again();
+    expect([life.report.damage, life.report.lost]).toMatchObject([[{ segment: 1 }], []]);
+    expect(life.states().at(-1)).toBe('proven');
+    expect((await stat(life.path('points.log'))).size).toBe(size);
+  }
+});
+
 it('the last segment missing, and with it the only point, is noticed too', async () => {
   await life.point(some(3));
   await life.close();
