@@ -2,8 +2,8 @@
  * What users would pick instead of the product, moving the same image to a fresh file on the same disk with both ends on this machine.
  *
  *  - `rsync` into a daemon over plain TCP, as it is and with its own LZ4: pushed, as it is done to a second site.
- *  - `nbdcopy` and `qemu-img convert` over NBD with TLS and certificates on both sides: pulled from a `qemu-nbd` that serves the image, as backup
- *    programs do it. Pushing into one that serves the output is slower.
+ *  - `nbdcopy` and `qemu-img convert` over NBD with TLS and certificates on both sides, each in the direction in which it is faster: `nbdcopy` pushes
+ *    into a `qemu-nbd` that serves the output, as at the migration of a disk; `qemu-img` pulls from one that serves the image, as at a backup.
  *  - `lz4 | openssl` and `zstd | openssl` into a file: no network at all.
  *
  * None of them makes durable what it wrote, keeps anything of the past, or both compresses and encrypts over a network, as the product does.
@@ -14,7 +14,7 @@
  *  3. The first result is compared with the image, restored to what it was where it is not a copy.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, open, rm, stat, writeFile } from 'node:fs/promises';
 import { connect, createServer } from 'node:net';
 import * as path from 'node:path';
 import { systemClock } from '../../src/kit/clock.ts';
@@ -55,7 +55,9 @@ interface Peer {
   readonly lacks: string;
   readonly programs: readonly string[];
   /** Listens on `port` of this machine. */
-  readonly serve?: (port: number) => Command;
+  readonly serve?: (port: number, output: string) => Command;
+  /** The server writes to the output, which has to be there and as large as the image. */
+  readonly servesOutput?: boolean;
   /** Moves the image to `output`. */
   readonly move: (output: string, port: number) => Command;
   /** Makes `copy` what the image was; absent where the output is. */
@@ -127,10 +129,11 @@ class PeerContender implements Contender {
   }
 
   async #move(output: string): Promise<Transfer> {
-    const { serve, move, lacks } = this.#peer;
+    const { serve, servesOutput, move, lacks } = this.#peer;
+    if (servesOutput === true) await makeSparse(output, (await stat(this.#place.image)).size);
     const port = serve ? await freePort() : 0;
     const { waited: before } = await cpuSecondsOf('self');
-    const server = serve ? await this.#start(serve(port), port) : null;
+    const server = serve ? await this.#start(serve(port, output), port) : null;
     try {
       const ofStart = server ? await cpuOfServer(server.pid) : 0;
       const diskBefore = await diskWaitSeconds();
@@ -172,6 +175,15 @@ class PeerContender implements Contender {
     } finally {
       await rm(copy, { force: true });
     }
+  }
+}
+
+async function makeSparse(name: string, size: number): Promise<void> {
+  const file = await open(name, 'wx');
+  try {
+    await file.truncate(size);
+  } finally {
+    await file.close();
   }
 }
 
@@ -224,9 +236,9 @@ function tlsObject(endpoint: 'server' | 'client', certificates: string): [string
 
 function nbdPeers({ image }: Place, certificates: string): Peer[] {
   const lacks = 'not compressed';
-  const serve = (port: number): Command => [
-    ...(['qemu-nbd', '--read-only', '--persistent', '--shared=8', '--format=raw', '-x', exportName] as const),
-    ...[...tlsObject('server', certificates), '--tls-creds', 'tls', '-b', address, '-p', String(port), image],
+  const serve = (port: number, file: string, ...more: string[]): Command => [
+    ...(['qemu-nbd', '--persistent', '--shared=8', '--format=raw', '-x', exportName, ...more] as const),
+    ...[...tlsObject('server', certificates), '--tls-creds', 'tls', '-b', address, '-p', String(port), file],
   ];
   const uri = (port: number): string => `nbds://${address}:${port}/${exportName}?tls-certificates=${certificates}`;
   const options = (port: number): string =>
@@ -241,13 +253,14 @@ function nbdPeers({ image }: Place, certificates: string): Peer[] {
       lacks,
       programs: ['qemu-nbd', 'nbdcopy'],
       serve,
-      move: (output, port) => ['nbdcopy', uri(port), output],
+      servesOutput: true,
+      move: (_, port) => ['nbdcopy', image, uri(port)],
     },
     {
       name: peerNames.qemuImg,
       lacks,
       programs: ['qemu-nbd', 'qemu-img'],
-      serve,
+      serve: (port) => serve(port, image, '--read-only'),
       move: (output, port) => ['qemu-img', 'convert', ...client, '--image-opts', options(port), '-O', 'raw', output],
     },
   ];
