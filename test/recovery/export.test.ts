@@ -197,9 +197,10 @@ describe.skipIf(!canLoop)('an export to a block device', () => {
     return readFile(image());
   }
 
-  it('asks first, then replaces what was there and leaves what lies behind the disk', async () => {
+  it('refuses without --yes and changes nothing, then replaces what was there and leaves what lies behind the disk', async () => {
     await attach(diskBytes + 1024 * 1024);
     await expect(exported(7, { to: device })).rejects.toMatchObject({ code: 'bad-argument', remedy: /--yes/ });
+    expect((await readFile(device)).every((byte) => byte === 0xa5)).toBe(true);
     await exported(7, { to: device, overwrite: true });
     const found = await content();
     expect(found.subarray(0, diskBytes).equals(made.content(7))).toBe(true);
