@@ -44,6 +44,10 @@ export function gatherPages(
 
 /** The reverse of `gatherPages`: puts the pages in `pages` where `mask` says into `blockBytes`. */
 export function scatterPages(pages: Uint8Array, mask: number, pageSize: number, blockBytes: Uint8Array): void {
+  if (mask === fullMask) {
+    blockBytes.set(pages);
+    return;
+  }
   let from = 0;
   for (let page = 0; page < 16; page += 1) {
     if ((mask & (1 << page)) === 0) continue;

@@ -32,9 +32,11 @@ import type { Clock } from '../kit/clock.ts';
 import { limits } from '../limits.ts';
 import type { DiskAtPoint, StoredEntry } from '../store/machine-view.ts';
 import { problemOf } from '../store/rebuild-run.ts';
+import { damageOf, isDamage } from './damage-of.ts';
 import { areZeroLeaves, isZeroLeaf, leafIn } from './node-leaves.ts';
 import type { RunReader } from './read-pool.ts';
 import { RootBuilder } from './root-builder.ts';
+import { SpareMemory } from './spare-memory.ts';
 
 const { leafBytes, leavesPerNode } = limits.disk;
 /** Segments may be removed again while an index is opened anew. */
@@ -66,12 +68,15 @@ export class PointImage {
   /** Leaves that match their node of `#tree`, by node, least recently used first; null: all zero. */
   readonly #leavesOfNode = new Map<number, Uint8Array | null>();
   readonly #zeroNode: Uint8Array;
+  /** For runs of one block read on this thread. */
+  readonly #spare: SpareMemory;
 
   constructor(at: DiskAtPoint, clock: Clock, options: PointImageOptions = {}) {
     this.#at = at;
     this.#clock = clock;
     this.#pool = options.pool;
     this.#otherIndex = options.otherIndex;
+    this.#spare = new SpareMemory(at.geometry.blockSize, limits.recovery.streamsMax);
     this.#zeroNode = merkleHashes.node(new Uint8Array(leavesPerNode * leafBytes));
   }
 
@@ -129,8 +134,7 @@ export class PointImage {
 
   /** The blocks of these entries, at most `runBlocks`. @throws Problem `read-failed`, `no-key`, `shutting-down`. */
   async readRun(entries: readonly StoredEntry[]): Promise<BlockRun> {
-    const small = entries.length === 1 && this.geometry.blockSize <= limits.recovery.runHereBytesMax;
-    if (!this.#pool || small) return this.#readHere(entries);
+    if (!this.#pool || this.#isHere(entries.length)) return this.#readHere(entries);
     const { bytes: buffer, failures } = await this.#pool.read(this.#at.plan(entries));
     const bytes = new Uint8Array(buffer);
     const damaged = new Map<number, Problem>();
@@ -148,7 +152,9 @@ export class PointImage {
   /** A run nobody looks at any more: its memory is used again. Optional, and worth it for who reads much. */
   giveBack(run: Pick<BlockRun, 'bytes'>): void {
     const { buffer } = run.bytes;
-    if (buffer instanceof ArrayBuffer) this.#pool?.giveBack(buffer);
+    if (!(buffer instanceof ArrayBuffer)) return;
+    if (this.#isHere(buffer.byteLength / this.geometry.blockSize)) this.#spare.give(buffer);
+    else this.#pool?.giveBack(buffer);
   }
 
   /** Reads the blocks of all entries, ascending, and gives them in their order; some runs are under way at a time. */
@@ -358,8 +364,14 @@ export class PointImage {
     return Buffer.compare(merkleHashes.node(leaves), this.#tree.node(node)) === 0 ? leaves : null;
   }
 
+  /** Whether a run of so many blocks is read on the calling thread. */
+  #isHere(blocks: number): boolean {
+    return !this.#pool || (blocks === 1 && this.geometry.blockSize <= limits.recovery.runHereBytesMax);
+  }
+
   async #readHere(entries: readonly StoredEntry[]): Promise<BlockRun> {
-    const bytes = new Uint8Array(entries.length * this.geometry.blockSize);
+    const spare = entries.length === 1 ? this.#spare.take() : undefined;
+    const bytes = new Uint8Array(spare ?? new ArrayBuffer(entries.length * this.geometry.blockSize));
     const damaged = new Map<number, Problem>();
     for (const [index, entry] of entries.entries()) {
       const why = await damageOf(this.read(entry, this.#blockIn(bytes, index)));
@@ -371,21 +383,6 @@ export class PointImage {
   #blockIn(run: Uint8Array, index: number): Uint8Array {
     const { blockSize } = this.geometry;
     return run.subarray(index * blockSize, (index + 1) * blockSize);
-  }
-}
-
-function isDamage(error: unknown): error is Problem {
-  return isProblem(error) && error.code === 'damaged';
-}
-
-/** Null: it was read. @throws whatever else went wrong. */
-async function damageOf(reading: Promise<void>): Promise<Problem | null> {
-  try {
-    await reading;
-    return null;
-  } catch (error) {
-    if (isDamage(error)) return error;
-    throw error;
   }
 }
 

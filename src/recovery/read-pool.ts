@@ -14,6 +14,7 @@ import { Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { RebuildTask } from '../store/rebuild-run.ts';
 import type { RebuiltRun } from './read-worker.ts';
+import { SpareMemory } from './spare-memory.ts';
 
 /** What images need of a pool. */
 export interface RunReader {
@@ -26,7 +27,8 @@ export interface RunReader {
 }
 
 const { runBytes, runsInFlightBytes } = limits.recovery;
-const sparesMax = runsInFlightBytes / runBytes;
+/** A thread has the next task before it is done with one: else it stands still until this thread's event loop turns. */
+const tasksPerThread = 2;
 
 function ended(): Problem {
   return new Problem('shutting-down', 'the reading of points was ended', { retryable: true });
@@ -41,7 +43,7 @@ function workerPath(): string {
 export class ReadPool implements RunReader {
   readonly #credit = new Credit(runsInFlightBytes);
   readonly #piscina: Piscina<RebuildTask, RebuiltRun>;
-  readonly #spare: ArrayBuffer[] = [];
+  readonly #spare = new SpareMemory(runBytes, runsInFlightBytes / runBytes);
   #closed = false;
 
   /** @param options.threads worker threads at most; one per core is right. */
@@ -50,6 +52,7 @@ export class ReadPool implements RunReader {
       filename: workerPath(),
       minThreads: 0,
       maxThreads: options.threads,
+      concurrentTasksPerWorker: tasksPerThread,
       maxQueue: runsInFlightBytes / limits.disk.blockBytesMin,
       idleTimeout: limits.recovery.readThreadIdleMs,
       atomics: 'async',
@@ -64,7 +67,7 @@ export class ReadPool implements RunReader {
     const bytes = task.blocks * task.disk.blockSize;
     await this.#credit.take(bytes);
     try {
-      const spare = bytes === runBytes ? this.#spare.pop() : undefined;
+      const spare = bytes === runBytes ? this.#spare.take() : undefined;
       if (!spare) return await this.#piscina.run(task);
       return await this.#piscina.run({ ...task, into: spare }, { transferList: [spare] });
     } catch (error) {
@@ -75,15 +78,13 @@ export class ReadPool implements RunReader {
   }
 
   giveBack(bytes: ArrayBuffer): void {
-    if (bytes.byteLength !== runBytes || this.#spare.length >= sparesMax) return;
-    // Its owner's views see nothing from here on.
-    this.#spare.push(bytes.transfer());
+    this.#spare.give(bytes);
   }
 
   /** Ends the threads; what is under way is refused `shutting-down`. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;
-    this.#spare.length = 0;
+    this.#spare.clear();
     this.#credit.end(ended());
     await this.#piscina.destroy();
   }

@@ -1,11 +1,13 @@
 /**
  * Entry of a worker thread that reads points: one task is some blocks of a disk at a point (`store/rebuild-run.ts`), which go back as one
- * buffer by transfer. Files are opened before and kept; reads do not leave the thread.
+ * buffer by transfer. Files are opened before and kept; reads do not leave the thread. Tasks are done one after another, though the next one may lie
+ * here already: each keeps its files open until it is done.
  */
 import * as path from 'node:path';
 import { move, transferableSymbol, valueSymbol } from 'piscina';
 import { systemClock } from '../kit/clock.ts';
 import { Problem } from '../kit/problem.ts';
+import { Serial } from '../kit/serial.ts';
 import { limits } from '../limits.ts';
 import { posixFiles, type File } from '../posix/files.ts';
 import { BlockRebuilder } from '../store/rebuild.ts';
@@ -78,7 +80,13 @@ async function closeSome(): Promise<void> {
   }
 }
 
-export default async function read(task: RebuildTask): Promise<unknown> {
+const inOrder = new Serial();
+
+export default function read(task: RebuildTask): Promise<unknown> {
+  return inOrder.run(() => readNow(task));
+}
+
+async function readNow(task: RebuildTask): Promise<unknown> {
   // Memory that native calls let go of is freed when the event loop turns.
   await systemClock.turn();
   const opened = await openAll(task);

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { systemClock as clock } from '../../src/kit/clock.ts';
+import type { StoredEntry } from '../../src/store/machine-view.ts';
 import { isProblem } from '../../src/kit/problem.ts';
 import { systemRandom as random } from '../../src/kit/random.ts';
 import { limits } from '../../src/limits.ts';
@@ -97,6 +98,23 @@ describe('a point of a store', () => {
       const disk = counted(await at(index + 1));
       const { bytes, damaged } = await readAll(await imageOf(disk));
       expect([disk.scans(), damaged, bytes.equals(model)]).toEqual([0, [], true]);
+    }
+  });
+
+  it('uses the memory of single blocks again, and takes it from whoever gave it back', async () => {
+    const { reading, models } = await told(2);
+    const image = await imageOf(await (await reading.view())(1));
+    const entries: StoredEntry[] = [];
+    for await (const entry of image.stored()) entries.push(entry);
+    expect(entries.length).toBeGreaterThan(2);
+    for (const entry of entries) {
+      const run = await image.readRun([entry]);
+      const { block } = entry;
+      expect(
+        Buffer.compare(run.bytes, models[0]?.subarray(block * blockSize, (block + 1) * blockSize) ?? run.bytes),
+      ).toBe(0);
+      image.giveBack(run);
+      expect(run.bytes.byteLength).toBe(0);
     }
   });
 
