@@ -8,6 +8,7 @@
 import { copyFile, rm, stat } from 'node:fs/promises';
 import * as path from 'node:path';
 import { systemClock } from '../../src/kit/clock.ts';
+import { MiB } from '../../src/limits.ts';
 import { connectNbd } from '../../src/nbd/client.ts';
 import { firstDifference } from '../demo/compare.ts';
 import { requireSpace } from '../demo/image.ts';
@@ -15,17 +16,11 @@ import { commandOk, RoleProcess, tidemark } from '../demo/process.ts';
 import { Site } from '../demo/site.ts';
 import { makeStartable, mark } from '../demo/boot-sector.ts';
 import { blockBytes, changeBlocks, chooseBlocks, makeContent, warm } from './content.ts';
-import { makeLargeStore } from './large-store.ts';
+import { addIdlePoints, makeLargeStore, type LargeStore } from './large-store.ts';
 import { measureBoot, measureRebuild, type RebuildFigures } from './recovery-store.ts';
+import type { Run } from './section.ts';
+import { measureStoreWork, storeWorkLines, type StoreWorkFigures } from './store-work.ts';
 import { missingPrograms, runProgram, Server } from '../demo/programs.ts';
-
-export interface RecoveryOptions {
-  readonly directory: string;
-  /** Of the disk, bytes. */
-  readonly size: number;
-  readonly seed: number;
-  readonly say: (text: string) => void;
-}
 
 /** Medians over the turns. */
 export interface ReadFigures {
@@ -34,10 +29,16 @@ export interface ReadFigures {
   readonly randomRead: { readonly iops: number; readonly p50Microseconds: number; readonly p99Microseconds: number };
 }
 
-export interface RecoveryResult {
+export interface RecoveryResult extends StoreWorkFigures {
   /** From the start of `tidemark nbd` to a checked block in the hands of an NBD client: the newest point and one in the middle, medians. */
   readonly firstBlockSeconds: number;
   readonly firstBlock: { readonly points: number; readonly diskBytes: number; readonly turns: readonly number[] };
+  /** The same store with fifteen days of points, one per 30 seconds, the later ones of an idle disk. */
+  readonly manyPoints: {
+    readonly points: number;
+    readonly firstBlockSeconds: number;
+    readonly turns: readonly number[];
+  };
   /** How long the program alone takes to say its version. */
   readonly startSeconds: number;
   /** From `failover test --boot` to the first words of a machine that needs nothing but its firmware; null: there is no QEMU. */
@@ -53,9 +54,15 @@ export interface RecoveryResult {
 
 const machine = 'bench';
 const disk = 'disk0';
-const turns = 3;
 const firstMark = 'the disk as of the first point';
-const randomReadSeconds = 5;
+const TiB = 1024 ** 4;
+
+/** How much of everything. */
+const extents = {
+  whole: { turns: 3, randomReadSeconds: 2, points: 10_000, largeBytes: 4 * TiB, manyPoints: 43_200, sizeMax: Infinity },
+  quick: { turns: 1, randomReadSeconds: 1, points: 200, largeBytes: TiB / 16, manyPoints: 2_000, sizeMax: 64 * MiB },
+} as const;
+type Extent = (typeof extents)['whole' | 'quick'];
 const waitMsMax = 30 * 60_000;
 
 const median = (values: readonly number[]): number =>
@@ -97,22 +104,34 @@ async function timeFirstBlock(place: Place, point: number, directory: string): P
   return seconds;
 }
 
-async function measureFirstBlock({ directory, say }: RecoveryOptions, points: number, diskBytes: number) {
-  say(`making ${points} points of a sparse disk of ${diskBytes / 1024 ** 4} TiB`);
+/** Of the newest point and one in the middle, in turns. */
+async function timeFirstBlocks(store: LargeStore, points: number, turns: number, directory: string): Promise<number[]> {
+  const seconds: number[] = [];
+  for (let turn = 0; turn < turns; turn += 1)
+    seconds.push(await timeFirstBlock(store, points, directory), await timeFirstBlock(store, points / 2, directory));
+  return seconds;
+}
+
+async function measureFirstBlock({ directory, say }: Run, extent: Extent) {
+  const { points, largeBytes: diskBytes, manyPoints, turns } = extent;
+  say(`making ${points} points of a sparse disk of ${diskBytes / TiB} TiB`);
   const store = await makeLargeStore(directory, points, diskBytes);
   say('command to first block');
-  const seconds: number[] = [];
+  const seconds = await timeFirstBlocks(store, points, turns, directory);
   const starts: number[] = [];
   for (let turn = 0; turn < turns; turn += 1) {
-    seconds.push(await timeFirstBlock(store, points, directory), await timeFirstBlock(store, points / 2, directory));
     const started = performance.now();
     await commandOk(tidemark, ['version']);
     starts.push((performance.now() - started) / 1000);
   }
+  await addIdlePoints(store, manyPoints);
+  const many = await timeFirstBlocks(store, manyPoints, turns, directory);
   await rm(store.data, { recursive: true });
+  const digits = (values: readonly number[]): number[] => values.map((each) => rounded(each));
   return {
     firstBlockSeconds: rounded(median(seconds)),
-    firstBlock: { points, diskBytes, turns: seconds.map((each) => rounded(each)) },
+    firstBlock: { points, diskBytes, turns: digits(seconds) },
+    manyPoints: { points: manyPoints, firstBlockSeconds: rounded(median(many)), turns: digits(many) },
     startSeconds: rounded(median(starts)),
   };
 }
@@ -124,12 +143,9 @@ interface Replicated {
 }
 
 /** The first point, then two more that each changed a tenth of the disk; everything is stopped then. `original`: the disk as of the first. */
-async function replicate({ directory, size, seed, say }: RecoveryOptions, original: string): Promise<Replicated> {
+async function replicate({ directory, size, seed, say }: Run, original: string): Promise<Replicated> {
   const image = path.join(directory, 'disk.raw');
-  await makeContent(image, size, seed);
-  await makeStartable(image, size);
-  await mark(image, size, firstMark);
-  await copyFile(image, original);
+  await copyFile(original, image);
   const disks = [{ name: disk, image }];
   const site = new Site({ directory, machine, disks, intervalSeconds: 3600, compression: 'lz4', reporting: true });
   try {
@@ -167,9 +183,9 @@ interface FioResult {
 }
 
 /** 4 KiB at random places, four at a time. */
-async function randomRead(uri: string): Promise<ReadFigures['randomRead']> {
+async function randomRead(uri: string, seconds: number): Promise<ReadFigures['randomRead']> {
   const job = ['--name=read', '--ioengine=nbd', `--uri=${uri}`, '--rw=randread', '--bs=4k', '--iodepth=4'];
-  const run = ['--time_based', `--runtime=${randomReadSeconds}`, '--output-format=json'];
+  const run = ['--time_based', `--runtime=${seconds}`, '--output-format=json'];
   const { stdout } = await runProgram('fio', [...job, ...run]);
   const { read } = (JSON.parse(stdout.slice(stdout.indexOf('{'))) as FioResult).jobs[0] ?? {};
   if (!read) throw new Error('fio said nothing');
@@ -203,8 +219,9 @@ function peerWay(name: string, format: string, file: string): Way {
   };
 }
 
-/** Every way in turn, `turns` times, on warm files. */
-async function measureReads(ways: readonly Way[], directory: string, size: number): Promise<ReadFigures[]> {
+/** Every way in turn, on warm files. */
+async function measureReads(ways: readonly Way[], { directory, size }: Run, extent: Extent): Promise<ReadFigures[]> {
+  const { turns, randomReadSeconds } = extent;
   const rates = ways.map((): number[] => []);
   const randoms = ways.map((): ReadFigures['randomRead'][] => []);
   for (let turn = 0; turn < turns; turn += 1) {
@@ -215,7 +232,7 @@ async function measureReads(ways: readonly Way[], directory: string, size: numbe
       try {
         const { seconds } = await runProgram('nbdcopy', ['--connections=1', uri, 'null:']);
         rates[index]?.push(size / 1e6 / seconds);
-        randoms[index]?.push(await randomRead(uri));
+        randoms[index]?.push(await randomRead(uri, randomReadSeconds));
       } finally {
         await stop();
         await rm(socket, { force: true });
@@ -245,20 +262,11 @@ async function verify(place: Place, point: number, original: string, directory: 
   if (difference !== null) throw new Error(`point ${point} differs from the disk as it was from byte ${difference} on`);
 }
 
-/** @throws Error when something could not be measured, or a result was not identical. */
-export async function measureRecovery(options: RecoveryOptions): Promise<RecoveryResult> {
-  const { directory, size, say } = options;
-  await requireSpace(directory, size * 6);
-  const missing = await missingPrograms('nbdcopy', 'fio');
-  if (missing.length > 0) throw new Error(`${missing.join(', ')} not installed (Debian: libnbd-bin fio)`);
-  const first = await measureFirstBlock(options, 10_000, 4 * 1024 ** 4);
-  const original = path.join(directory, 'original.raw');
-  const { place, ...started } = await replicate(options, original);
-  const pointRead = 1;
-  const ours: Way = {
+function ourWay({ data }: Place, point: number, directory: string): Way {
+  return {
     name: 'tidemark nbd',
     async serve(socket) {
-      const words = ['nbd', machine, disk, '--data', place.data, '--point', String(pointRead), '--socket', socket];
+      const words = ['nbd', machine, disk, '--data', data, '--point', String(point), '--socket', socket];
       const role = new RoleProcess('nbd', words, path.join(directory, 'nbd.log'));
       await role.running;
       return async () => {
@@ -266,16 +274,44 @@ export async function measureRecovery(options: RecoveryOptions): Promise<Recover
       };
     },
   };
-  const ways = [ours];
-  if ((await missingPrograms('qemu-nbd', 'qemu-img')).length === 0) {
-    const compressed = path.join(directory, 'original.qcow2');
-    say('compressing the disk for the peer');
-    await runProgram('qemu-img', ['convert', '-c', '-f', 'raw', '-O', 'qcow2', original, compressed]);
-    ways.push(peerWay('qemu-nbd, raw', 'raw', original), peerWay('qemu-nbd, compressed qcow2', 'qcow2', compressed));
-    await warm(original, compressed);
-  } else say('  qemu-nbd is not installed: no peer is measured');
-  say('reading, each way three times');
-  const [read, ...peers] = await measureReads(ways, directory, size);
+}
+
+/** The disk as it is at its first point, and whoever else can serve it; none where QEMU is not installed. */
+async function makeDisk({ directory, size, seed, say }: Run, original: string): Promise<Way[]> {
+  await makeContent(original, size, seed);
+  await makeStartable(original, size);
+  await mark(original, size, firstMark);
+  if ((await missingPrograms('qemu-nbd', 'qemu-img')).length > 0) {
+    say('  qemu-nbd is not installed: no peer is measured');
+    return [];
+  }
+  say('compressing the disk for the peer');
+  const compressed = path.join(directory, 'original.qcow2');
+  // On all cores, so not in the order of the disk; what is read lies in the page cache.
+  await runProgram('qemu-img', ['convert', '-c', '-W', '-f', 'raw', '-O', 'qcow2', original, compressed]);
+  await warm(original, compressed);
+  return [peerWay('qemu-nbd, raw', 'raw', original), peerWay('qemu-nbd, compressed qcow2', 'qcow2', compressed)];
+}
+
+/** @throws Error when something could not be measured, or a result was not identical. */
+export async function measureRecovery(given: Run): Promise<RecoveryResult> {
+  const extent = extents[given.quick ? 'quick' : 'whole'];
+  const run = { ...given, size: Math.min(given.size, extent.sizeMax) };
+  const { directory, size, say, seed, quick } = run;
+  await requireSpace(directory, Math.max(size * 6, 2048 * MiB));
+  const missing = await missingPrograms('nbdcopy', 'fio');
+  if (missing.length > 0) throw new Error(`${missing.join(', ')} not installed (Debian: libnbd-bin fio)`);
+  const original = path.join(directory, 'original.raw');
+  const peerWays = await makeDisk(run, original);
+  const first = await measureFirstBlock(run, extent);
+  say('fold, ingest beside it, and the check of what is stored');
+  const work = await measureStoreWork(path.join(directory, 'work'), { seed, quick });
+  await rm(path.join(directory, 'work'), { recursive: true });
+  const { place, ...started } = await replicate(run, original);
+  const pointRead = 1;
+  const ways = [ourWay(place, pointRead, directory), ...peerWays];
+  say('reading, each way in turn');
+  const [read, ...peers] = await measureReads(ways, run, extent);
   if (!read) throw new Error('nothing was read');
   say('comparing the point with the disk as it was');
   await verify(place, pointRead, original, directory);
@@ -283,6 +319,7 @@ export async function measureRecovery(options: RecoveryOptions): Promise<Recover
     peer ? rounded(read.megabytesPerSecond / peer.megabytesPerSecond) : null;
   return {
     ...first,
+    ...work,
     ...started,
     disk: { bytes: size, points: 3, pointRead },
     read,
@@ -294,13 +331,15 @@ export async function measureRecovery(options: RecoveryOptions): Promise<Recover
 
 /** For people. */
 export function recoveryLines(result: RecoveryResult): string[] {
-  const { firstBlock, read, peers, rebuild, bootSeconds } = result;
+  const { firstBlock, manyPoints, read, peers, rebuild, bootSeconds } = result;
   const row = ({ name, megabytesPerSecond, randomRead: random }: ReadFigures): string =>
     `  ${name.padEnd(38)} ${String(megabytesPerSecond).padStart(6)} MB/s ${String(random.iops).padStart(7)} IOPS  p50 ${random.p50Microseconds} µs  p99 ${random.p99Microseconds} µs`;
   return [
     `command to first checked block, ${firstBlock.points} points of a disk of ${firstBlock.diskBytes / 1024 ** 4} TiB: ${result.firstBlockSeconds} s (the program alone starts in ${result.startSeconds} s)`,
+    `the same with ${manyPoints.points} points: ${manyPoints.firstBlockSeconds} s`,
     `command to the first words of a machine that needs nothing but its firmware: ${bootSeconds === null ? 'not measured, no QEMU' : `${bootSeconds} s`}`,
     `index rebuilt from ${(rebuild.storedBytes / 1e9).toFixed(2)} GB of segments in ${rebuild.seconds} s, ${rebuild.gigabytesPerSecond} GB/s`,
+    ...storeWorkLines(result),
     `reading a point of ${(result.disk.bytes / 1024 ** 2).toFixed(0)} MiB through NBD, and 4 KiB at random places, four at a time:`,
     ...[read, ...(peers === 'absent' ? [] : peers)].map(row),
     `  ours ÷ raw ${result.ratioToRaw ?? 'not measured'} (goal 0.3), ours ÷ compressed ${result.ratioToCompressed ?? 'not measured'} (goal 1.5)`,

@@ -10,6 +10,7 @@ import { makeContent } from '../../scripts/bench/content.ts';
 import { hasChildren } from '../../scripts/bench/cpu.ts';
 import { peerNames, peersOf } from '../../scripts/bench/peers.ts';
 import { lagsOf, type LagResult } from '../../scripts/bench/lag.ts';
+import type { RecoveryResult } from '../../scripts/bench/recovery.ts';
 import type { ResyncResult } from '../../scripts/bench/resync.ts';
 import type { ScalingResult } from '../../scripts/bench/scaling.ts';
 import { slowSync } from '../../scripts/bench/slow-sync.ts';
@@ -133,6 +134,30 @@ it.skipIf(!requireTool('fio', 'qemu-nbd', 'nbdkit'))(
     } finally {
       await rm(directory, { recursive: true });
     }
+  },
+);
+
+it.skipIf(!requireTool('nbdcopy') || !requireTool('fio'))(
+  'measures recovery, in one JSON object, and leaves nothing behind',
+  { timeout: benchMsMax },
+  async () => {
+    const before = await left();
+    const { code, stdout, stderr } = await bench(['--only', 'recovery', '--size', '8M', '--quick', '--json']);
+    expect(code, stderr).toBe(0);
+    const { recovery } = JSON.parse(stdout) as { recovery: RecoveryResult };
+    expect(recovery.disk).toEqual({ bytes: 8 * 1024 ** 2, points: 3, pointRead: 1 });
+    expect(recovery.firstBlock.turns).toHaveLength(2);
+    expect(recovery.manyPoints).toMatchObject({ points: 2_000 });
+    for (const seconds of [recovery.firstBlockSeconds, recovery.manyPoints.firstBlockSeconds])
+      expect(seconds).toBeGreaterThan(0.05);
+    // At least one segment was given back, and less than that moved.
+    expect(recovery.fold.bytesRemoved).toBeGreaterThan(200e6);
+    expect(recovery.fold.bytesMoved).toBeLessThan(recovery.fold.bytesRemoved);
+    expect(recovery.scrubbedBytes).toBeGreaterThan(300e6);
+    for (const figure of [recovery.foldMBps, recovery.foldIngestRatio, recovery.ingestMBps, recovery.scrubGBps])
+      expect(figure).toBeGreaterThan(0);
+    expect(recovery.read.randomRead.iops).toBeGreaterThan(0);
+    expect(await left()).toEqual(before);
   },
 );
 
