@@ -21,13 +21,21 @@ export class Meter {
     return this.#user + this.#system;
   }
 
+  /** Counts all that this process does until the function it returns is called. */
+  start(): () => void {
+    const before = process.cpuUsage();
+    return () => {
+      const { user, system } = process.cpuUsage(before);
+      this.#user += user / 1e6;
+      this.#system += system / 1e6;
+    };
+  }
+
   /** Counts all that this process does until `work` is done. */
   async during(work: () => unknown): Promise<void> {
-    const before = process.cpuUsage();
+    const stop = this.start();
     await work();
-    const { user, system } = process.cpuUsage(before);
-    this.#user += user / 1e6;
-    this.#system += system / 1e6;
+    stop();
   }
 
   /** The same time, split as that of `long`. */

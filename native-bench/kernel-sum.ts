@@ -18,6 +18,7 @@ import { posixFiles, type File } from '../src/posix/files.ts';
 import { rounded, type CpuPerGB, type Meter } from './cost.ts';
 import { measureAppend, measureRead } from './file-cost.ts';
 import { measureSample, type Sample } from './kernel-sample.ts';
+import { predict } from './predict.ts';
 import { makeCredentials, measureReceive, measureSend } from './tls-cost.ts';
 import { sum } from './tls-transfer.ts';
 
@@ -72,6 +73,7 @@ const defaultSampleBytes = 256 * MiB;
 const quickSampleBytes = 32 * MiB;
 /** Batches the target makes durable together: about what waits while the ones before are synced. */
 const batchesPerCommit = 8;
+const warmUpFrames = 32;
 const measureMsMax = 180_000;
 
 /** Measures in a process of its own. @throws Error when it fails, with what it said. */
@@ -96,6 +98,9 @@ async function measureTransport(image: File, directory: string, sample: Sample) 
   const { plainFrames, sealedFrames } = sample;
   const segment = await posixFiles.open(path.join(directory, 'segment'), 'exclusive');
   try {
+    // Once for nothing, so that no figure pays for code that is not compiled yet.
+    await measureSend(credentials, plainFrames.slice(0, warmUpFrames));
+    await measureReceive(credentials, plainFrames.slice(0, warmUpFrames));
     return {
       agentReads: await measureRead(image, sample.batches),
       agentSends: await measureSend(credentials, plainFrames),
@@ -156,6 +161,18 @@ async function measureHere(
   }
 }
 
+/** Of other machines with a link of 25 Gbit/s, were nothing but kernels run. */
+const coresPredicted = [2, 8, 32];
+
+function predictionLines({ processServer, sumSecondsPerGB, input }: KernelSum): string[] {
+  const { tlsReceive, tlsSend } = processServer.kernels;
+  const known = { sumSecondsPerGB, input, tlsReceive: tlsReceive.total, tlsSend: tlsSend.total };
+  return coresPredicted.map((cores) => {
+    const { mbps, boundBy } = predict(known, { cores, linkGbps: 25, efficiency: 1 });
+    return `  ${cores} cores, 25 Gbit/s, efficiency 1: at most ${mbps} MB/s, bound by: ${boundBy}`;
+  });
+}
+
 /** For people. */
 export function kernelSumLines(figures: KernelSum): string[] {
   const { input } = figures;
@@ -172,6 +189,8 @@ export function kernelSumLines(figures: KernelSum): string[] {
     ...role('target', figures.target),
     `${'all roles'.padEnd(24)} ${figures.allRolesSumSecondsPerGB.toFixed(3).padStart(7)}`,
     cost('LZ4 alone', figures.lz4Alone),
+    'process server on other machines',
+    ...predictionLines(figures),
   ];
 }
 
