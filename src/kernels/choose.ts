@@ -1,6 +1,7 @@
 /**
  * Which implementation of a kernel this process uses: chosen once, when the module loads, never per call (DESIGN §5). Candidates
- * stand in order of preference; the first that loads and passes its self-check wins, the reasons of those passed over are kept.
+ * stand in order of cost as `native-bench/results.json` has it for 64 KiB (`npm run bench:kernels -- --save` makes it, a test compares); the first that
+ * loads and passes its self-check wins, the reasons of those passed over are kept.
  */
 import { invariant } from '../kit/invariant.ts';
 import { messageOf } from '../kit/problem.ts';

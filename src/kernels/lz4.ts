@@ -4,7 +4,7 @@
  *
  * `lz4-napi` puts a 4-byte length in front and, decoding, believes it: 270 bytes that claim 4 GiB took 4.1 GB of memory. So the
  * prefix is cut off on the way out, and on the way in it is written here from the length the caller already bounded. Without the
- * native module blocks can still be read (the decoder below), and new ones are stored uncompressed.
+ * native module blocks can still be read (the decoder below, many times as dear: `native-bench`), and new ones are stored uncompressed.
  */
 import { createRequire } from 'node:module';
 import { invariant } from '../kit/invariant.ts';

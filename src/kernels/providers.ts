@@ -1,4 +1,4 @@
-/** Which implementation each kernel uses in this process, for the log line at start and the fallback metric. */
+/** Which implementation each kernel uses in this process, for the log line at start and the fallback metric. The order of preference is measured: `choose.ts`. */
 import { blake3Choice } from './blake3.ts';
 import { lz4Choice } from './lz4.ts';
 import { zstdChoice } from './zstd.ts';
