@@ -143,6 +143,15 @@ describe('a close', () => {
     expect((await failures).at(-1)).toMatchObject({ code: 'closed' });
   });
 
+  it('ends a send though the socket never says what became of it', async () => {
+    const { far, socket } = await ends();
+    socket.write = () => true;
+    const failure = refusalOf(far.send(text('lost')));
+    socket.destroy();
+    expect(await far.closed).toMatchObject({ by: 'error', code: 1006 });
+    expect(await failure).toMatchObject({ code: 'closed' });
+  });
+
   it('may come from the handler of a frame, and the frames behind it in the same read are dropped', async () => {
     const { far, raw } = await ends();
     const frames: string[] = [];
