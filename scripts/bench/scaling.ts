@@ -18,7 +18,7 @@ import { requireSpace } from '../demo/image.ts';
 import { RoleProcess } from '../demo/process.ts';
 import { Site } from '../demo/site.ts';
 import { agentGroupPath, type GroupPlan, type PlannedAgent } from './agent-group.ts';
-import { loggedPoints, type LoggedPoint } from './agent-log.ts';
+import { disturbances, loggedPoints, type LoggedPoint } from './agent-log.ts';
 import { blockBytes, makeRealContent, warm } from './content.ts';
 import type { Run } from './section.ts';
 import { modelledSyncMs, slowSync } from './slow-sync.ts';
@@ -41,6 +41,8 @@ export interface ScalingRow {
   readonly cpuSecondsPerGB: RoleCpu & { readonly machine: number };
   /** Of one agent's session and disk, before any data. */
   readonly openingCpuMs: Omit<RoleCpu, 'agent'>;
+  /** Sessions that took too long to open, and were opened again. */
+  readonly openingRetries: number;
   /** When the first agent had its point ÷ when the last one had: near 1 is fair, as all have the same to send. */
   readonly firstToLast: number;
   /** Most memory the process server ever had, MiB, and what it may have. */
@@ -114,6 +116,7 @@ async function planAgents(scene: Scene, directory: string, count: number): Promi
 class Groups {
   readonly #directory: string;
   readonly #processes: RoleProcess[] = [];
+  #releasedMs = Number.POSITIVE_INFINITY;
 
   constructor(directory: string) {
     this.#directory = directory;
@@ -132,13 +135,24 @@ class Groups {
     await Promise.all(this.#processes.map((each) => each.running));
   }
 
-  release(): void {
+  /** All begin. Returns when that was, milliseconds since the Unix epoch. */
+  release(): number {
+    this.#releasedMs = Date.now();
     for (const each of this.#processes) each.signal('SIGCONT');
+    return this.#releasedMs;
+  }
+
+  /** Of all agents so far. */
+  async disturbances(): Promise<number> {
+    const each = await Promise.all(this.#processes.map((_, group) => disturbances(this.#log(group))));
+    return each.reduce((sum, count) => sum + count, 0);
   }
 
   async points(): Promise<readonly LoggedPoint[]> {
     if (this.#processes.some((each) => each.isOver)) throw new Error('a group of agents is not running any more');
-    return (await Promise.all(this.#processes.map((_, group) => loggedPoints(this.#log(group))))).flat();
+    return (
+      await Promise.all(this.#processes.map((_, group) => loggedPoints(this.#log(group), this.#releasedMs)))
+    ).flat();
   }
 
   /** Since all of them had their sessions. */
@@ -171,8 +185,8 @@ async function serverCpu(site: Site): Promise<Omit<RoleCpu, 'agent'>> {
 async function measureReplication(scene: Scene, groups: Groups, agents: number): Promise<Omit<ScalingRow, 'syncMs'>> {
   const { site, bytes } = scene;
   const opening = await serverCpu(site);
-  const releasedMs = Date.now();
-  groups.release();
+  const openingRetries = await groups.disturbances();
+  const releasedMs = groups.release();
   await until(`the points of ${agents} agents`, async () => (await groups.points()).length >= agents);
   const endsMs = (await groups.points()).map(({ atMs }) => atMs - releasedMs);
   const proven = async (): Promise<number> => (await site.metric('target', 'tidemark_target_points_proven_total')) ?? 0;
@@ -193,6 +207,7 @@ async function measureReplication(scene: Scene, groups: Groups, agents: number):
       machine: perGB(agent + processServer + target),
     },
     openingCpuMs: { processServer: perAgentMs(opening.processServer), target: perAgentMs(opening.target) },
+    openingRetries,
     firstToLast: rounded(Math.min(...endsMs) / Math.max(...endsMs)),
     rssMiB: Math.round(await peakRssMiB(site.role('process-server').pid)),
     rssMiBGoal: rssMiBAllowed,
@@ -239,7 +254,9 @@ export async function measureScaling({ directory, size, quick, say }: Run): Prom
   for (const agents of quick ? [1, agentsMax] : agentCounts) {
     say(`${agents} agents, ${Math.round(bytes / MiB)} MiB in all`);
     const site = new Site(options);
-    rows.push({ ...(await measureRow({ site, content, bytes, credentials }, agents)), syncMs: 0 });
+    const row = { ...(await measureRow({ site, content, bytes, credentials }, agents)), syncMs: 0 };
+    say(rowLine(row));
+    rows.push(row);
   }
   const slow = await slowSync(modelledSyncMs);
   const agents = agentsMax;
@@ -265,8 +282,9 @@ function rowLine(row: ScalingRow | SkippedRow): string {
   const name = `  ${row.agents} agents${row.syncMs === 0 ? '' : `, sync ${row.syncMs} ms`}`.padEnd(26);
   if ('skipped' in row) return `${name} not measured: ${row.skipped}`;
   const { agent, processServer, target, machine } = row.cpuSecondsPerGB;
+  const again = row.openingRetries === 0 ? '' : `, ${row.openingRetries} of them twice`;
   const cost = [agent, processServer, target, machine].map((each) => each.toFixed(2)).join(' + ');
-  return `${name} ${row.mbps.toFixed(1).padStart(7)} MB/s  CPU s/GB ${cost.replace(/ \+ (\S+)$/, ' = $1')}  RSS ${row.rssMiB} MiB (goal ${row.rssMiBGoal})  first ÷ last ${row.firstToLast}  to open ${row.openingCpuMs.processServer} + ${row.openingCpuMs.target} ms`;
+  return `${name} ${row.mbps.toFixed(1).padStart(7)} MB/s  CPU s/GB ${cost.replace(/ \+ (\S+)$/, ' = $1')}  RSS ${row.rssMiB} MiB (goal ${row.rssMiBGoal})  first ÷ last ${row.firstToLast}  to open ${row.openingCpuMs.processServer} + ${row.openingCpuMs.target} ms${again}`;
 }
 
 /** For people. */
