@@ -29,6 +29,7 @@ async function replicating(context: Pick<TestContext, 'onTestFinished'>): Promis
 
 test.concurrent(
   'a paused machine makes no points and goes on when it is resumed; the gap is on record',
+  patience,
   async (context) => {
     const one = await replicating(context);
     const changed = JSON.parse((await one.operate('pause', machine, '--json')).stdout) as object;
@@ -65,6 +66,7 @@ test.concurrent('an unprotected machine is not replicated any more; its points s
 
 test.concurrent(
   'with --delete-replica everything of the machine is gone from the target, and it can be protected anew',
+  patience,
   async (context) => {
     const one = await replicating(context);
     expect((await one.operate('unprotect', machine, '--delete-replica', '--yes')).code).toBe(0);
@@ -81,6 +83,7 @@ test.concurrent(
 
 test.concurrent(
   'a replica a machine is started from stays, and status says why, until that is cleaned up',
+  patience,
   async (context) => {
     const one = await replicating(context);
     await one.untilPoint('a proven point', 0, ({ provenMs }) => provenMs !== null);
