@@ -22,12 +22,12 @@ import { batchKey } from './index-codec.ts';
 import type { IndexChange } from './index-pages.ts';
 import type { IndexReader } from './index-reader.ts';
 import type { MachineLog } from './machine-log.ts';
+import { isMediumError } from './medium-error.ts';
 import type { PointsView } from './points-view.ts';
 import { encodeLayerBody, entryHeaderBytes, layerBodyBytes } from './segment-format.ts';
 import { decodeMoved, encodeMoved, movedRowBytes, type MovedRow, type RowToMove } from './segment-moved.ts';
 import { surveySegments } from './segment-survey.ts';
 import { walkSegment, type Damage, type WalkedEntry } from './segment-walk.ts';
-import { isMediumError } from './stored-records.ts';
 
 export interface CompactParts {
   readonly files: Files;

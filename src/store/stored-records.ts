@@ -18,6 +18,7 @@ import { PointReader } from './point-reader.ts';
 import { findRoot, type DiskAtRoot, type RootFinding } from './point-roots.ts';
 import type { PointsView } from './points-view.ts';
 import { seqsOf } from './rebuild.ts';
+import { isMediumError } from './medium-error.ts';
 import type { RecordIndex } from './record-index.ts';
 import { readProgress, writeProgress, type ScrubProgress } from './scrub-progress.ts';
 import { readEntry, type EntryContent } from './segment-entry-reader.ts';
@@ -39,15 +40,6 @@ export interface StoredRecordsParts {
   readonly points: PointsView;
   readonly index: RecordIndex;
   readonly reader: SegmentReader;
-}
-
-/** What the file system says when a medium has lost what lay there: trying again does not help for long. */
-const mediumErrors = new Set(['EIO', 'EBADMSG', 'EUCLEAN', 'ENODATA']);
-
-/** A read that failed because of where it read, not because of who read. */
-export function isMediumError(error: unknown): boolean {
-  const cause = isProblem(error) ? error.cause : error;
-  return mediumErrors.has(systemCode(cause) ?? '');
 }
 
 /** A row as it stands in a segment; `payloadOffset` is within the entry's body. */

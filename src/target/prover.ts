@@ -14,7 +14,7 @@ import type { Logger } from '../observe/logger.ts';
 import type { DamageTakenOver } from '../store/damaged-blocks.ts';
 import type { DiskStore } from '../store/disk-store.ts';
 import type { MachineStore } from '../store/machine-store.ts';
-import { isMediumError } from '../store/stored-records.ts';
+import { isMediumError } from '../store/medium-error.ts';
 import type { TargetCounters } from './counters.ts';
 
 export interface ProverOptions {

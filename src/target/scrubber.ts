@@ -21,11 +21,11 @@ import type { DiskStore } from '../store/disk-store.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import { startOfScrub, type ScrubProgress } from '../store/scrub-progress.ts';
 import type { IndexEntry } from '../store/index-codec.ts';
+import { isMediumError } from '../store/medium-error.ts';
 import { entryHeaderBytes } from '../store/segment-format.ts';
 import type { SurveyedSegment } from '../store/segment-survey.ts';
 import type { Damage, SegmentEnd, WalkedEntry } from '../store/segment-walk.ts';
 import {
-  isMediumError,
   rowKey,
   rowLost,
   rowsOf,
