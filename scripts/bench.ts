@@ -35,31 +35,31 @@ interface Options {
 const benches: Readonly<Record<string, (run: Run) => Promise<Measured>>> = {
   pipeline: async (run) => {
     const figures = await measurePipeline(run);
-    return { figures, lines: pipelineLines(figures) };
+    return { figures: { ...figures }, lines: pipelineLines(figures) };
   },
   scaling: async (run) => {
     const figures = await measureScaling(run);
-    return { figures, lines: scalingLines(figures) };
+    return { figures: { scaling: figures }, lines: scalingLines(figures) };
   },
   smallWrites: async (run) => {
     const figures = await measureSmallWrites(run);
-    return { figures, lines: smallWritesLines(figures) };
+    return { figures: { smallWrites: figures }, lines: smallWritesLines(figures) };
   },
   lag: async (run) => {
     const figures = await measureLag(run);
-    return { figures, lines: lagLines(figures) };
+    return { figures: { lag: figures }, lines: lagLines(figures) };
   },
   capture: async (run) => {
     const figures = await measureCapture(run);
-    return { figures, lines: captureLines(figures) };
+    return { figures: { capture: figures }, lines: captureLines(figures) };
   },
   resync: async (run) => {
     const figures = await measureResync(run);
-    return { figures, lines: resyncLines(figures) };
+    return { figures: { resync: figures }, lines: resyncLines(figures) };
   },
   recovery: async (run) => {
     const figures = await measureRecovery(run);
-    return { figures, lines: recoveryLines(figures) };
+    return { figures: { recovery: figures }, lines: recoveryLines(figures) };
   },
 };
 
@@ -84,7 +84,7 @@ async function main({ only = Object.keys(benches), size, seed, quick = false, js
     process.once('SIGINT', interrupted).once('SIGTERM', interrupted);
     try {
       const measured = await measure({ directory, size: parseSize(size, blockBytes), seed: Number(seed), quick, say });
-      results[name] = measured.figures;
+      Object.assign(results, measured.figures);
       lines.push(...measured.lines);
     } finally {
       process.off('SIGINT', interrupted).off('SIGTERM', interrupted);

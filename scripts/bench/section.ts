@@ -14,7 +14,8 @@ export interface Run {
 }
 
 export interface Measured {
-  readonly figures: unknown;
+  /** By its key in the report. */
+  readonly figures: Readonly<Record<string, unknown>>;
   /** The same for a person. */
   readonly lines: readonly string[];
 }

@@ -15,11 +15,11 @@ import { fullMask } from '../disk/page-mask.ts';
 import type { Clock } from '../kit/clock.ts';
 import { invariant } from '../kit/invariant.ts';
 import { codecs, type Compression } from '../kernels/compress.ts';
-import { digest, isZero, leafOf } from '../kernels/hash.ts';
+import { digest, leafOf } from '../kernels/hash.ts';
 import { layerKeyOf } from '../kernels/keys.ts';
 import { sealRecord } from '../kernels/seal.ts';
 import { limits } from '../limits.ts';
-import { batchHeaderBytes, batchRecordBytes, batchRecords, type BatchRecord } from '../wire/batch.ts';
+import { batchHeaderBytes, batchRecordBytes, batchRecords } from '../wire/batch.ts';
 import { frameHeaderBytes, frameRoomBytes, frameType, writeFrameHeader } from '../wire/frame.ts';
 import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../wire/sealed.ts';
 
@@ -86,13 +86,6 @@ export function sealingRoom(count: number): number {
 /** Header and rows of the batch being sealed (invariant 3). */
 const plainTable = new Uint8Array(batchHeaderBytes + limits.wire.batchRecordsMax * batchRecordBytes);
 
-/** Whether a whole-block record has the leaf it says, and whether it is all zero. */
-function checkWhole(record: BatchRecord, leafKey: Uint8Array): { readonly fits: boolean; readonly zero: boolean } {
-  const zero = isZero(record.payload);
-  const expected = zero ? zeroLeaf : leafOf(leafKey, record.payload);
-  return { fits: Buffer.compare(expected, record.leaf) === 0, zero };
-}
-
 const nothing = new Uint8Array(0);
 
 export function sealBatch(task: SealTask, clock: Clock): SealOutcome {
@@ -119,10 +112,10 @@ export function sealBatch(task: SealTask, clock: Clock): SealOutcome {
   for (const record of batchRecords(body, plainTable)) {
     let pages = record.payload;
     if (record.pageMask === fullMask) {
-      const { fits, zero } = checkWhole(record, task.leafKey);
-      if (!fits) return { outcome: 'leaf-mismatch', block: record.block, buffer };
+      const leaf = leafOf(task.leafKey, pages);
+      if (Buffer.compare(leaf, record.leaf) !== 0) return { outcome: 'leaf-mismatch', block: record.block, buffer };
       leafCheckedRecords += 1;
-      if (zero) {
+      if (leaf === zeroLeaf) {
         pages = nothing;
         zeroRecords += 1;
       }

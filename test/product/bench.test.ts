@@ -9,6 +9,7 @@ import { captureLines, measureCapture } from '../../scripts/bench/capture.ts';
 import { makeContent } from '../../scripts/bench/content.ts';
 import { hasChildren } from '../../scripts/bench/cpu.ts';
 import { peerNames, peersOf } from '../../scripts/bench/peers.ts';
+import type { PipelineFigures } from '../../scripts/bench/pipeline.ts';
 import { lagsOf, type LagResult } from '../../scripts/bench/lag.ts';
 import type { RecoveryResult } from '../../scripts/bench/recovery.ts';
 import type { ResyncResult } from '../../scripts/bench/resync.ts';
@@ -263,5 +264,27 @@ it.skipIf(!requireTool('strace'))(
       expect(p99Ms).toBeGreaterThanOrEqual(p50Ms);
       expect(maxMs).toBeGreaterThanOrEqual(p99Ms);
     }
+  },
+);
+
+it.skipIf(!requireTool('rsync', 'qemu-nbd', 'qemu-img', 'nbdcopy', 'lz4', 'zstd', 'openssl'))(
+  'measures the first replication of a disk beside its peers and its kernels, and leaves nothing behind',
+  { timeout: benchMsMax },
+  async () => {
+    const before = await left();
+    const { code, stdout, stderr } = await bench(['--only', 'pipeline', '--quick', '--size', '32M', '--json']);
+    expect(code, stderr).toBe(0);
+    const { pipeline, kernels, peers, absentPeers, ratios } = JSON.parse(stdout) as PipelineFigures;
+    expect(pipeline).toMatchObject({ bytes: 32 * 1024 ** 2, large: null });
+    expect(pipeline.turns).toHaveLength(1);
+    const { agent, processServer, target, machine } = pipeline.cpuSecondsPerGB;
+    expect(Math.min(agent, processServer, target, pipeline.mbps)).toBeGreaterThan(0);
+    expect(machine).toBeCloseTo(agent + processServer + target, 1);
+    expect(pipeline.kernelSumSecondsPerGB).toBe(kernels.sumSecondsPerGB);
+    expect(ratios.efficiency).toBeCloseTo(kernels.sumSecondsPerGB / processServer, 1);
+    expect([peers.map(({ name }) => name), absentPeers]).toEqual([Object.values(peerNames), []]);
+    const [rsync] = peers;
+    expect(ratios.toPeers['rsync']).toBeCloseTo(pipeline.mbps / (rsync?.mbps ?? 0), 1);
+    expect(await left()).toEqual(before);
   },
 );
