@@ -5,11 +5,13 @@
  *  1. Only a read that begins where the last one ended, or a little later, reads ahead: reads here and there cost what they cost.
  *  2. Whatever reading ahead meets, an error or the end of the file, is not told: the read itself is tried alone then.
  */
-import { limits } from '../limits.ts';
+import { KiB, limits } from '../limits.ts';
 import type { ReadSegment } from './point-reader.ts';
 
-/** What is read at a time: no more than a proof takes in one go. */
-const windowBytes = limits.target.proofSliceBytes;
+/** What is read at a time. Each read wakes a thread of the pool, which costs more than the bytes do. */
+const windowBytes = limits.store.replayReadBytes;
+/** Between payloads that follow one another stands at most the table of the next batch, and a few others' blocks. */
+const gapBytesMax = 256 * KiB;
 
 /** Where reads go to (`SegmentReader`). */
 export interface SegmentSource {
@@ -35,7 +37,7 @@ export class ReadAhead {
   /** One at a time. */
   readonly read: ReadSegment = async (segment, into, offset) => {
     const end = offset + into.byteLength;
-    const follows = segment === this.#segment && offset >= this.#end && offset - this.#end < windowBytes;
+    const follows = segment === this.#segment && offset >= this.#end && offset - this.#end <= gapBytesMax;
     if (segment !== this.#segment) this.#to = this.#from;
     if (follows && end > this.#to) await this.#fill(segment, offset, end);
     [this.#segment, this.#end] = [segment, end];

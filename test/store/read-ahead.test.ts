@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { KiB, limits } from '../../src/limits.ts';
 import { ReadAhead } from '../../src/store/read-ahead.ts';
 
-const bytes = Buffer.from(Array.from({ length: 2000 * KiB }, (_, at) => (at * 7 + (at >> 9)) % 251));
+const bytes = Buffer.from(Array.from({ length: 4000 * KiB }, (_, at) => (at * 7 + (at >> 9)) % 251));
 
 /** Segments that all hold `bytes`, and count what they are asked. */
 function source({ failing = (from: number, to: number): boolean => to < from } = {}) {
@@ -75,6 +75,6 @@ it('is not stopped by what it met ahead: an error, or the end of the file', asyn
 it('reads alone what is larger than what it reads ahead', async () => {
   const reads = new ReadAhead(source());
   await check(reads, 0, 0, 100);
-  await check(reads, 0, 100, limits.target.proofSliceBytes + 1);
-  await check(reads, 0, limits.target.proofSliceBytes + 101, 100);
+  await check(reads, 0, 100, limits.store.replayReadBytes + 1);
+  await check(reads, 0, limits.store.replayReadBytes + 101, 100);
 });
