@@ -106,6 +106,12 @@ export class SimulatedFile implements File {
     return this.#inode.content.read(into, position);
   }
 
+  /** It has no cache: every read is one of the disk. */
+  readCachedSync(): boolean {
+    if (this.#closed) throw new Problem('closed', `${this.path} is closed`);
+    return false;
+  }
+
   async write(parts: readonly Uint8Array[], position: number): Promise<void> {
     this.#refuse('write');
     const whole = Buffer.concat(parts);

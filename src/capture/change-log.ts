@@ -93,10 +93,6 @@ export class ChangeLog {
     return this.#failure;
   }
 
-  get hotRegions(): number {
-    return this.#hot.used;
-  }
-
   /** Pins regions `first` to `last` (at most `hotRegionsMax`). `undefined`: they were hot and are pinned now. Rejects with Problem `EIO`. */
   pin(first: number, last: number): Promise<void> | undefined {
     if (this.#loose) {
@@ -110,6 +106,12 @@ export class ChangeLog {
       this.#queue.push({ first, last, resolve, reject });
       this.#pumping ??= this.#pump();
     });
+  }
+
+  /** `pin` and `unpin` in one, for a write that ends in this turn: whether its regions are hot now. False: nothing happened. */
+  tryUse(first: number, last: number): boolean {
+    if (this.#loose) return this.#loose.use(first, last);
+    return this.#mode === 'logging' && !this.#starved && this.#hot.tryUse(first, last);
   }
 
   /** `undefined`: no pin waits. Else resolves when none did for a moment. */

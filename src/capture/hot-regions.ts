@@ -6,7 +6,7 @@
  *  1. A slot with pins (writes in flight, and writes about to be issued) never starts to cool; a pin on a cooling slot makes it
  *     hot again.
  *  2. A slot is freed only by `endCooling`, and only if it is still cooling then.
- *  3. Looking up a region is one array access; nothing is allocated by `tryPin` and `unpin`.
+ *  3. Looking up a region is one array access; nothing is allocated by `tryPin`, `tryUse` and `unpin`.
  */
 import { invariant } from '../kit/invariant.ts';
 
@@ -56,11 +56,15 @@ export class HotRegions {
 
   /** Pins all regions from `first` to `last` if all are durably hot. */
   tryPin(first: number, last: number): boolean {
-    for (let region = first; region <= last; region += 1) {
-      const slot = this.#slotOf[region] ?? -1;
-      if (slot === -1 || (this.#state[slot] ?? free) < hot) return false;
-    }
-    this.#pin(first, last);
+    if (!this.#areHot(first, last)) return false;
+    this.#pin(first, last, 1);
+    return true;
+  }
+
+  /** `tryPin` and `unpin` in one, for a write that begins and ends in this turn. */
+  tryUse(first: number, last: number): boolean {
+    if (!this.#areHot(first, last)) return false;
+    this.#pin(first, last, 0);
     return true;
   }
 
@@ -85,7 +89,7 @@ export class HotRegions {
       this.#used += 1;
       missing -= 1;
     }
-    this.#pin(first, last);
+    this.#pin(first, last, 1);
     return fresh ? 'activating' : 'hot';
   }
 
@@ -186,11 +190,20 @@ export class HotRegions {
     return missing;
   }
 
-  #pin(first: number, last: number): void {
+  #areHot(first: number, last: number): boolean {
+    for (let region = first; region <= last; region += 1) {
+      const slot = this.#slotOf[region] ?? -1;
+      if (slot === -1 || (this.#state[slot] ?? free) < hot) return false;
+    }
+    return true;
+  }
+
+  /** A use of slots all these regions have, with `pins` more on each. */
+  #pin(first: number, last: number, pins: 0 | 1): void {
     this.#tick += 1;
     for (let region = first; region <= last; region += 1) {
       const slot = this.#slotOf[region] ?? -1;
-      this.#pins[slot] = (this.#pins[slot] ?? 0) + 1;
+      this.#pins[slot] = (this.#pins[slot] ?? 0) + pins;
       this.#lastUse[slot] = this.#tick;
       if (this.#state[slot] === cooling) this.#state[slot] = hot;
     }

@@ -34,6 +34,12 @@ export class LoosePins {
     }
   }
 
+  /** `pin` and `unpin` in one. Always possible. */
+  use(first: number, last: number): true {
+    for (let region = first; region <= last; region += 1) this.note(region);
+    return true;
+  }
+
   unpin(first: number, last: number): void {
     for (let region = first; region <= last; region += 1) {
       const left = (this.#pins.get(region) ?? 0) - 1;

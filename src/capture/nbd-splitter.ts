@@ -11,6 +11,8 @@
  *  3. Capture never fails a writer; the image's own errors reach it, and marks stay.
  *  4. A failed write marks like any other: what it left behind is unknown.
  *  5. Requests longer than `pieceRegions` regions are done in pieces, so that no request needs more pins than there are slots.
+ *  6. A small write to hot regions that nothing holds back goes the same way within one turn of the event loop: no cut, swap or sync can come in
+ *     between, so it needs neither pin nor place among what is in flight.
  */
 import type { Clock } from '../kit/clock.ts';
 import { invariant } from '../kit/invariant.ts';
@@ -97,12 +99,43 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
 
   write(data: Uint8Array, offset: number, fua: boolean): Promise<void> {
     return this.#change(offset, data.byteLength, fua, async (at, length) => {
-      if (length === data.byteLength && this.#quick.tryWrite(data, at)) return;
+      if (length === data.byteLength && this.#quick.takes(length, at)) {
+        this.#quick.write(data, at);
+        return;
+      }
       await this.#image.write(
         [length === data.byteLength ? data : data.subarray(at - offset, at - offset + length)],
         at,
       );
     });
+  }
+
+  /** Never waits: what is not in the page cache is left to `read`. */
+  readNow(into: Uint8Array, offset: number): boolean {
+    if (this.#closing) return false;
+    try {
+      return this.#image.readCachedSync(into, offset);
+    } catch (error) {
+      throw backendProblem(error);
+    }
+  }
+
+  /** Invariant 6. */
+  writeNow(data: Uint8Array, offset: number): boolean {
+    const { byteLength: length } = data;
+    if (this.#closing || !this.#quick.takes(length, offset) || this.#cut?.isUnread(offset, length) === true)
+      return false;
+    const { regionBytes } = this.#parts.layout;
+    const last = Math.floor((offset + length - 1) / regionBytes);
+    if (this.#gate.isHeld || !this.#log.tryUse(Math.floor(offset / regionBytes), last)) return false;
+    this.#gate.pass();
+    this.#sets.markRange(offset, length);
+    try {
+      this.#quick.write(data, offset);
+    } catch (error) {
+      throw backendProblem(error);
+    }
+    return true;
   }
 
   zero(offset: number, length: number, fua: boolean, mayUnmap: boolean): Promise<void> {

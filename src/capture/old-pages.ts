@@ -70,6 +70,16 @@ export class OldPages {
     return this.#read.size === this.#options.sending.size;
   }
 
+  /** Whether a block of [offset, offset + length) is still to be read as of the cut: then `save` must be asked. */
+  isUnread(offset: number, length: number): boolean {
+    if (this.#void !== null || this.#ended || this.allRead) return false;
+    const { geometry, sending } = this.#options;
+    const last = Math.floor((offset + length - 1) / geometry.blockSize);
+    for (let block = Math.floor(offset / geometry.blockSize); block <= last; block += 1)
+      if (sending.get(block) !== 0 && this.#read.get(block) === 0) return true;
+    return false;
+  }
+
   /** Saves what [offset, offset + length) is about to change; `undefined` when there is nothing to save. Never rejects. */
   save(offset: number, length: number): Promise<void> | undefined {
     if (this.#void !== null || this.#ended || this.allRead) return undefined;

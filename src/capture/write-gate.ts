@@ -36,6 +36,16 @@ export class WriteGate {
     return undefined;
   }
 
+  get isHeld(): boolean {
+    return this.#hold !== null;
+  }
+
+  /** `enter` and `leave` in one, for a change that begins and ends in this turn; the gate is not held. */
+  pass(): void {
+    invariant(this.#hold === null, 'nothing passes a gate that is held');
+    this.#accepted += 1;
+  }
+
   leave(): void {
     this.#inFlight -= 1;
     if (this.#inFlight === 0) for (const wake of this.#idle.splice(0)) wake();

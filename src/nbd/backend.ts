@@ -13,6 +13,9 @@
  *  5. `zero` really makes zeros (trim included: a trimmed range reads as zeros, or trim is not advertised).
  *  6. `read` fills `into` whole; the caller owns it. `data` given to `write` belongs to the backend until the call ends; after
  *     that the server reuses it.
+ *  7. `readNow` and `writeNow`, where a backend has them, do what `read` and `write` (without `fua`) do, in the call itself, and throw what those
+ *     reject with; or they answer false, and nothing happened but that `into` may hold anything. They wait for no disk, but for the moment in
+ *     which a call proves slow that was not expected to be.
  */
 export interface Extent {
   readonly length: number;
@@ -31,6 +34,8 @@ export interface Backend {
   readonly preferredBytes: number;
   read(into: Uint8Array, offset: number): Promise<void>;
   write(data: Uint8Array, offset: number, fua: boolean): Promise<void>;
+  readNow?(into: Uint8Array, offset: number): boolean;
+  writeNow?(data: Uint8Array, offset: number): boolean;
   flush(): Promise<void>;
   /** Makes the range read as zeros. `mayUnmap` false: keep the space allocated (NBD_CMD_FLAG_NO_HOLE). */
   zero(offset: number, length: number, fua: boolean, mayUnmap: boolean): Promise<void>;

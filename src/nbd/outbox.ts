@@ -1,37 +1,74 @@
 /**
  * Replies on their way out. What is ready in one turn of the event loop leaves in one system call, and small parts are copied
- * together first: a socket write costs more than copying a few KiB.
+ * together first: a socket write costs more than copying a few KiB. What is ready at once is made in its place, without a copy.
  *
  * Invariants:
- *  1. Parts leave in the order they were added.
- *  2. `onSent` runs once for each `add`, after its last part has left this process or the socket has failed; until then the
- *     parts belong to the outbox.
+ *  1. Replies leave in the order they were added.
+ *  2. `onSent` is told each reply once, with the bytes that were counted for it, after its last part has left this process or the socket has
+ *     failed. Until then its memory belongs to the outbox; then it goes back to the pool.
  */
 import type { Socket } from 'node:net';
 import type { Clock } from '../kit/clock.ts';
+import { KiB } from '../limits.ts';
 import type { BufferPool } from './buffer-pool.ts';
 
 /** Parts up to this many bytes are copied together, into pieces of `gatherBytes`. */
-const smallBytesMax = 8 * 1024;
-const gatherBytes = 64 * 1024;
+const smallBytesMax = 8 * KiB;
+const gatherBytes = 128 * KiB;
+
+/** What has left, or was refused by the socket. */
+type OnSent = (replies: number, bytes: number) => void;
 
 export class Outbox {
   readonly #socket: Socket;
   readonly #clock: Clock;
   readonly #pool: BufferPool;
-  #parts: Buffer[] = [];
-  #sent: (() => void)[] = [];
+  readonly #onSent: OnSent;
+  /** Full pieces, before what is gathered. */
+  #pieces: Buffer[] = [];
+  /** Gathered so far: [#from, #used) of a buffer of the pool is no piece yet. */
+  #gather: Buffer | undefined;
+  #from = 0;
+  #used = 0;
+  /** Goes back to the pool when everything before it was sent. */
+  #lent: Buffer[] = [];
+  #replies = 0;
+  #bytes = 0;
   #scheduled = false;
 
-  constructor(socket: Socket, clock: Clock, pool: BufferPool) {
+  constructor(socket: Socket, clock: Clock, pool: BufferPool, onSent: OnSent) {
     this.#socket = socket;
     this.#clock = clock;
     this.#pool = pool;
+    this.#onSent = onSent;
   }
 
-  add(parts: readonly Buffer[], onSent: () => void): void {
-    this.#parts.push(...parts);
-    this.#sent.push(onSent);
+  /** Room for a reply of up to `gatherBytes`; whoever fills it says so by `filled`, before anything else is asked of the outbox. */
+  room(length: number): Buffer {
+    return this.#reserve(length).subarray(this.#used, this.#used + length);
+  }
+
+  /** The first `length` bytes of the room are a reply; the caller flushes soon. `bytes` are counted for it. */
+  filled(length: number, bytes: number): void {
+    this.#used += length;
+    this.#replies += 1;
+    this.#bytes += bytes;
+  }
+
+  /** A reply in parts, which leaves in the next turn. `bytes` are counted for it; `lent` goes back to the pool behind it. */
+  add(parts: readonly Buffer[], bytes: number, lent?: Buffer): void {
+    for (const part of parts) {
+      if (part.byteLength > smallBytesMax) {
+        this.#seal();
+        this.#pieces.push(part);
+        continue;
+      }
+      part.copy(this.#reserve(part.byteLength), this.#used);
+      this.#used += part.byteLength;
+    }
+    if (lent) this.#lent.push(lent);
+    this.#replies += 1;
+    this.#bytes += bytes;
     if (this.#scheduled) return;
     this.#scheduled = true;
     void this.#clock.turn().then(() => {
@@ -42,49 +79,40 @@ export class Outbox {
 
   /** Hands everything to the socket now. */
   flush(): void {
-    if (this.#parts.length === 0) return;
-    const sent = this.#sent;
-    const { pieces, gathered } = this.#gather(this.#parts);
-    this.#parts = [];
-    this.#sent = [];
-    this.#socket.cork();
-    pieces.forEach((piece, index) => {
-      if (index < pieces.length - 1) this.#socket.write(piece);
-      else {
-        this.#socket.write(piece, () => {
-          for (const buffer of gathered) this.#pool.give(buffer);
-          for (const onSent of sent) onSent();
-        });
-      }
-    });
-    this.#socket.uncork();
+    this.#seal();
+    if (this.#gather) this.#lent.push(this.#gather);
+    const [pieces, lent, replies, bytes] = [this.#pieces, this.#lent, this.#replies, this.#bytes];
+    this.#gather = undefined;
+    this.#pieces = [];
+    this.#lent = [];
+    this.#from = this.#used = this.#replies = this.#bytes = 0;
+    const sent = (): void => {
+      for (const buffer of lent) this.#pool.give(buffer);
+      if (replies > 0) this.#onSent(replies, bytes);
+    };
+    if (replies === 0) sent(); // Room that nobody filled.
+    const last = pieces.length - 1;
+    if (last > 0) this.#socket.cork();
+    for (const [index, piece] of pieces.entries()) {
+      if (index < last) this.#socket.write(piece);
+      else this.#socket.write(piece, sent);
+    }
+    if (last > 0) this.#socket.uncork();
   }
 
-  #gather(parts: readonly Buffer[]): { pieces: readonly Buffer[]; gathered: readonly Buffer[] } {
-    const pieces: Buffer[] = [];
-    const gathered: Buffer[] = [];
-    let open: Buffer | undefined;
-    let used = 0;
-    const seal = (): void => {
-      if (open) pieces.push(open.subarray(0, used));
-      open = undefined;
-      used = 0;
-    };
-    for (const part of parts) {
-      if (part.byteLength > smallBytesMax) {
-        seal();
-        pieces.push(part);
-        continue;
-      }
-      if (used + part.byteLength > gatherBytes) seal();
-      if (!open) {
-        open = this.#pool.take(gatherBytes);
-        gathered.push(open);
-      }
-      part.copy(open, used);
-      used += part.byteLength;
-    }
-    seal();
-    return { pieces, gathered };
+  /** The buffer gathered into, with `length` bytes free from `#used` on. */
+  #reserve(length: number): Buffer {
+    if (this.#gather && this.#used + length <= gatherBytes) return this.#gather;
+    this.#seal();
+    if (this.#gather) this.#lent.push(this.#gather);
+    this.#gather = this.#pool.take(gatherBytes);
+    this.#from = this.#used = 0;
+    return this.#gather;
+  }
+
+  /** What was gathered becomes a piece. */
+  #seal(): void {
+    if (this.#gather && this.#used > this.#from) this.#pieces.push(this.#gather.subarray(this.#from, this.#used));
+    this.#from = this.#used;
   }
 }

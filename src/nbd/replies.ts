@@ -26,19 +26,29 @@ import {
   wireBytes,
 } from './constants.ts';
 
-const dataHeaderBytes = wireBytes.chunkHeader + 8;
+/** Before the data of a structured read. */
+export const dataHeaderBytes = wireBytes.chunkHeader + 8;
+export const simpleReplyBytes = wireBytes.simpleReply;
 
-export function encodeSimpleReply(cookie: bigint, error: number): Buffer {
-  const bytes = Buffer.allocUnsafe(wireBytes.simpleReply);
+/** At the start of `bytes`. */
+export function encodeSimpleReply(
+  cookie: bigint,
+  error: number,
+  bytes: Buffer = Buffer.allocUnsafe(simpleReplyBytes),
+): Buffer {
   bytes.writeUInt32BE(simpleReplyMagic, 0);
   bytes.writeUInt32BE(error, 4);
   bytes.writeBigUInt64BE(cookie, 8);
   return bytes;
 }
 
-/** What goes before `length` bytes of data in the one and only chunk of a structured read. */
-export function encodeDataHeader(cookie: bigint, offset: number, length: number): Buffer {
-  const bytes = Buffer.allocUnsafe(dataHeaderBytes);
+/** What goes before `length` bytes of data in the one and only chunk of a structured read, at the start of `bytes`. */
+export function encodeDataHeader(
+  cookie: bigint,
+  offset: number,
+  length: number,
+  bytes: Buffer = Buffer.allocUnsafe(dataHeaderBytes),
+): Buffer {
   writeChunkHeader(bytes, chunkKind.offsetData, cookie, length + 8);
   bytes.writeBigUInt64BE(BigInt(offset), wireBytes.chunkHeader);
   return bytes;

@@ -51,12 +51,14 @@ export class RequestReader {
     const there = chunk.byteLength - at;
     switch (stage.kind) {
       case 'header': {
+        if (this.#have === 0 && there >= wireBytes.request)
+          return { at: at + wireBytes.request, event: this.#completeHeader(chunk, at) };
         const step = Math.min(wireBytes.request - this.#have, there);
         chunk.copy(this.#header, this.#have, at, at + step);
         this.#have += step;
         if (this.#have < wireBytes.request) return { at: at + step };
         this.#have = 0;
-        return { at: at + step, event: this.#completeHeader() };
+        return { at: at + step, event: this.#completeHeader(this.#header, 0) };
       }
       case 'payload': {
         const step = Math.min(stage.into.byteLength - stage.have, there);
@@ -87,14 +89,20 @@ export class RequestReader {
     this.#stage = { kind: 'payload', into, have: 0 };
   }
 
+  /** The owner found the payload of the WRITE just reported whole in its chunk, and took it from there: the next header follows behind it. */
+  payloadTaken(): void {
+    invariant(this.#stage.kind === 'undecided', 'a write waits to be decided on');
+    this.#stage = { kind: 'header' };
+  }
+
   /** Lets the payload of the WRITE just reported pass unread. */
   discardPayload(): void {
     invariant(this.#stage.kind === 'undecided', 'a write waits to be decided on');
     this.#stage = { kind: 'discard', left: this.#stage.length };
   }
 
-  #completeHeader(): RequestEvent {
-    const request = decodeRequest(this.#header);
+  #completeHeader(bytes: Buffer, at: number): RequestEvent {
+    const request = decodeRequest(bytes, at);
     if (!request) {
       this.#stage = { kind: 'malformed' };
       return { kind: 'malformed', reason: 'a request does not begin with its magic number' };
@@ -111,14 +119,14 @@ export class RequestReader {
 }
 
 /** One request header of 28 bytes; undefined when its magic number is wrong. */
-function decodeRequest(bytes: Buffer): Request | undefined {
-  if (bytes.readUInt32BE(0) !== requestMagic) return undefined;
+function decodeRequest(bytes: Buffer, at: number): Request | undefined {
+  if (bytes.readUInt32BE(at) !== requestMagic) return undefined;
   return {
-    flags: bytes.readUInt16BE(4),
-    command: bytes.readUInt16BE(6),
-    cookie: bytes.readBigUInt64BE(8),
-    offset: bytes.readUInt32BE(16) * 2 ** 32 + bytes.readUInt32BE(20),
-    length: bytes.readUInt32BE(24),
+    flags: bytes.readUInt16BE(at + 4),
+    command: bytes.readUInt16BE(at + 6),
+    cookie: bytes.readBigUInt64BE(at + 8),
+    offset: bytes.readUInt32BE(at + 16) * 2 ** 32 + bytes.readUInt32BE(at + 20),
+    length: bytes.readUInt32BE(at + 24),
   };
 }
 

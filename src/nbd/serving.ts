@@ -83,7 +83,7 @@ function isBackendError(code: string): code is NbdErrorName {
   return backendErrors.has(code);
 }
 
-function failureOf(error: unknown): Result {
+export function failureOf(error: unknown): Extract<Result, { kind: 'failed' }> {
   if (isProblem(error) && isBackendError(error.code)) {
     return { kind: 'failed', refusal: { error: error.code, message: error.message }, internal: false };
   }

@@ -20,6 +20,7 @@ import type { Socket } from 'node:net';
 import type { Clock, Timer } from '../kit/clock.ts';
 import { invariant } from '../kit/invariant.ts';
 import { limits } from '../limits.ts';
+import { tryAtOnce } from './at-once.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import { command } from './constants.ts';
 import { encodeGreeting, Negotiation, type Agreement, type Exports } from './negotiation.ts';
@@ -89,7 +90,7 @@ export class Session {
   constructor(options: SessionOptions) {
     this.#options = options;
     this.#socket = options.socket;
-    this.#outbox = new Outbox(options.socket, options.clock, options.pool);
+    this.#outbox = this.#outboxOf(options.socket);
     const deadline = options.clock.after(limits.nbd.handshakeMs, () => this.#end('no handshake in time'));
     const negotiation = new Negotiation(options.exports, options.tls ? 'required' : 'off');
     this.#state = { kind: 'handshake', reader: new HandshakeReader(), negotiation, deadline };
@@ -97,7 +98,10 @@ export class Session {
     this.#socket.write(encodeGreeting());
   }
 
-  readonly #onData = (chunk: Buffer): void => this.#consume(chunk, 0);
+  readonly #onData = (chunk: Buffer): void => {
+    this.#consume(chunk, 0);
+    this.#outbox.flush();
+  };
   readonly #onEnd = (): void => this.drain('the client closed');
 
   #hear(): void {
@@ -145,10 +149,15 @@ export class Session {
           return;
         }
         if (step.event.kind === 'payload') this.#payloadComplete(state);
-        else if (!this.#admit(state, step.event.request)) {
-          state.held = { request: step.event.request, chunk, at };
-          this.#socket.pause();
-          return;
+        else {
+          const { request } = step.event;
+          const next = this.#admit(state, request, chunk, at);
+          if (next === undefined) {
+            state.held = { request, chunk, at };
+            this.#socket.pause();
+            return;
+          }
+          at = next;
         }
       } else return;
     }
@@ -184,7 +193,7 @@ export class Session {
 
   /** Invariant 6: what the socket still holds, and all that follows, is for TLS to understand. */
   #secure({ reader, negotiation, deadline }: Handshake): void {
-    const { tls, clock, pool, logger } = this.#options;
+    const { tls, logger } = this.#options;
     invariant(tls, 'STARTTLS is agreed to where there is TLS');
     const socket = this.#socket;
     this.#state = { kind: 'securing', reader, negotiation, deadline };
@@ -194,7 +203,7 @@ export class Session {
     beginTls(socket, tls, {
       secured: (secured) => {
         this.#socket = secured;
-        this.#outbox = new Outbox(secured, clock, pool);
+        this.#outbox = this.#outboxOf(secured);
         this.#hear();
         if (this.#state.kind === 'securing') this.#state = { kind: 'handshake', reader, negotiation, deadline };
         else secured.destroy();
@@ -206,55 +215,71 @@ export class Session {
     });
   }
 
-  /** Measures a request and takes it on; false when there is no room for it now (invariants 1 and 2). */
-  #admit(state: Transmission, request: Request): boolean {
+  /**
+   * Measures a request, which ends at `at` of `chunk`, and takes it on; undefined when there is no room for it now (invariants 1 and 2). Else
+   * where to go on: behind its payload, if that is done with.
+   */
+  #admit(state: Transmission, request: Request, chunk: Buffer, at: number): number | undefined {
     const { agreement, reader } = state;
     if (request.command === command.disconnect) {
       this.drain('the client said good-bye');
-      return true;
+      return at;
     }
     const refusal = refusalOf(request, state.bounds);
     const carriesData = request.command === command.read || request.command === command.write;
     const bytes = carriesData && !refusal ? request.length : 0;
-    if (this.#requestsInFlight >= limits.nbd.inFlightRequestsMax) return false;
-    if (this.#bytesInFlight + bytes > this.#options.inFlightBytesMax) return false;
+    if (this.#requestsInFlight >= limits.nbd.inFlightRequestsMax) return undefined;
+    if (this.#bytesInFlight + bytes > this.#options.inFlightBytesMax) return undefined;
     this.#requestsInFlight += 1;
     this.#bytesInFlight += bytes;
-    if (request.command === command.write) {
-      if (refusal) {
+    if (refusal) {
+      if (request.command === command.write) {
         reader.discardPayload();
         state.incoming = { kind: 'refused', request, refusal };
-      } else {
-        const buffer = this.#options.pool.take(bytes);
-        reader.payloadInto(buffer);
-        state.incoming = { kind: 'payload', request, buffer };
+      } else this.#answer(agreement, request, { kind: 'failed', refusal, internal: false }, 0);
+    } else if (request.command === command.write) {
+      const end = at + bytes;
+      if (end <= chunk.byteLength && this.#atOnce(agreement, request, bytes, chunk.subarray(at, end))) {
+        reader.payloadTaken();
+        return end;
       }
-    } else if (refusal) {
-      this.#answer(agreement, request, undefined, { kind: 'failed', refusal, internal: false });
-    } else {
+      const buffer = this.#options.pool.take(bytes);
+      reader.payloadInto(buffer);
+      state.incoming = { kind: 'payload', request, buffer };
+    } else if (!this.#atOnce(agreement, request, bytes)) {
       this.#start(agreement, request, bytes > 0 ? this.#options.pool.take(bytes) : undefined);
     }
-    return true;
+    return at;
   }
 
   #payloadComplete(state: Transmission): void {
     const { incoming, agreement } = state;
     invariant(incoming, 'a payload belongs to a write');
     state.incoming = undefined;
-    if (incoming.kind === 'payload') this.#start(agreement, incoming.request, incoming.buffer);
-    else {
-      const { request, refusal } = incoming;
-      this.#answer(agreement, request, undefined, { kind: 'failed', refusal, internal: false });
-    }
+    const { request } = incoming;
+    if (incoming.kind === 'refused')
+      this.#answer(agreement, request, { kind: 'failed', refusal: incoming.refusal, internal: false }, 0);
+    else if (this.#atOnce(agreement, request, request.length, incoming.buffer))
+      this.#options.pool.give(incoming.buffer);
+    else this.#start(agreement, request, incoming.buffer);
+  }
+
+  /** Whether it was answered in this very call; `bytes` are counted for it. */
+  #atOnce(agreement: Agreement, request: Request, bytes: number, payload?: Uint8Array): boolean {
+    const outcome = tryAtOnce(agreement, request, payload, this.#outbox);
+    if (outcome === 'later') return false;
+    if (outcome !== 'answered') this.#answer(agreement, request, outcome, bytes);
+    return true;
   }
 
   #start(agreement: Agreement, request: Request, buffer: Buffer | undefined): void {
     void carryOut(agreement.backend, request, buffer).then((result) =>
-      this.#answer(agreement, request, buffer, result),
+      this.#answer(agreement, request, result, buffer?.byteLength ?? 0, buffer),
     );
   }
 
-  #answer(agreement: Agreement, request: Request, buffer: Buffer | undefined, result: Result): void {
+  /** `bytes` are counted for the request until its reply has left; `buffer` is its room in the pool, if it has one. */
+  #answer(agreement: Agreement, request: Request, result: Result, bytes: number, buffer?: Buffer): void {
     if (result.kind === 'failed' && result.internal) {
       const { message } = result.refusal;
       this.#options.logger?.warn(
@@ -262,21 +287,22 @@ export class Session {
         'NBD backend failed',
       );
     }
-    const bytes = buffer?.byteLength ?? 0;
-    if (this.#state.kind === 'ended') {
-      this.#settle(buffer, bytes);
-      return;
-    }
-    const parts = encodeResult(agreement, request, result);
+    const isOver = this.#state.kind === 'ended';
     // A write's payload is free as soon as the backend is done; a read's must reach the socket first.
-    if (buffer && result.kind !== 'data') this.#options.pool.give(buffer);
-    this.#outbox.add(parts, () => this.#settle(result.kind === 'data' ? buffer : undefined, bytes));
+    const lent = result.kind === 'data' && !isOver ? buffer : undefined;
+    if (buffer && !lent) this.#options.pool.give(buffer);
+    if (isOver) this.#settle(1, bytes);
+    else this.#outbox.add(encodeResult(agreement, request, result), bytes, lent);
   }
 
-  /** A request is over: its reply has left, or nobody wants it any more. */
-  #settle(buffer: Buffer | undefined, bytes: number): void {
-    if (buffer) this.#options.pool.give(buffer);
-    this.#requestsInFlight -= 1;
+  #outboxOf(socket: Socket): Outbox {
+    const { clock, pool } = this.#options;
+    return new Outbox(socket, clock, pool, (replies, bytes) => this.#settle(replies, bytes));
+  }
+
+  /** Requests are over: their replies have left, or nobody wants them any more. */
+  #settle(requests: number, bytes: number): void {
+    this.#requestsInFlight -= requests;
     this.#bytesInFlight -= bytes;
     const state = this.#state;
     if (state.kind === 'draining') this.#endIfDrained();
@@ -285,9 +311,11 @@ export class Session {
   }
 
   #goOn(state: Transmission, held: NonNullable<Transmission['held']>): void {
-    if (!this.#admit(state, held.request)) return;
+    const at = this.#admit(state, held.request, held.chunk, held.at);
+    if (at === undefined) return;
     state.held = undefined;
-    this.#consume(held.chunk, held.at);
+    this.#consume(held.chunk, at);
+    this.#outbox.flush();
     if (this.#state.kind === 'transmission' && !this.#state.held) this.#socket.resume();
   }
 

@@ -31,7 +31,7 @@ import { promisify } from 'node:util';
 import { Problem, systemCode } from '../kit/problem.ts';
 import { deviceTraceSync, type DeviceTrace } from './device-trace.ts';
 import { SharedSync } from './shared-sync.ts';
-import { allocateSync, blockDeviceSizeSync, dropCacheSync, punchHoleSync, seekSync } from './syscalls.ts';
+import { allocateSync, blockDeviceSizeSync, dropCacheSync, punchHoleSync, readCached, seekSync } from './syscalls.ts';
 
 const fdatasyncAsync = promisify(fdatasync);
 const fsyncAsync = promisify(fsync);
@@ -59,6 +59,8 @@ export interface File {
   read(into: Uint8Array, position: number): Promise<number>;
   /** As `read`, on the calling thread. For page-cache-hot data and small reads only. */
   readSync(into: Uint8Array, position: number): number;
+  /** Fills `into` from the page cache alone, on the calling thread. False: not all of it is there, or nobody can tell. */
+  readCachedSync(into: Uint8Array, position: number): boolean;
   /** Writes all parts one after another from `position`. The parts must not change until it resolves. */
   write(parts: readonly Uint8Array[], position: number): Promise<void>;
   /** As `write` for one part, on the calling thread. */
@@ -155,6 +157,10 @@ class PosixFile implements File {
       done += got;
     }
     return done;
+  }
+
+  readCachedSync(into: Uint8Array, position: number): boolean {
+    return readCached(this.#fd, into, position);
   }
 
   async write(parts: readonly Uint8Array[], position: number): Promise<void> {

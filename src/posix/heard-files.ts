@@ -86,6 +86,10 @@ class HeardFile implements File {
     return duringSync(this.#ear, 'read', () => this.#file.readSync(into, position));
   }
 
+  readCachedSync(into: Uint8Array, position: number): boolean {
+    return duringSync(this.#ear, 'read', () => this.#file.readCachedSync(into, position));
+  }
+
   write(parts: readonly Uint8Array[], position: number): Promise<void> {
     return during(this.#ear, 'write', this.#file.write(parts, position));
   }

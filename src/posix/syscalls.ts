@@ -1,7 +1,7 @@
 /**
  * The few libc calls Node lacks, through koffi. Where koffi or libc can not be loaded the fallbacks are: no preallocation,
- * `punchHoleSync` answers false (callers write zeros), `lockSync` does not know, and a block device reports its size by binary search on
- * reads.
+ * `punchHoleSync` answers false (callers write zeros), `lockSync` does not know, nothing is ever known to be cached, and a block device reports
+ * its size by binary search on reads.
  */
 import { readSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -15,12 +15,16 @@ const seekEnd = 2;
 const lockExclusive = 2;
 const lockNonBlocking = 4;
 const adviceDontNeed = 4;
+/** RWF_NOWAIT of preadv2(2). */
+const noWaitFlag = 8;
 
 interface Libc {
   fallocate(fd: number, mode: number, offset: number, length: number): number;
   lseek(fd: number, offset: number, whence: number): number;
   flock(fd: number, operation: number): number;
   fadvise(fd: number, offset: number, length: number, advice: number): number;
+  /** preadv2(2) of one part that does not wait; −1 with any errno where that can not be. */
+  readNoWait(fd: number, into: Uint8Array, position: number): number;
   errno(): number;
 }
 
@@ -32,11 +36,19 @@ function loadLibc(): Libc | undefined {
     const lseek = libc.func('int64_t lseek(int, int64_t, int)');
     const flock = libc.func('int flock(int, int)');
     const fadvise = libc.func('int posix_fadvise(int, int64_t, int64_t, int)');
+    const preadv2 = libc.func('int64_t preadv2(int, void *, int, int64_t, int)');
+    /** One struct iovec. */
+    const part = new BigUint64Array(2);
     return {
       fallocate: (fd, mode, offset, length) => Number(fallocate(fd, mode, offset, length)),
       lseek: (fd, offset, whence) => Number(lseek(fd, offset, whence)),
       flock: (fd, operation) => Number(flock(fd, operation)),
       fadvise: (fd, offset, length, advice) => Number(fadvise(fd, offset, length, advice)),
+      readNoWait: (fd, into, position) => {
+        part[0] = koffi.address(into);
+        part[1] = BigInt(into.byteLength);
+        return Number(preadv2(fd, part, 1, position, noWaitFlag));
+      },
       errno: () => koffi.errno(),
     };
   } catch {
@@ -73,6 +85,14 @@ export function punchHoleSync(fd: number, position: number, length: number): boo
 /** posix_fadvise(DONTNEED): advice, so nothing is said of its success. Pages that are dirty or mapped stay. */
 export function dropCacheSync(fd: number, position: number, length: number): void {
   libc?.fadvise(fd, position, length, adviceDontNeed);
+}
+
+/**
+ * Fills `into` if all of it is in the page cache. False: it is not, or the kernel, the file system or the end of the file says no; the way
+ * that waits then tells which.
+ */
+export function readCached(fd: number, into: Uint8Array, position: number): boolean {
+  return libc?.readNoWait(fd, into, position) === into.byteLength;
 }
 
 /** The first offset ≥ `position` where data begins (`data`) or a hole begins (`hole`); undefined when there is none, or no support. */

@@ -143,17 +143,19 @@ test('a write is not ended by a close before its sync has ended', async () => {
 
 // ---- small writes on the calling thread -------------------------------------------------------------------------------------
 
-function quickWrites(tookMs: () => number): { quick: QuickWrites; written: number[]; pass: (ms: number) => void } {
+/** `write` answers whether one of four KiB was taken, and took so long. */
+function quickWrites(): { quick: QuickWrites; write: (tookMs: number) => boolean; pass: (ms: number) => void } {
   let nowMs = 1000;
-  const written: number[] = [];
-  const image = {
-    writeSync: (_: Uint8Array, position: number) => {
-      written.push(position);
-      nowMs += tookMs();
-    },
-  } as unknown as File;
+  let nextTakesMs = 0;
+  const image = { writeSync: () => void (nowMs += nextTakesMs) } as unknown as File;
   const quick = new QuickWrites(image, { ...stillClock, monotonicMs: () => nowMs });
-  return { quick, written, pass: (ms) => void (nowMs += ms) };
+  const write = (tookMs: number): boolean => {
+    nextTakesMs = tookMs;
+    const takes = quick.takes(4096, 0);
+    if (takes) quick.write(Buffer.alloc(4096), 0);
+    return takes;
+  };
+  return { quick, write, pass: (ms) => void (nowMs += ms) };
 }
 
 test.each([
@@ -163,23 +165,38 @@ test.each([
   ['a part of a page', 512, 0, false],
   ['over the border of a page', 4096, 512, false],
 ])('%s: on the calling thread or not', (_, length, offset, quickly) => {
-  const { quick, written } = quickWrites(() => 0.01);
-  expect(quick.tryWrite(Buffer.alloc(length), offset)).toBe(quickly);
-  expect(written).toEqual(quickly ? [offset] : []);
+  expect(quickWrites().quick.takes(length, offset)).toBe(quickly);
 });
 
-test('after a call that took long, writes are handed over for twenty times as long', () => {
-  let tookMs = 0.01;
-  const { quick, pass } = quickWrites(() => tookMs);
-  const tryOne = (): boolean => quick.tryWrite(Buffer.alloc(4096), 0);
-  expect([tryOne(), tryOne()]).toEqual([true, true]);
-  tookMs = 3;
-  expect([tryOne(), tryOne()]).toEqual([true, false]);
-  pass(59);
-  expect(tryOne()).toBe(false);
+test('calls that the system interrupts now and then hand nothing over', () => {
+  const { write, pass } = quickWrites();
+  for (let call = 0; call < 1000; call += 1) {
+    expect(write(4)).toBe(true);
+    pass(80);
+  }
+});
+
+test('a slow disk holds the thread for its allowance, and for a twentieth of the time from then on', () => {
+  const { write, pass } = quickWrites();
+  let slowCalls = 0;
+  while (write(3)) slowCalls += 1;
+  expect(slowCalls).toBe(4);
+  let moreCalls = 0;
+  for (let ms = 0; ms < 6000; ms += 1) {
+    if (write(3)) moreCalls += 1;
+    pass(1);
+  }
+  expect(moreCalls * 3).toBeGreaterThan((6000 / 20) * 0.8);
+  expect(moreCalls * 3).toBeLessThan((6000 / 20) * 1.2);
+});
+
+test('one call that takes very long hands over for twenty times as long', () => {
+  const { write, pass } = quickWrites();
+  expect([write(300), write(0.01)]).toEqual([true, false]);
+  pass(20 * 290 - 1);
+  expect(write(0.01)).toBe(false);
   pass(2);
-  tookMs = 0.01;
-  expect([tryOne(), tryOne()]).toEqual([true, true]);
+  expect([write(0.01), write(0.01)]).toEqual([true, true]);
 });
 
 test('a page written over the border of two regions, one of them cold: nothing is issued before both are hot', async () => {

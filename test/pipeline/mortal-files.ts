@@ -136,6 +136,10 @@ class MortalFile implements File {
     return this.#files.runSync(null, this.path, 0, () => this.#real.readSync(into, position));
   }
 
+  readCachedSync(into: Uint8Array, position: number): boolean {
+    return this.#files.runSync(null, this.path, false, () => this.#real.readCachedSync(into, position));
+  }
+
   write(parts: readonly Uint8Array[], position: number): Promise<void> {
     return this.#files.run('write', this.path, () => this.#real.write(parts, position), position);
   }

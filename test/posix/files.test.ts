@@ -28,6 +28,7 @@ it('a write after close went into the next file that got the descriptor number',
   const sync = [
     () => first.writeSync(bytes, 0),
     () => first.readSync(bytes, 0),
+    () => first.readCachedSync(bytes, 0),
     () => first.allocateSync(0, 4096, false),
     () => first.punchHoleSync(0, 4096),
     () => first.extentSync(0, 4096),

@@ -38,6 +38,7 @@ const calls: Readonly<Record<keyof Files, (files: Files) => Promise<unknown>>> =
 const fileCalls: Readonly<Record<Exclude<keyof File, 'path' | 'dropCacheSync'>, (file: File) => unknown>> = {
   read: (file) => file.read(new Uint8Array(1), 0),
   readSync: (file) => file.readSync(new Uint8Array(1), 0),
+  readCachedSync: (file) => file.readCachedSync(new Uint8Array(1), 0),
   write: (file) => file.write([new Uint8Array(1)], 0),
   writeSync: (file) => {
     file.writeSync(new Uint8Array(1), 0);

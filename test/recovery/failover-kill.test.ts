@@ -55,6 +55,7 @@ class MortalFiles {
       ...{ path: file.path, facts: () => file.facts(), close: () => file.close() },
       read: (into, at) => file.read(into, at),
       readSync: (into, at) => file.readSync(into, at),
+      readCachedSync: (into, at) => file.readCachedSync(into, at),
       extentSync: (at, length) => file.extentSync(at, length),
       dropCacheSync: (at, length) => file.dropCacheSync(at, length),
       allocateSync: (at, length, keep) => file.allocateSync(at, length, keep),
