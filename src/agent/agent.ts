@@ -18,6 +18,7 @@ import { FlightLog, newCounters, type AgentCounters } from './counters.ts';
 import { runCycle, type CycleContext, type CycleOutcome } from './cycle.ts';
 import { Gaps, type GapReason } from './gaps.ts';
 import { inlineHasher, type BlockHasher } from './hash-blocks.ts';
+import { restMs } from './plan.ts';
 import { resyncDisk } from './resync-disk.ts';
 import { ResyncGate } from './resync-gate.ts';
 import type { ResyncReport, ResyncRequest, ResyncWindow } from './resync.ts';
@@ -29,7 +30,7 @@ export interface AgentOptions extends Pick<CycleContext, 'disks' | 'cutAll' | 'd
   readonly machine: string;
   readonly version: string;
   readonly connect: (signal: AbortSignal) => Promise<Connection>;
-  /** Time from the end of a cycle's commit to the next cut, milliseconds. */
+  /** From one cut to the next, milliseconds: a cycle that took longer is followed at once. After one without a point, all of it is waited. */
   readonly intervalMs: () => number;
   readonly compression: () => OpenDisk['compression'];
   /** What freezes and thaws around the cut of an app-consistent point; default: nothing does, and none is made. */
@@ -298,7 +299,9 @@ export class Agent {
   /** Until the next cycle is due or asked for. */
   async #rest(session: Session): Promise<void> {
     this.#state = 'idle';
-    if (!this.#requested) await this.#pause(session, this.#options.intervalMs());
+    const { clock, intervalMs } = this.#options;
+    const cutMs = this.#trouble === untroubled ? this.#lastPoint?.cutTimeMs : undefined;
+    if (!this.#requested) await this.#pause(session, restMs(intervalMs(), cutMs, clock.wallMs()));
   }
 
   /** Why the source of a disk can not be read at present, or null. */
@@ -361,9 +364,7 @@ export class Agent {
         return new Problem(
           outcome.retryable ? 'store-failed' : outcome.reason,
           `point rejected (${outcome.reason}, disk ${outcome.disk}): ${outcome.detail}`,
-          {
-            retryable: outcome.retryable,
-          },
+          { retryable: outcome.retryable },
         );
     }
   }

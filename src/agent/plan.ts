@@ -21,3 +21,12 @@ export function nextStep(facts: RoundFacts): 'round' | 'cut' {
   if (facts.previousBytes !== null && facts.bytes > facts.previousBytes * 0.9) return 'cut';
   return 'round';
 }
+
+/**
+ * How long to rest before the next cycle, milliseconds, so that cuts are `intervalMs` apart: none when the last cycle took longer, all of it when it
+ * made no point (`cutMs`, of its cut on the wall clock, is undefined) or the wall clock was set back.
+ */
+export function restMs(intervalMs: number, cutMs: number | undefined, nowMs: number): number {
+  if (cutMs === undefined || cutMs > nowMs) return intervalMs;
+  return Math.max(0, intervalMs - (nowMs - cutMs));
+}

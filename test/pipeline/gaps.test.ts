@@ -196,3 +196,28 @@ test('a session that is lost while the guest is frozen leaves it thawed, and the
   await site.point();
   expect([guest.frozen, guest.freezes - guest.thaws]).toEqual([0, 0]);
 });
+
+test('cuts are an interval apart, however long a cycle takes', async () => {
+  const site = await made();
+  await site.point();
+  const capture = site.agent?.captureOf(site.disk(0));
+  if (!capture) throw new Error('an agent runs');
+  const read = capture.readBlocks.bind(capture);
+  let content = 0;
+  capture.readBlocks = async (first, into) => {
+    await systemClock.sleep(250);
+    // So that every cycle has something to read.
+    content += 1;
+    void site.write(0, 0, Buffer.alloc(blockSize, content));
+    return read(first, into);
+  };
+  site.intervalMs = 500;
+  await site.write(0, 0, Buffer.alloc(blockSize, 255));
+  await site.point();
+  const before = site.acknowledged.size;
+  await site.until(() => site.acknowledged.size >= before + 4, 'four more points');
+  const cuts = [...site.acknowledged.values()].slice(before - 1, before + 4);
+  // Not the 750 ms of a cycle and a whole interval after it.
+  expect(((cuts.at(-1) ?? 0) - (cuts[0] ?? 0)) / 4).toBeLessThan(700);
+  expect(((cuts.at(-1) ?? 0) - (cuts[0] ?? 0)) / 4).toBeGreaterThan(450);
+});
