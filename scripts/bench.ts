@@ -83,8 +83,10 @@ async function main({ only = Object.keys(benches), size, seed, quick = false, js
     };
     process.once('SIGINT', interrupted).once('SIGTERM', interrupted);
     try {
+      const started = performance.now();
       const measured = await measure({ directory, size: parseSize(size, blockBytes), seed: Number(seed), quick, say });
       Object.assign(results, measured.figures);
+      say(`${name}: ${Math.round((performance.now() - started) / 1000)} s`);
       lines.push(...measured.lines);
     } finally {
       process.off('SIGINT', interrupted).off('SIGTERM', interrupted);

@@ -59,7 +59,14 @@ const TiB = 1024 ** 4;
 
 /** How much of everything. */
 const extents = {
-  whole: { turns: 3, randomReadSeconds: 2, points: 10_000, largeBytes: 4 * TiB, manyPoints: 43_200, sizeMax: Infinity },
+  whole: {
+    turns: 3,
+    randomReadSeconds: 2,
+    points: 10_000,
+    largeBytes: 4 * TiB,
+    manyPoints: 43_200,
+    sizeMax: 512 * MiB,
+  },
   quick: { turns: 1, randomReadSeconds: 1, points: 200, largeBytes: TiB / 16, manyPoints: 2_000, sizeMax: 64 * MiB },
 } as const;
 type Extent = (typeof extents)['whole' | 'quick'];
