@@ -27,6 +27,7 @@ import type { CaptureDisk, LogLoss } from './contract.ts';
 import type { Cuttable } from './cut.ts';
 import type { DirtySets } from './dirty-sets.ts';
 import { backendProblem, readBlocksOf, readWhole, zeroRange } from './image.ts';
+import { ImageSyncs } from './image-syncs.ts';
 import { regionOfBlock, type LogLayout } from './log-layout.ts';
 import { OldPages } from './old-pages.ts';
 import { QuickWrites } from './quick-writes.ts';
@@ -66,6 +67,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   readonly #sets: DirtySets;
   readonly #log: ChangeLog;
   readonly #quick: QuickWrites;
+  readonly #syncs: ImageSyncs;
   readonly #pieceRegions: number;
   readonly #gate = new WriteGate();
   /** All requests, whether a cut waits for them or not. */
@@ -82,6 +84,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     this.#sets = parts.sets;
     this.#log = log;
     this.#quick = new QuickWrites(parts.image, parts.clock);
+    this.#syncs = new ImageSyncs(parts.image, log);
     this.name = parts.name;
     this.geometry = parts.layout.geometry;
     this.size = this.geometry.size;
@@ -134,6 +137,8 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
       this.#quick.write(data, offset);
     } catch (error) {
       throw backendProblem(error);
+    } finally {
+      this.#syncs.changed();
     }
     return true;
   }
@@ -296,10 +301,8 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   // ---- inside ---------------------------------------------------------------------------------------------------------------
 
   /** Makes durable every write that has ended, and tells the log so. */
-  async syncImage(): Promise<void> {
-    const tick = this.#log.imageSyncBegins();
-    await this.#image.datasync();
-    this.#log.imageSynced(tick);
+  syncImage(): Promise<void> {
+    return this.#syncs.run();
   }
 
   #change(
@@ -354,6 +357,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
       await issue(at, length);
     } finally {
       this.#inFlight.delete(inFlight);
+      this.#syncs.changed();
       this.#log.unpin(first, last);
     }
   }

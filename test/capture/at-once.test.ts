@@ -18,6 +18,7 @@ import {
   blockSize,
   commitAll,
   dirty,
+  hold,
   imagePath,
   logPath,
   openSim,
@@ -180,4 +181,44 @@ test('what the page cache holds is read in the call; what it does not hold, or w
   } finally {
     await rm(directory, { recursive: true, force: true });
   }
+});
+
+test('syncs asked for while nothing more was written are one; a write in between asks for another', async () => {
+  const { files, capture } = await quiet();
+  const syncs = (): number => files.counts.get('datasync') ?? 0;
+  expect(capture.writeNow(page(7), 0)).toBe(true);
+  const before = syncs();
+  await Promise.all(Array.from({ length: 16 }, () => capture.flush()));
+  expect(syncs() - before).toBe(1);
+  const first = capture.flush();
+  expect(capture.writeNow(page(8), 0)).toBe(true);
+  const second = capture.flush();
+  expect(capture.writeNow(page(9), 4096)).toBe(true);
+  await first;
+  await second;
+  const durable = files.durable(imagePath).bytes();
+  expect([durable[0], syncs() - before]).toEqual([8, 3]);
+});
+
+test('a sync under way is not shared by who wrote since it began, by whichever way', async () => {
+  const { files, capture } = await quiet();
+  const { promise, resolve } = Promise.withResolvers<undefined>();
+  let syncs = 0;
+  hold(files, promise, (operation, name) => operation === 'datasync' && name === imagePath && (syncs += 1) === 1);
+  const first = capture.flush();
+  await capture.write(Buffer.alloc(100, 5), 0, false);
+  const second = capture.flush();
+  resolve(undefined);
+  await Promise.all([first, second]);
+  expect([syncs, files.durable(imagePath).bytes()[0]]).toEqual([2, 5]);
+});
+
+test('a sync that fails is heard of by all who share it, and by all who come later', async () => {
+  const { files, capture } = await quiet();
+  files.fault = (operation, name) => (operation === 'datasync' && name === imagePath ? { code: 'EIO' } : null);
+  const outcomes = await Promise.allSettled([capture.flush(), capture.flush()]);
+  expect(outcomes.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
+  files.fault = () => null;
+  await expect(capture.flush()).rejects.toMatchObject({ code: 'EIO' });
+  expect(() => capture.writeNow(page(7), 0)).toThrow(expect.objectContaining({ code: 'EIO' }));
 });
