@@ -30,8 +30,12 @@ import { backendProblem, readBlocksOf, readWhole, zeroRange } from './image.ts';
 import { ImageSyncs } from './image-syncs.ts';
 import { regionOfBlock, type LogLayout } from './log-layout.ts';
 import { OldPages } from './old-pages.ts';
+import { QuickReads } from './quick-reads.ts';
 import { QuickWrites } from './quick-writes.ts';
 import { WriteGate } from './write-gate.ts';
+
+/** Gives the image one piece of a change. */
+type Issue = (at: number, length: number) => Promise<void>;
 
 /** A request's piece spans at most this many regions. */
 const pieceRegionsMax = 16;
@@ -66,7 +70,8 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   readonly #image: File;
   readonly #sets: DirtySets;
   readonly #log: ChangeLog;
-  readonly #quick: QuickWrites;
+  readonly #reads: QuickReads;
+  readonly #writes: QuickWrites;
   readonly #syncs: ImageSyncs;
   readonly #pieceRegions: number;
   readonly #gate = new WriteGate();
@@ -83,7 +88,8 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     this.#image = parts.image;
     this.#sets = parts.sets;
     this.#log = log;
-    this.#quick = new QuickWrites(parts.image, parts.clock);
+    this.#reads = new QuickReads(parts.image);
+    this.#writes = new QuickWrites(parts.image, parts.clock);
     this.#syncs = new ImageSyncs(parts.image, log);
     this.name = parts.name;
     this.geometry = parts.layout.geometry;
@@ -102,8 +108,8 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
 
   write(data: Uint8Array, offset: number, fua: boolean): Promise<void> {
     return this.#change(offset, data.byteLength, fua, async (at, length) => {
-      if (length === data.byteLength && this.#quick.takes(length, at)) {
-        this.#quick.write(data, at);
+      if (length === data.byteLength && this.#writes.takes(length, at)) {
+        this.#writes.write(data, at);
         return;
       }
       await this.#image.write(
@@ -117,7 +123,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   readNow(into: Uint8Array, offset: number): boolean {
     if (this.#closing) return false;
     try {
-      return this.#image.readCachedSync(into, offset);
+      return this.#reads.tryRead(into, offset);
     } catch (error) {
       throw backendProblem(error);
     }
@@ -126,7 +132,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   /** Invariant 6. */
   writeNow(data: Uint8Array, offset: number): boolean {
     const { byteLength: length } = data;
-    if (this.#closing || !this.#quick.takes(length, offset) || this.#cut?.isUnread(offset, length) === true)
+    if (this.#closing || !this.#writes.takes(length, offset) || this.#cut?.isUnread(offset, length) === true)
       return false;
     const { regionBytes } = this.#parts.layout;
     const last = Math.floor((offset + length - 1) / regionBytes);
@@ -134,7 +140,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     this.#gate.pass();
     this.#sets.markRange(offset, length);
     try {
-      this.#quick.write(data, offset);
+      this.#writes.write(data, offset);
     } catch (error) {
       throw backendProblem(error);
     } finally {
@@ -305,12 +311,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     return this.#syncs.run();
   }
 
-  #change(
-    offset: number,
-    length: number,
-    fua: boolean,
-    issue: (at: number, length: number) => Promise<void>,
-  ): Promise<void> {
+  #change(offset: number, length: number, fua: boolean, issue: Issue): Promise<void> {
     return this.#request(async () => {
       await this.#throughGate(offset, length, issue);
       // A cut that has the data need not wait until it is durable.
@@ -318,11 +319,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     });
   }
 
-  async #throughGate(
-    offset: number,
-    length: number,
-    issue: (at: number, length: number) => Promise<void>,
-  ): Promise<void> {
+  async #throughGate(offset: number, length: number, issue: Issue): Promise<void> {
     const held = this.#gate.enter();
     if (held) await held;
     try {
@@ -339,12 +336,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     }
   }
 
-  async #piece(
-    at: number,
-    length: number,
-    first: number,
-    issue: (at: number, length: number) => Promise<void>,
-  ): Promise<void> {
+  async #piece(at: number, length: number, first: number, issue: Issue): Promise<void> {
     const last = Math.floor((at + length - 1) / this.#parts.layout.regionBytes);
     const pinning = this.#log.pin(first, last);
     if (pinning) await pinning;

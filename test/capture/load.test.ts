@@ -6,6 +6,7 @@
 import { afterEach, describe, expect, test } from 'vitest';
 import { makeCutAll } from '../../src/capture/cut.ts';
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
+import { QuickReads } from '../../src/capture/quick-reads.ts';
 import { QuickWrites } from '../../src/capture/quick-writes.ts';
 import type { Clock } from '../../src/kit/clock.ts';
 import { limits, MiB } from '../../src/limits.ts';
@@ -197,6 +198,25 @@ test('one call that takes very long hands over for twenty times as long', () => 
   expect(write(0.01)).toBe(false);
   pass(2);
   expect([write(0.01), write(0.01)]).toEqual([true, true]);
+});
+
+test('what misses the cache again and again is asked for more and more rarely, until it hits', () => {
+  let cached = false;
+  let asked = 0;
+  const quick = new QuickReads({ readCachedSync: () => ((asked += 1), cached) } as unknown as File);
+  const read = (count: number): number => {
+    asked = 0;
+    for (let index = 0; index < count; index += 1) quick.tryRead(Buffer.alloc(4096), 0);
+    return asked;
+  };
+  expect(read(1 + 1 + 1 + 3 + 1 + 7)).toBe(3);
+  expect(read(10 * 64)).toBeLessThan(14);
+  cached = true;
+  expect(read(64)).toBeGreaterThan(0);
+  expect(read(100)).toBe(100);
+  cached = false;
+  expect([read(1), read(1), read(1)]).toEqual([1, 0, 1]);
+  expect(quick.tryRead(Buffer.alloc(128 * 1024), 0)).toBe(false);
 });
 
 test('a page written over the border of two regions, one of them cold: nothing is issued before both are hot', async () => {
