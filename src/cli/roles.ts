@@ -304,6 +304,8 @@ export interface MachineStatus extends Judged, Recency {
   readonly replica: {
     readonly points: number;
     readonly oldestCutMs: number | null;
+    /** Between two points that are kept one after the other. */
+    readonly longestSpacingMs: number | null;
     readonly pinned: number;
     readonly storedBytes: number | null;
     readonly liveBytes: number | null;

@@ -235,16 +235,12 @@ const processServerReport = z.object({
 const replicaFacts = z.object({
   points: count.describe('Kept.'),
   oldestCutMs: timeMs.nullable(),
+  longestSpacingMs: z.int().min(0).nullable().describe('Between two that are kept one after the other.'),
   pinned: count,
   storedBytes: bytes.nullable().describe('This and the next two: as of the last fold.'),
   liveBytes: bytes.nullable().describe('What some kept point reads.'),
   backlogBytes: bytes.nullable().describe('What compaction would give back.'),
-  checkedRatio: z
-    .number()
-    .min(0)
-    .max(1)
-    .nullable()
-    .describe('Share of the stored bytes this pass of the scrub checked.'),
+  checkedRatio: z.number().min(0).max(1).nullable().describe('Share of what is stored that this scrub checked.'),
   checkedSinceMs: timeMs.nullable().describe('Everything stored by then was checked since.'),
   failovers: z.array(z.string().max(64)).max(64),
 });

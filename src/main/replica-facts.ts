@@ -1,5 +1,6 @@
 /** What a target tells about the replica of a machine beside its points: how much is kept, what it takes, how much of it was checked, who uses it. */
 import type { TargetReport } from '../control/schemas.ts';
+import { longestSpacingMs } from '../store/points-kept.ts';
 import type { Target } from '../target/target.ts';
 
 type ReplicaFacts = NonNullable<TargetReport['machines'][number]['replica']>;
@@ -15,6 +16,7 @@ export function replicaFacts(target: Target, machine: string, failovers: readonl
   return {
     points: view.kept.length,
     oldestCutMs: known(view.kept[0]?.cutTimeMs),
+    longestSpacingMs: known(longestSpacingMs(view.kept)),
     pinned: view.kept.filter(({ point }) => view.isPinned(point)).length,
     storedBytes: use?.stored ?? null,
     liveBytes: use?.live ?? null,

@@ -261,7 +261,7 @@ export class MachineStore {
       machine: this.machine,
       disks: [at],
       index: log.index,
-      readAt: new ReadAhead(reader).read,
+      readAt: new ReadAhead(reader, () => log.segments.durableEnd).read,
     });
     return { geometry: disk.geometry, readBlock: (block, into) => points.readBlock(disk.no, block, into) };
   }

@@ -75,3 +75,12 @@ export class KeptPoints {
     return this.kept.at(-1)?.point ?? 0;
   }
 }
+
+/** The longest time between the cuts of two points that are kept one after the other, milliseconds; undefined when there are not two. */
+export function longestSpacingMs(kept: readonly Pick<PointBody, 'cutTimeMs'>[]): number | undefined {
+  if (kept.length < 2) return undefined;
+  return kept.reduce(
+    (longest, { cutTimeMs }, at) => Math.max(longest, cutTimeMs - (kept[at - 1] ?? { cutTimeMs }).cutTimeMs),
+    0,
+  );
+}

@@ -1,12 +1,15 @@
 /**
  * Reads of segments that mostly follow one another, as those of a proof do: what was written together is read together, with few system
- * calls. For one run of reads of what was durable before the first of them; what lies behind that may be written meanwhile.
+ * calls.
  *
  *  1. Only a read that begins where the last one ended, or a little later, reads ahead: reads here and there cost what they cost.
  *  2. Whatever reading ahead meets, an error or the end of the file, is not told: the read itself is tried alone then.
+ *  3. Nothing is kept that was not durable before it was read: what stands there may be written meanwhile, and compaction moves even records of old
+ *     points there while they are read.
  */
 import { KiB, limits } from '../limits.ts';
 import type { ReadSegment } from './point-reader.ts';
+import type { Position } from './segment-format.ts';
 
 /** What is read at a time. Each read wakes a thread of the pool, which costs more than the bytes do. */
 const windowBytes = limits.store.replayReadBytes;
@@ -22,6 +25,7 @@ export interface SegmentSource {
 
 export class ReadAhead {
   readonly #source: SegmentSource;
+  readonly #durableEnd: () => Position;
   #window: Uint8Array | null = null;
   #segment = -1;
   /** What of the segment the window holds. */
@@ -30,8 +34,10 @@ export class ReadAhead {
   /** Where the last read ended. */
   #end = -1;
 
-  constructor(source: SegmentSource) {
+  /** @param durableEnd every byte of the log before this place is durable. */
+  constructor(source: SegmentSource, durableEnd: () => Position) {
     this.#source = source;
+    this.#durableEnd = durableEnd;
   }
 
   /** One at a time. */
@@ -53,9 +59,12 @@ export class ReadAhead {
     this.#window ??= Buffer.allocUnsafeSlow(windowBytes);
     this.#to = this.#from;
     if (end - offset > windowBytes) return;
+    const durable = this.#durableEnd();
+    const durableTo = segment < durable.segment ? Infinity : segment === durable.segment ? durable.offset : 0; // 3
+    if (end > durableTo) return;
     try {
       const filled = await this.#source.readSome(segment, this.#window, offset);
-      [this.#from, this.#to] = [offset, offset + filled];
+      [this.#from, this.#to] = [offset, Math.min(offset + filled, durableTo)];
     } catch {
       this.#to = this.#from; // 2
     }

@@ -3,6 +3,7 @@ import { limits } from '../limits.ts';
 import type { MetricRegistry, Sample, SeriesDeclaration } from '../observe/registry.ts';
 import type { SpaceUse } from '../store/machine-fold.ts';
 import type { MachineStore } from '../store/machine-store.ts';
+import { longestSpacingMs } from '../store/points-kept.ts';
 import type { TargetCounters } from './counters.ts';
 import type { Scrubber } from './scrubber.ts';
 import type { Target } from './target.ts';
@@ -43,6 +44,10 @@ const newestCommitted = perMachine(
 const newestProven = perMachine('newest_proven_point_cut_timestamp_seconds', 'Cut time of the newest proven point.');
 const points = perMachine('points', 'Recovery points kept.');
 const oldest = perMachine('oldest_point_cut_timestamp_seconds', 'Cut time of the oldest point that is kept.');
+const spacing = perMachine(
+  'points_longest_spacing_seconds',
+  'Longest time between the cuts of two recovery points that are kept one after the other.',
+);
 const pinned = perMachine('points_pinned', 'Recovery points kept whatever the policy says.');
 const startedPoint = perMachine(
   'newest_started_point_timestamp_seconds',
@@ -133,6 +138,10 @@ export function registerTargetSeries(registry: MetricRegistry, target: Target): 
   registry.sampled(
     oldest,
     each((store) => seconds(store.points.kept[0]?.cutTimeMs)),
+  );
+  registry.sampled(
+    spacing,
+    each((store) => seconds(longestSpacingMs(store.points.kept))),
   );
   registry.sampled(
     pinned,

@@ -123,6 +123,10 @@ test.concurrent(
     };
     expect(await notes('--pin', '1')).toEqual([true]);
     expect(await one.site.metric('target', 'tidemark_points_pinned')).toBe(1);
+    await one.until(
+      'points that are some time apart',
+      async () => ((await one.site.metric('target', 'tidemark_points_longest_spacing_seconds')) ?? 0) > 0,
+    );
     await one.site.stop();
     expect(await notes('--unpin', '1')).toEqual([false]);
     const wrong = await command(['points', machine, '--data', one.site.targetData, '--pin', '99']);

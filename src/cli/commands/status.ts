@@ -31,9 +31,10 @@ function recencyCells(of: DiskStatus | MachineStatus): string[] {
 }
 
 function replicaLine(name: string, replica: NonNullable<MachineStatus['replica']>): string {
-  const { points, oldestCutMs, pinned, storedBytes, liveBytes, checkedRatio, failovers } = replica;
+  const { points, oldestCutMs, longestSpacingMs, pinned, storedBytes, liveBytes, checkedRatio, failovers } = replica;
   return [
     `${name}: ${points} points since ${timeText(oldestCutMs)}`,
+    ...(longestSpacingMs === null ? [] : [`at most ${secondsText(longestSpacingMs / 1000)} apart`]),
     ...(pinned > 0 ? [`${pinned} pinned`] : []),
     ...(storedBytes === null ? [] : [`${bytesText(storedBytes)} stored, ${bytesText(liveBytes)} of it live`]),
     ...(checkedRatio === null ? [] : [`${Math.floor(100 * checkedRatio)} % checked again`]),
