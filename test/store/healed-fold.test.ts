@@ -95,3 +95,24 @@ it('a point that is proven again is proven by the records it has, wherever they 
   for await (const block of life.store.blocksOf(await life.disk(), 1)) blocks.push(block);
   expect(blocks.sort((a, b) => a - b)).toEqual([0, 1, 2, 3, 4, 5]);
 });
+
+it('a record that compaction moves during a proof is read where it is now, not what stood there before', async () => {
+  const first = await life.layer(some(6));
+  await nextSegment();
+  const second = await life.layer(some(5));
+  await life.commit(runOf([first, second]), 11);
+  await nextSegment();
+  await life.point(some(8, 20));
+  await life.prove();
+  const reader = life.store.readerAt(await life.disk(), 2);
+  const into = Buffer.alloc(4096);
+  const expectBlock = async (block: number): Promise<void> => {
+    await reader.readBlock(block, into);
+    expect(into.equals(life.image.get(block) ?? Buffer.alloc(0)), `block ${block}`).toBe(true);
+  };
+  // These follow one another where the log ends, and so will the record of block 5.
+  for (let block = 20; block < 28; block += 1) await expectBlock(block);
+  await life.fold(keepAll);
+  expect(await readdir(life.path('segments'))).not.toContain('000001.seg');
+  await expectBlock(5);
+});
