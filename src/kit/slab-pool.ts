@@ -3,12 +3,13 @@
  * for every few dozen megabytes that come and go.
  *
  *  1. A slab has one owner: whoever took it. Who has no more use for it gives it back, or forgets it.
- *  2. Slabs come in few sizes, so that one that comes back is of use; larger ones than those are made to measure and not kept.
- *  3. Idle slabs are at most `idleBytesMax`, whatever their sizes.
+ *  2. Slabs come in few sizes, so that one that comes back is of use; larger and much smaller ones are made to measure and not kept.
+ *  3. A slab is at most twice what was asked for: who bounds the frames that may arrive has bounded their memory (C5).
+ *  4. Idle slabs are at most `idleBytesMax`, whatever their sizes.
  */
 const KiB = 1024;
-/** The fifth fits what agents send (`limits.agent.batchPayloadBytes`), the sixth what they may send (`limits.wire.batchPayloadBytesMax`), with rows. */
-const sizes = [16 * KiB, 48 * KiB, 144 * KiB, 288 * KiB, 544 * KiB, 1088 * KiB];
+/** The last but one fits what agents send (`limits.agent.batchPayloadBytes`), the last what they may send (`limits.wire.batchPayloadBytesMax`), with rows. */
+const sizes = [16, 32, 48, 80, 144, 288, 544, 1088].map((size) => size * KiB);
 
 export class SlabPool {
   readonly #idleBytesMax: number;
@@ -21,7 +22,7 @@ export class SlabPool {
 
   /** At least `bytes` bytes, content undefined. */
   take(bytes: number): ArrayBuffer {
-    const size = sizes.find((each) => bytes <= each) ?? bytes;
+    const size = sizes.find((each) => bytes <= each && each <= 2 * bytes) ?? bytes;
     const idle = this.#idle.get(size)?.pop();
     if (!idle) return new ArrayBuffer(size);
     this.#idleBytes -= size;

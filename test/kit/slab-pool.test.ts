@@ -7,11 +7,17 @@ it('has at least what was asked for, and uses again what came back', () => {
   const pool = new SlabPool(1024 * KiB);
   for (const bytes of [1, 16 * KiB, 16 * KiB + 1, 600 * KiB, 5000 * KiB])
     expect(pool.take(bytes).byteLength).toBeGreaterThanOrEqual(bytes);
-  const slab = pool.take(20 * KiB);
+  const slab = pool.take(34 * KiB);
   pool.give(slab);
   expect(pool.take(200 * KiB)).not.toBe(slab);
   expect(pool.take(40 * KiB)).toBe(slab);
   expect(pool.take(40 * KiB)).not.toBe(slab);
+});
+
+it('has never more than twice of what was asked for, which is what its user counted', () => {
+  const pool = new SlabPool(1024 * KiB);
+  for (let bytes = 1; bytes < 3000 * KiB; bytes += Math.ceil(bytes / 100))
+    expect(pool.take(bytes).byteLength, `${bytes}`).toBeLessThanOrEqual(2 * bytes);
 });
 
 it('keeps no more than it may, and nothing that was made to measure', () => {
