@@ -177,6 +177,11 @@ test('calls that the system interrupts now and then hand nothing over', () => {
   }
 });
 
+test('calls that compute for long, page after page of a large folio, hand nothing over', () => {
+  const { write } = quickWrites();
+  for (let call = 0; call < 1000; call += 1) expect(write(0.1)).toBe(true);
+});
+
 test('a slow disk holds the thread for its allowance, and for a twentieth of the time from then on', () => {
   const { write, pass } = quickWrites();
   let slowCalls = 0;
