@@ -4,11 +4,11 @@
  *   request: u32 magic, u16 flags, u16 command, u64 cookie, u64 offset, u32 length [, length bytes if WRITE]
  *
  * The reader stops after each request's header, so that its owner can bound it before a byte of payload is given room (C7):
- * the owner then says where the payload goes, or that it is thrown away.
+ * the owner then says where the payload goes, that it is thrown away, or that it took it from the chunk itself.
  *
  * Invariants:
  *  1. Pure: no I/O, no memory beyond one header. The same bytes give the same events however they are cut into chunks.
- *  2. A payload is copied straight into the buffer its owner handed in, or counted away; never gathered elsewhere.
+ *  2. A payload is copied straight into the buffer its owner handed in, taken by the owner where it lies, or counted away; never gathered elsewhere.
  *  3. After `malformed` the stream has no meaning any more; nothing else is reported.
  */
 import { invariant } from '../kit/invariant.ts';
