@@ -16,6 +16,7 @@ import { saltBytes } from '../kernels/keys.ts';
 import { limits } from '../limits.ts';
 import type { Connection } from '../transport/connection.ts';
 import { mustRecycle } from '../transport/heartbeat.ts';
+import { checksumsBytesMax } from '../wire/checksums.ts';
 import { protocolError } from '../wire/codes.ts';
 import { decodeCredit, encodeCredit } from '../wire/credit.ts';
 import { decodeCycle, encodeCycle } from '../wire/cycle.ts';
@@ -72,6 +73,11 @@ export class Relay {
     const egress = new Egress({ connection: target, clock, slabs, counters, onFailure, onRoom });
     this.#egress = egress;
     this.#comparison = new Comparison({ egress, back: this.#back, sealer, counters, room, onFailure });
+  }
+
+  /** Of the longest frame body the agent may send now. */
+  get bodyBytesMax(): number {
+    return Math.max(checksumsBytesMax, this.#grantedBytes);
   }
 
   /** @throws Problem: the agent broke the protocol. */

@@ -20,7 +20,7 @@ import { closeCodes, type Connection } from '../transport/connection.ts';
 import { Heartbeat } from '../transport/heartbeat.ts';
 import { isWireCode, protocolError, wireCodeOf, wireCodes } from '../wire/codes.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
-import { decodeFrame, frameType, type Frame } from '../wire/frame.ts';
+import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
 import { decodeHello, encodeHello, protocolVersion, type Hello } from '../wire/hello.ts';
 import { decodeWelcome, encodeWelcome, type Welcome } from '../wire/welcome.ts';
 import type { Budget, Window } from './budget.ts';
@@ -102,7 +102,8 @@ export class Session {
     const late = (): void => this.end(new Problem('timeout', 'no HELLO in time', { retryable: true }));
     this.#state = { kind: 'greeting', timer: clock.after(limits.wire.firstFrameMs, late) };
     this.#agentHeartbeat = new Heartbeat(agent, clock);
-    agent.onFrame((message) => this.#guard(() => this.#fromAgent(message)), options.slabs.takeFrame);
+    const fromAgent = (message: Buffer): void => this.#guard(() => this.#fromAgent(message));
+    agent.onFrame(fromAgent, options.slabs.takeFrame, () => this.#frameBytesMax);
     void agent.closed.then(() => this.end(null)); // 3
   }
 
@@ -135,6 +136,12 @@ export class Session {
     this.#tellAgent(reason);
     this.#logger.info({ code: why.code, reason: why.message, phase: state.kind }, 'the session of a machine ended');
     this.#options.onEnded(this, reason);
+  }
+
+  /** Of the longest frame the agent may send now. */
+  get #frameBytesMax(): number {
+    const state = this.#state;
+    return frameHeaderBytes + (state.kind === 'open' ? state.relay.bodyBytesMax : limits.wire.controlBytesMax);
   }
 
   #countConnections(): void {

@@ -26,7 +26,7 @@ import { encodeCredit } from '../wire/credit.ts';
 import { decodeCycle } from '../wire/cycle.ts';
 import { encodeDurable } from '../wire/durable.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
-import { decodeFrame, frameType, type Frame } from '../wire/frame.ts';
+import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
 import { decodeGap, type Gap } from '../wire/gap.ts';
 import { decodeHello, protocolVersion, type Hello } from '../wire/hello.ts';
 import { encodeLeaves, type LeafPair } from '../wire/leaves.ts';
@@ -86,9 +86,8 @@ export class TargetSession {
       if (this.#state.kind === 'greeting') this.end(new Problem('timeout', 'no HELLO in time', { retryable: true }));
     });
     this.#heartbeat = new Heartbeat(connection, host.clock);
-    connection.onFrame((message) => {
-      this.#receive(message);
-    }, host.memory.take);
+    const bytesMax = (): number => frameHeaderBytes + Math.max(limits.wire.controlBytesMax, this.#granted);
+    connection.onFrame((message) => this.#receive(message), host.memory.take, bytesMax);
     void connection.closed.then((closed) => {
       this.end(new Problem('closed', `connection closed: ${closed.reason || closed.by}`, { retryable: true }));
     });

@@ -63,8 +63,11 @@ export interface Connection {
    * Sets the one handler; to be called once, synchronously by whoever receives the connection. Nothing is read before.
    * The buffer is the receiver's from then on. With `take` it lies where `take` put it, and was copied once, from what TLS gave.
    * Without, it may share its ArrayBuffer with other frames: copy before transferring it.
+   *
+   * `bytesMax` tells the longest frame that may come now; asked when one begins to arrive. A longer one ends the connection (`closeCodes.tooBig`), and
+   * no memory is taken for it: that of frames which never end is bounded by what the peer may send (C5). Default: `limits.wire.frameBytesMax`.
    */
-  onFrame(handler: (frame: Buffer) => void, take?: TakeMemory): void;
+  onFrame(handler: (frame: Buffer) => void, take?: TakeMemory, bytesMax?: () => number): void;
   /** Stops reading from the socket. Frames already taken from it (at most one read's worth) may still be delivered. */
   pause(): void;
   resume(): void;

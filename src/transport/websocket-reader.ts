@@ -6,7 +6,7 @@
  *  1. No length is believed: what a header says is checked when it is whole, before anything is allocated for it (C7).
  *  2. A payload is copied once, from the chunk into the memory its receiver gave. Nothing given out is a view of a chunk, so
  *     whoever pushed a chunk may release it.
- *  3. Held at any time: one message of at most `limits.wire.frameBytesMax`, or the fragments of one, and one control frame.
+ *  3. Held at any time: one message of at most `bytesMax` and `limits.wire.frameBytesMax`, or the fragments of one, and one control frame.
  *     (Our own peers do not fragment, so that pieces are copied a second time when the last one came costs nobody.)
  *  4. It ends once: with the peer's close frame, or with its first violation. What is pushed later is not looked at.
  *  5. After `discard` messages are skipped, not stored; control frames are seen as before.
@@ -25,6 +25,7 @@ import { maskBytes, opcodes } from './websocket-header.ts';
 export interface Received {
   /** As in `Connection.onFrame`. */
   readonly take: TakeMemory;
+  readonly bytesMax: () => number;
   readonly message: (message: Buffer) => void;
   /** The payload is the receiver's. */
   readonly ping: (payload: Buffer) => void;
@@ -152,7 +153,8 @@ export class WebSocketReader {
   #fits(length: number): boolean {
     const { frameBytesMax, fragmentsMax } = limits.wire;
     const { bytes, count } = this.#pieces ?? { bytes: 0, count: 0 };
-    if (bytes + length > frameBytesMax) return this.#refuse(closeCodes.tooBig, `more than ${frameBytesMax} bytes`);
+    const most = Math.min(frameBytesMax, this.#received.bytesMax());
+    if (bytes + length > most) return this.#refuse(closeCodes.tooBig, `more than ${most} bytes`);
     if (count >= fragmentsMax) return this.#refuse(closeCodes.policy, `more than ${fragmentsMax} fragments`);
     return true;
   }

@@ -63,6 +63,7 @@ export class WsConnection implements Connection {
   #state: State = { kind: 'open' };
   #handler: ((frame: Buffer) => void) | undefined;
   #take: TakeMemory = (bytes) => Buffer.allocUnsafe(bytes);
+  #bytesMax = (): number => limits.wire.frameBytesMax;
   #paused = false;
   /** What the peer's newest ping said, until the answer went out. */
   #pong: Buffer | undefined;
@@ -80,6 +81,7 @@ export class WsConnection implements Connection {
     this.#masks = side === 'client';
     this.#reader = new WebSocketReader(side === 'server', {
       take: (bytes) => this.#take(bytes),
+      bytesMax: () => this.#bytesMax(),
       message: (frame) => {
         heard.resolve(undefined);
         this.#handler?.(frame);
@@ -132,10 +134,11 @@ export class WsConnection implements Connection {
     });
   }
 
-  onFrame(handler: (frame: Buffer) => void, take?: TakeMemory): void {
+  onFrame(handler: (frame: Buffer) => void, take?: TakeMemory, bytesMax?: () => number): void {
     invariant(!this.#handler, 'onFrame is called once');
     this.#handler = handler;
     if (take) this.#take = take;
+    if (bytesMax) this.#bytesMax = bytesMax;
     if (!this.#paused) this.#socket.resume();
   }
 

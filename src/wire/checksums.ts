@@ -10,6 +10,8 @@ import { encodeFrame, frameType, viewOf } from './frame.ts';
 
 const headerBytes = 16;
 const hashBytes = limits.disk.leafBytes;
+/** Of the longest CHECKSUMS body. */
+export const checksumsBytesMax = headerBytes + limits.wire.checksumsPerFrameMax * hashBytes;
 
 export type ChecksumLevel = 'leaves' | 'nodes';
 

@@ -11,7 +11,7 @@ import { deriveLayerKey } from '../../src/kernels/keys.ts';
 import { unsealRecord } from '../../src/kernels/unseal.ts';
 import { Problem } from '../../src/kit/problem.ts';
 import type { Logger } from '../../src/observe/logger.ts';
-import type { Closed, Connection, PeerIdentity, Role } from '../../src/transport/connection.ts';
+import type { Closed, Connection, PeerIdentity, Role, TakeMemory } from '../../src/transport/connection.ts';
 import { BatchBuilder } from '../../src/wire/batch.ts';
 import { encodeCommitted } from '../../src/wire/committed.ts';
 import { decodeCredit, encodeCredit } from '../../src/wire/credit.ts';
@@ -46,6 +46,8 @@ export class FakeConnection implements Connection {
   paused = false;
   /** Frames this end has sent; a test may hold them back. */
   hold: Promise<unknown> | undefined;
+  /** Bytes of the longest frame this end takes now. */
+  bytesMax = (): number => Infinity;
   other: FakeConnection | undefined;
   #handler: ((frame: Buffer) => void) | undefined;
   #inbox: Buffer[] = [];
@@ -83,8 +85,9 @@ export class FakeConnection implements Connection {
     }
   }
 
-  onFrame(handler: (frame: Buffer) => void): void {
+  onFrame(handler: (frame: Buffer) => void, _take?: TakeMemory, bytesMax = (): number => Infinity): void {
     this.#handler = handler;
+    this.bytesMax = bytesMax;
     queueMicrotask(() => this.#drain());
   }
 

@@ -2,8 +2,10 @@ import { randomBytes } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
 import { SealPool } from '../../src/process-server/pool.ts';
+import { limits } from '../../src/limits.ts';
+import { checksumsBytesMax } from '../../src/wire/checksums.ts';
 import { wireCodes } from '../../src/wire/codes.ts';
-import { frameType } from '../../src/wire/frame.ts';
+import { frameHeaderBytes, frameType } from '../../src/wire/frame.ts';
 import { encodePing } from '../../src/wire/ping.ts';
 import { batchOf } from './fakes.ts';
 import { blockSize, content, oneBlock, open, seqBase, theTarget, world } from './world.ts';
@@ -136,6 +138,25 @@ describe('credit', () => {
     expect(target.faults).toEqual([]);
     expect(largestInFlight).toBeLessThanOrEqual(16 * 1024 * 1024);
     expect(here.server.sessions[0]?.counters.inFlightBytes).toBe(0);
+    here.server.close();
+  });
+
+  it('and what checksums need is all that a frame may take memory for', async () => {
+    const here = world({ onSealed: () => false });
+    const agent = here.agent('m1');
+    const takes = (): number => agent.connection.other?.bytesMax() ?? NaN;
+    expect(takes()).toBe(limits.wire.controlBytesMax + frameHeaderBytes);
+    const [leafKey] = await open(agent, 'm1');
+    if (!leafKey) throw new Error('no leaf key');
+    expect(takes()).toBe(limits.processServer.sessionWindowBytesMin + frameHeaderBytes);
+    agent.cycle(0, seqBase + 1);
+    const batch = oneBlock(0, seqBase + 1, 0, leafKey);
+    await agent.batch(batch);
+    await agent.until(() => here.server.sessions[0]?.counters.batches === 1);
+    expect(takes()).toBe(limits.processServer.sessionWindowBytesMin + 2 * frameHeaderBytes - batch.byteLength);
+    for (let next = 1; agent.creditBytes > batch.byteLength; next += 1)
+      await agent.batch(oneBlock(0, seqBase + 1, next, leafKey));
+    await agent.until(() => takes() === checksumsBytesMax + frameHeaderBytes);
     here.server.close();
   });
 

@@ -2,7 +2,7 @@
 import { afterEach, expect, test } from 'vitest';
 import { limits } from '../../src/limits.ts';
 import { posixFiles, type Files } from '../../src/posix/files.ts';
-import { frameType } from '../../src/wire/frame.ts';
+import { frameHeaderBytes, frameType } from '../../src/wire/frame.ts';
 import { TargetSite } from './peer.ts';
 
 const sites: TargetSite[] = [];
@@ -25,6 +25,26 @@ function slowFiles(gate: { until: Promise<unknown> | null }): Files {
     },
   };
 }
+
+test('memory is taken for a frame only as far as it may be sealed bytes that were granted, or control', async () => {
+  const gate: { until: Promise<unknown> | null } = { until: null };
+  const site = await TargetSite.start({ files: slowFiles(gate) });
+  sites.push(site);
+  const { peer, disk } = await site.session();
+  const { sessionWindowBytes } = limits.target;
+  expect(peer.far.bytesMax()).toBe(sessionWindowBytes + frameHeaderBytes);
+  const layer = peer.cycle(disk);
+  const { promise, resolve } = Promise.withResolvers<undefined>();
+  gate.until = promise;
+  peer.sealed(disk, layer, 1);
+  try {
+    await expect.poll(() => peer.far.bytesMax()).toBeLessThan(sessionWindowBytes + frameHeaderBytes);
+  } finally {
+    resolve(undefined);
+  }
+  await peer.next(frameType.durable);
+  expect(peer.far.bytesMax()).toBe(sessionWindowBytes + frameHeaderBytes);
+});
 
 test('incident 15: CYCLE frames that wait for a sync are not read without bound', async () => {
   const gate: { until: Promise<unknown> | null } = { until: null };

@@ -35,6 +35,8 @@ export class MemoryConnection implements Connection {
   #held = false;
   #handler: ((frame: Buffer) => void) | undefined;
   #take: TakeMemory | undefined;
+  /** Bytes of the longest frame this end takes now. */
+  bytesMax = (): number => Infinity;
   #other: MemoryConnection | undefined;
   #queue: InFlight[] = [];
   #queuedBytes = 0;
@@ -74,10 +76,11 @@ export class MemoryConnection implements Connection {
     });
   }
 
-  onFrame(handler: (frame: Buffer) => void, take?: TakeMemory): void {
+  onFrame(handler: (frame: Buffer) => void, take?: TakeMemory, bytesMax = (): number => Infinity): void {
     invariant(!this.#handler, 'onFrame is called once');
     this.#handler = handler;
     this.#take = take;
+    this.bytesMax = bytesMax;
     this.#other?.wake();
   }
 
@@ -100,6 +103,7 @@ export class MemoryConnection implements Connection {
   }
 
   #placed(frame: Buffer): Buffer {
+    invariant(frame.byteLength <= this.bytesMax(), 'nobody sends a longer frame than the receiver takes');
     const memory = this.#take?.(frame.byteLength);
     if (!memory) return frame;
     invariant(memory.byteLength === frame.byteLength, 'the memory of a frame has its length');

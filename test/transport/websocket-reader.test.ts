@@ -16,6 +16,7 @@ class Recorded {
   readonly events: string[] = [];
   readonly taken: number[] = [];
   readonly reader: WebSocketReader;
+  bytesMax = Infinity;
   onMessage: () => void = () => undefined;
 
   constructor(masked: boolean) {
@@ -24,6 +25,7 @@ class Recorded {
         this.taken.push(bytes);
         return Buffer.from(new ArrayBuffer(bytes + 20), 9, bytes);
       },
+      bytesMax: () => this.bytesMax,
       message: (message) => {
         this.events.push(`message ${message.toString('hex')}`);
         this.onMessage();
@@ -209,6 +211,19 @@ describe('memory', () => {
     expect(read.feed(Buffer.alloc(1)).events).toHaveLength(1);
     const over = new Recorded(true).feed(frame({ length: BigInt(frameBytesMax) + 1n }));
     expect(over.feed(Buffer.alloc(1000)).taken).toEqual([]);
+  });
+
+  it('is not taken for a message that is longer than its receiver takes when it begins', () => {
+    const message = frame({ payload: Buffer.alloc(1000) });
+    const first = frame({ final: false, payload: Buffer.alloc(990) });
+    for (const fragments of [[message], [first, frame({ opcode: 0, payload: Buffer.alloc(10) })]]) {
+      const read = new Recorded(true);
+      read.bytesMax = 1000;
+      read.feed(Buffer.concat(fragments));
+      read.bytesMax = 999;
+      expect(read.feed(Buffer.concat(fragments)).taken).toEqual([1000]);
+      expect(read.events.slice(1)).toEqual(['refused 1009']);
+    }
   });
 
   it('is not taken for a message in fragments before the last one came', () => {
