@@ -3,15 +3,15 @@
  * all batches before it, and a CYCLE between the right ones.
  *
  *  1. A SEALED body is sent only after its bytes were taken from the credit the target granted (C5).
- *  2. One frame is with the socket at a time; waiting ones cost what the windows allow (batches) or `controlQueueBytesMax` (others;
- *     above it `full` tells the session to stop reading).
+ *  2. One frame is with the socket at a time; waiting ones cost what the windows allow (batches), and, with what a batch costs beside its bytes,
+ *     `controlQueueBytesMax` (above it `full` tells the session to stop reading).
  *  3. The first failure is told once, through `onFailure`; everything behind it is dropped.
  */
 import type { Clock } from '../kit/clock.ts';
 import { Credit } from '../kit/credit.ts';
 import { Problem } from '../kit/problem.ts';
 import { Serial } from '../kit/serial.ts';
-import { limits } from '../limits.ts';
+import { KiB, limits } from '../limits.ts';
 import type { Connection } from '../transport/connection.ts';
 import { frameHeaderBytes } from '../wire/frame.ts';
 import type { SessionCounters } from './counters.ts';
@@ -19,6 +19,8 @@ import { frameAt, type SealOutcome } from './seal-batch.ts';
 import type { Slabs } from './slabs.ts';
 
 const { controlQueueBytesMax } = limits.processServer;
+/** Of a batch that waits, beside its bytes: it may be one of zeros, of 64. */
+const batchBytes = 2 * KiB;
 
 export interface EgressOptions {
   readonly connection: Connection;
@@ -42,16 +44,16 @@ export class Egress {
   readonly #options: EgressOptions;
   readonly #credit = new Credit(0);
   readonly #queue = new Serial();
-  #controlBytes = 0;
+  #waitingBytes = 0;
   #ended = false;
 
   constructor(options: EgressOptions) {
     this.#options = options;
   }
 
-  /** True while so much control traffic waits that no more should be read from the agent. */
+  /** True while so much waits that no more should be read from the agent. */
   get full(): boolean {
-    return this.#controlBytes > controlQueueBytesMax;
+    return this.#waitingBytes > controlQueueBytesMax;
   }
 
   /** The target granted `bytes` more. */
@@ -61,14 +63,9 @@ export class Egress {
 
   /** Sends a frame after everything queued before. It is owned here until sent. */
   control(frame: Uint8Array, turn: Turn = {}): void {
-    const bytes = frame.byteLength + (turn.waitingBytes ?? 0);
-    this.#controlBytes += bytes;
-    this.#enqueue(async () => {
+    this.#enqueue(frame.byteLength + (turn.waitingBytes ?? 0), async () => {
       await turn.ready?.();
       await this.#options.connection.send(frame);
-      const before = this.#controlBytes;
-      this.#controlBytes -= bytes;
-      if (before > controlQueueBytesMax && this.#controlBytes <= controlQueueBytesMax) this.#options.onRoom();
     });
   }
 
@@ -76,7 +73,7 @@ export class Egress {
   sealed(outcome: Promise<SealOutcome>, onSent: () => void): void {
     // The queue may end before it comes to this outcome; its failure must not count as unhandled then.
     outcome.catch(() => undefined);
-    this.#enqueue(async () => {
+    this.#enqueue(batchBytes, async () => {
       const { clock, connection, counters, slabs } = this.#options;
       const sealed = await outcome;
       if (sealed.outcome === 'leaf-mismatch') {
@@ -104,8 +101,15 @@ export class Egress {
     this.#credit.end(reason);
   }
 
-  #enqueue(job: () => Promise<void>): void {
-    void this.#queue.run(() => (this.#ended ? Promise.resolve() : job().catch((error: unknown) => this.#fail(error))));
+  #enqueue(bytes: number, job: () => Promise<void>): void {
+    this.#waitingBytes += bytes;
+    const run = async (): Promise<void> => {
+      await job();
+      const before = this.#waitingBytes;
+      this.#waitingBytes -= bytes;
+      if (before > controlQueueBytesMax && this.#waitingBytes <= controlQueueBytesMax) this.#options.onRoom();
+    };
+    void this.#queue.run(() => (this.#ended ? Promise.resolve() : run().catch((error: unknown) => this.#fail(error))));
   }
 
   #fail(error: unknown): void {

@@ -205,6 +205,7 @@ export class Relay {
     counters.batchBytesIn += byteLength;
     counters.inFlightBytes += byteLength;
     this.#egress.sealed(this.#seal(lane, plan, buffer), () => lane.sent(plan.seq, clock.monotonicMs()));
+    this.#relieve();
   }
 
   async #seal(lane: Lane, plan: PlannedBatch, buffer: ArrayBuffer): Promise<SealOutcome> {

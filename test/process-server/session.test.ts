@@ -1,9 +1,12 @@
 import { randomBytes } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
+import { zeroLeaf } from '../../src/disk/merkle.ts';
+import { fullMask } from '../../src/disk/page-mask.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { SealPool } from '../../src/process-server/pool.ts';
-import { limits } from '../../src/limits.ts';
+import { KiB, limits, MiB } from '../../src/limits.ts';
 import { checksumsBytesMax } from '../../src/wire/checksums.ts';
+import { BatchBuilder } from '../../src/wire/batch.ts';
 import { wireCodes } from '../../src/wire/codes.ts';
 import { frameHeaderBytes, frameType } from '../../src/wire/frame.ts';
 import { encodePing } from '../../src/wire/ping.ts';
@@ -157,6 +160,26 @@ describe('credit', () => {
     for (let next = 1; agent.creditBytes > batch.byteLength; next += 1)
       await agent.batch(oneBlock(0, seqBase + 1, next, leafKey));
     await agent.until(() => takes() === checksumsBytesMax + frameHeaderBytes);
+    here.server.close();
+  });
+
+  it('does not bound batches of zeros: as many wait as may cost what control frames may, and go on when the target does', async () => {
+    const here = world({ onSealed: () => false, windowBytes: 1 });
+    const agent = here.agent('m1');
+    await open(agent, 'm1');
+    agent.cycle(0, seqBase + 1);
+    const [builder, count] = [new BatchBuilder(), 1500];
+    for (let batch = 0; batch < count; batch += 1) {
+      builder.clear();
+      builder.add(batch, fullMask, zeroLeaf, 0, () => 0);
+      agent.send(builder.finish(0, seqBase + 1, batch));
+    }
+    await agent.until(() => agent.connection.other?.paused === true);
+    await systemClock.sleep(50);
+    const counters = here.server.sessions[0]?.counters;
+    expect(counters?.batches).toBeLessThan(limits.processServer.controlQueueBytesMax / KiB);
+    theTarget(here).grant(MiB);
+    await agent.until(() => counters?.batches === count);
     here.server.close();
   });
 
