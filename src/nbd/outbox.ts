@@ -34,6 +34,8 @@ export class Outbox {
   #lent: Buffer[] = [];
   #replies = 0;
   #bytes = 0;
+  /** A reply was made in its place since the last flush. */
+  #prompt = false;
   #scheduled = false;
 
   constructor(socket: Socket, clock: Clock, pool: BufferPool, onSent: OnSent) {
@@ -48,8 +50,9 @@ export class Outbox {
     return this.#reserve(length).subarray(this.#used, this.#used + length);
   }
 
-  /** The first `length` bytes of the room are a reply; the caller flushes soon. `bytes` are counted for it. */
+  /** The first `length` bytes of the room are a reply; `flushPrompt` comes soon. `bytes` are counted for it. */
   filled(length: number, bytes: number): void {
+    this.#prompt = true;
     this.#used += length;
     this.#replies += 1;
     this.#bytes += bytes;
@@ -77,8 +80,14 @@ export class Outbox {
     });
   }
 
+  /** If replies were made in their places, they leave now, with all the others; those alone go on waiting for their turn. */
+  flushPrompt(): void {
+    if (this.#prompt) this.flush();
+  }
+
   /** Hands everything to the socket now. */
   flush(): void {
+    this.#prompt = false;
     this.#seal();
     if (this.#gather) this.#lent.push(this.#gather);
     const [pieces, lent, replies, bytes] = [this.#pieces, this.#lent, this.#replies, this.#bytes];

@@ -100,7 +100,7 @@ export class Session {
 
   readonly #onData = (chunk: Buffer): void => {
     this.#consume(chunk, 0);
-    this.#outbox.flush();
+    this.#outbox.flushPrompt();
   };
   readonly #onEnd = (): void => this.drain('the client closed');
 
@@ -315,7 +315,7 @@ export class Session {
     if (at === undefined) return;
     state.held = undefined;
     this.#consume(held.chunk, at);
-    this.#outbox.flush();
+    this.#outbox.flushPrompt();
     if (this.#state.kind === 'transmission' && !this.#state.held) this.#socket.resume();
   }
 
