@@ -7,7 +7,8 @@
  *  2. Frames are handled in the order they came. Batches are pipelined: the next is taken before the last is durable; everything else
  *     waits for what came before it.
  *  3. DURABLE for a batch goes out only after its bytes were synced and indexed (C1). COMMITTED only after the point's record is durable.
- *  4. What waits for its turn is bounded: sealed bytes by credit, all else by `controlQueueBytesMax`, above which nothing more is read.
+ *  4. What waits, for its turn or until it is durable, is bounded: sealed bytes by credit, all else by `controlQueueBytesMax`, above which nothing
+ *     more is read.
  *  5. The peer never has more sealed bytes outstanding than it was granted (C5); one that sends more is closed.
  */
 import type { Clock } from '../kit/clock.ts';
@@ -39,6 +40,8 @@ import { encodeWelcome } from '../wire/welcome.ts';
 import { answerAsk, boundsOf } from './comparison.ts';
 import type { TargetCounters } from './counters.ts';
 import type { FrameMemory } from './frame-memory.ts';
+
+const { controlQueueBytesMax, queuedFrameBytes } = limits.target;
 
 export interface SessionHost {
   readonly version: string;
@@ -76,7 +79,7 @@ export class TargetSession {
   readonly #firstFrame: { cancel(): void };
   readonly #heartbeat: Heartbeat;
   #granted = 0;
-  /** Control bytes that wait for their turn, with what each frame costs beside its bytes. */
+  /** Control bytes that wait for their turn, with what each frame costs beside its bytes; that of a batch until it is durable. */
   #queuedBytes = 0;
 
   constructor(connection: Connection, host: SessionHost) {
@@ -161,10 +164,8 @@ export class TargetSession {
     } else if (frame.body.byteLength > limits.wire.controlBytesMax) {
       throw protocolError(`a control frame of ${frame.body.byteLength} bytes`);
     }
-    const { controlQueueBytesMax, queuedFrameBytes } = limits.target;
     const bytes = queuedFrameBytes + (frame.type === frameType.sealed ? 0 : frame.body.byteLength);
-    this.#queuedBytes += bytes;
-    if (!this.connection.paused && this.#queuedBytes > controlQueueBytesMax) this.connection.pause();
+    this.#waits(bytes);
     this.#inOrder
       .run(async () => {
         if (this.#state.kind !== 'ended') await this.#dispatch(frame);
@@ -172,10 +173,17 @@ export class TargetSession {
       .catch((error: unknown) => {
         this.#fail(error);
       })
-      .finally(() => {
-        this.#queuedBytes -= bytes;
-        if (this.connection.paused && this.#queuedBytes <= controlQueueBytesMax / 2) this.connection.resume();
-      });
+      .finally(() => this.#waitsNoMore(bytes));
+  }
+
+  #waits(bytes: number): void {
+    this.#queuedBytes += bytes;
+    if (!this.connection.paused && this.#queuedBytes > controlQueueBytesMax) this.connection.pause();
+  }
+
+  #waitsNoMore(bytes: number): void {
+    this.#queuedBytes -= bytes;
+    if (this.connection.paused && this.#queuedBytes <= controlQueueBytesMax / 2) this.connection.resume();
   }
 
   async #dispatch(frame: Frame): Promise<void> {
@@ -315,11 +323,12 @@ export class TargetSession {
     const arrivedMs = clock.monotonicMs();
     const { byteLength } = frame.body;
     const accepted = disk.appendBatch(frame.body);
+    this.#waits(queuedFrameBytes);
     counters.sealedBytesIn += byteLength;
     counters.queuedBytes += byteLength;
     counters.recordsIn += accepted.records;
     counters.plainBytesIn += accepted.plainBytes;
-    accepted.durable.then(
+    const done = accepted.durable.then(
       () => {
         counters.batchesDurable += 1;
         counters.queuedBytes -= byteLength;
@@ -334,6 +343,7 @@ export class TargetSession {
         this.#fail(error);
       },
     );
+    void done.finally(() => this.#waitsNoMore(queuedFrameBytes));
   }
 
   async #point(state: OpenState, message: PointMessage): Promise<void> {

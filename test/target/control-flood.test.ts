@@ -3,7 +3,7 @@ import { afterEach, expect, test } from 'vitest';
 import { limits } from '../../src/limits.ts';
 import { posixFiles, type Files } from '../../src/posix/files.ts';
 import { frameHeaderBytes, frameType } from '../../src/wire/frame.ts';
-import { TargetSite } from './peer.ts';
+import { blockSize, TargetSite } from './peer.ts';
 
 const sites: TargetSite[] = [];
 afterEach(async () => {
@@ -45,6 +45,31 @@ test('memory is taken for a frame only as far as it may be sealed bytes that wer
   await peer.next(frameType.durable);
   expect(peer.far.bytesMax()).toBe(sessionWindowBytes + frameHeaderBytes);
 });
+
+test('batches that wait for a sync are not read without bound, however small they are', async () => {
+  const gate: { until: Promise<unknown> | null } = { until: null };
+  const site = await TargetSite.start({ files: slowFiles(gate) });
+  sites.push(site);
+  const frames = 2500;
+  const { peer, disk } = await site.session('m1', null, { size: frames * blockSize });
+  const layer = peer.cycle(disk);
+  peer.sealed(disk, layer, 0);
+  await peer.next(frameType.durable);
+  const { promise, resolve } = Promise.withResolvers<undefined>();
+  gate.until = promise;
+  for (let each = 1; each < frames; each += 1) peer.sealed(disk, layer, each, each, 7);
+  const { controlQueueBytesMax, queuedFrameBytes } = limits.target;
+  try {
+    await expect.poll(() => peer.far.paused).toBe(true);
+    await new Promise((turn) => setTimeout(turn, 50));
+    expect(site.target.counters.recordsIn).toBeLessThanOrEqual(controlQueueBytesMax / queuedFrameBytes + 1);
+  } finally {
+    resolve(undefined);
+    gate.until = null;
+  }
+  await expect.poll(() => site.target.counters.batchesDurable, { timeout: 10_000 }).toBe(frames);
+  expect(peer.far.paused).toBe(false);
+}, 15_000);
 
 test('incident 15: CYCLE frames that wait for a sync are not read without bound', async () => {
   const gate: { until: Promise<unknown> | null } = { until: null };
