@@ -272,6 +272,24 @@ describe('memory', () => {
     expect(await far.closed).toMatchObject({ by: 'error' });
   });
 
+  it('of a frame longer than its receiver takes now is not taken, and the connection ends', async () => {
+    const { far, raw } = await ends();
+    const taken: number[] = [];
+    far.onFrame(
+      () => undefined,
+      (bytes) => {
+        taken.push(bytes);
+        return Buffer.alloc(bytes);
+      },
+      () => 100,
+    );
+    raw.write(Buffer.concat([rawFrame({ payload: Buffer.alloc(100) }), rawFrame({ length: 101n })]));
+    await expect.poll(() => taken).toEqual([100]);
+    raw.end(closeFrame(1009));
+    expect(await far.closed).toMatchObject({ by: 'error', code: 1009 });
+    expect(taken).toEqual([100]);
+  });
+
   it('of what was read goes back at once, unless somebody else has a part in it', async () => {
     const { far, socket, raw } = await ends();
     const chunks: Buffer[] = [];
