@@ -17,7 +17,7 @@ import { invariant } from '../kit/invariant.ts';
 import { fullMask, gatherPages, pageCount } from '../disk/page-mask.ts';
 import { zeroLeaf } from '../disk/merkle.ts';
 import { leafOf } from '../kernels/hash.ts';
-import { KiB, limits, MiB } from '../limits.ts';
+import { KiB, limits } from '../limits.ts';
 import { BatchBuilder } from '../wire/batch.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
 import type { Session } from './session.ts';
@@ -144,7 +144,7 @@ export class LayerSender {
       spare.push(oldest.memory);
       hashedSinceTurn += oldest.masks.length * blockSize;
       // Hashing is synchronous: let writers of the protected machine in between.
-      if (hashedSinceTurn >= MiB) {
+      if (hashedSinceTurn >= pieceBytes) {
         hashedSinceTurn = 0;
         await clock.turn();
       }

@@ -9,6 +9,7 @@ import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
 import { MiB } from '../limits.ts';
 import type { Geometry } from '../disk/geometry.ts';
 import type { File, Files } from '../posix/files.ts';
+import type { QuickReads } from './quick-reads.ts';
 
 const zeros = new Uint8Array(MiB);
 
@@ -53,14 +54,21 @@ export async function readWhole(file: File, into: Uint8Array, offset: number): P
     throw new Problem('EIO', `${file.path} ends at ${offset + got}: it was made smaller while in use`);
 }
 
-/** Reads as many whole blocks as `into` holds, from `first` on; what lies past the end of the disk is zero. */
-export async function readBlocksOf(file: File, geometry: Geometry, first: number, into: Uint8Array): Promise<void> {
+/** Reads as many whole blocks as `into` holds, from `first` on; what lies past the end of the disk is zero. `quick` reads what is cached. */
+export async function readBlocksOf(
+  file: File,
+  geometry: Geometry,
+  first: number,
+  into: Uint8Array,
+  quick?: QuickReads,
+): Promise<void> {
   const { size, blockSize, blockCount } = geometry;
   const start = first * blockSize;
   const whole = into.byteLength % blockSize === 0 && start + into.byteLength <= blockCount * blockSize;
   invariant(whole && into.byteLength > 0, 'whole blocks of the disk are read');
   const onDisk = Math.min(into.byteLength, size - start);
-  await readWhole(file, into.subarray(0, onDisk), start);
+  const part = into.subarray(0, onDisk);
+  if (quick?.tryRead(part, start) !== true) await readWhole(file, part, start);
   into.fill(0, onDisk);
 }
 

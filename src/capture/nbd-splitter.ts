@@ -17,7 +17,7 @@
 import type { Clock } from '../kit/clock.ts';
 import { invariant } from '../kit/invariant.ts';
 import { Problem } from '../kit/problem.ts';
-import { limits } from '../limits.ts';
+import { KiB, limits } from '../limits.ts';
 import { Serial } from '../kit/serial.ts';
 import type { Geometry } from '../disk/geometry.ts';
 import type { Backend, Extent } from '../nbd/backend.ts';
@@ -39,6 +39,7 @@ type Issue = (at: number, length: number) => Promise<void>;
 
 /** A request's piece spans at most this many regions. */
 const pieceRegionsMax = 16;
+const clientReadBytesMax = 64 * KiB;
 
 export interface SplitterParts {
   readonly name: string;
@@ -71,6 +72,8 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
   readonly #sets: DirtySets;
   readonly #log: ChangeLog;
   readonly #reads: QuickReads;
+  /** Reads of whole blocks, for the agent. */
+  readonly #pieces: QuickReads;
   readonly #writes: QuickWrites;
   readonly #syncs: ImageSyncs;
   readonly #pieceRegions: number;
@@ -88,7 +91,8 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     this.#image = parts.image;
     this.#sets = parts.sets;
     this.#log = log;
-    this.#reads = new QuickReads(parts.image);
+    this.#reads = new QuickReads(parts.image, clientReadBytesMax);
+    this.#pieces = new QuickReads(parts.image, limits.disk.blockBytesMax);
     this.#writes = new QuickWrites(parts.image, parts.clock);
     this.#syncs = new ImageSyncs(parts.image, log);
     this.name = parts.name;
@@ -218,7 +222,7 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     const { blockSize } = this.geometry;
     const cut = this.#cut;
     return this.#request(async () => {
-      await readBlocksOf(this.#image, this.geometry, first, into);
+      await readBlocksOf(this.#image, this.geometry, first, into, this.#pieces);
       for (let at = 0; cut && at < into.byteLength; at += blockSize) {
         const block = first + at / blockSize;
         invariant(this.#sets.sending.get(block) !== 0, 'under a cut only blocks of sending are read');

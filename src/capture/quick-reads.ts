@@ -7,25 +7,26 @@
  *
  * Invariant: after n misses in a row the next 2ⁿ − 1 reads, at most `passedMax`, are handed over unasked. A hit ends that.
  */
-import { KiB } from '../limits.ts';
 import type { File } from '../posix/files.ts';
 
-const readBytesMax = 64 * KiB;
 const passedMax = 63;
 
 export class QuickReads {
   readonly #image: File;
+  readonly #bytesMax: number;
   /** Reads to hand over after the last miss, and how many of them are left. */
   #afterMiss = 0;
   #toPass = 0;
 
-  constructor(image: File) {
+  /** @param bytesMax longer reads are handed over: what the calling thread does meanwhile is nothing else. */
+  constructor(image: File, bytesMax: number) {
     this.#image = image;
+    this.#bytesMax = bytesMax;
   }
 
   /** Whether `into` was filled; if not, it may hold anything. @throws what the read throws. */
   tryRead(into: Uint8Array, offset: number): boolean {
-    if (into.byteLength > readBytesMax) return false;
+    if (into.byteLength > this.#bytesMax) return false;
     if (this.#toPass > 0) {
       this.#toPass -= 1;
       return false;

@@ -29,7 +29,8 @@ export class SegmentReader {
     this.#reading.set(segment, (this.#reading.get(segment) ?? 0) + 1);
     try {
       const file = await this.#file(segment);
-      return await file.read(into, offset);
+      // Most of what is read was written a moment ago: then no other thread is woken for it.
+      return file.readCachedSync(into, offset) ? into.byteLength : await file.read(into, offset);
     } finally {
       const left = (this.#reading.get(segment) ?? 1) - 1;
       if (left === 0) this.#reading.delete(segment);

@@ -98,6 +98,21 @@ function newestCutMs(store: MachineStore, provenOnly: boolean): number | undefin
   return view.points.findLast(({ point }) => !provenOnly || view.stateOf(point) === 'proven')?.cutTimeMs;
 }
 
+const seconds = (ms: number | undefined): number | undefined => (ms === undefined ? undefined : ms / 1000);
+
+function registerScrubSeries(registry: MetricRegistry, target: Target): void {
+  const scrubs = (value: (scrubber: Scrubber) => number | undefined) => (): Sample<'machine'>[] =>
+    [...target.scrubbers()].map(([machine, scrubber]) => ({ labels: { machine }, value: value(scrubber) }));
+  registry.sampled(
+    scrubCoverage,
+    scrubs(({ coverage }) => coverage),
+  );
+  registry.sampled(
+    scrubbedSince,
+    scrubs(({ checkedSinceMs }) => seconds(checkedSinceMs)),
+  );
+}
+
 /** What the last fold of each machine found. */
 function registerSpaceSeries(registry: MetricRegistry, target: Target): void {
   const used = (value: (use: SpaceUse) => number) => (): Sample<'machine'>[] =>
@@ -122,7 +137,6 @@ export function registerTargetSeries(registry: MetricRegistry, target: Target): 
   }
   const each = (value: (store: MachineStore) => number | undefined) => (): Sample<'machine'>[] =>
     [...target.stores()].map(([machine, store]) => ({ labels: { machine }, value: value(store) }));
-  const seconds = (ms: number | undefined): number | undefined => (ms === undefined ? undefined : ms / 1000);
   registry.sampled(
     newestCommitted,
     each((store) => seconds(newestCutMs(store, false))),
@@ -159,16 +173,7 @@ export function registerTargetSeries(registry: MetricRegistry, target: Target): 
     full,
     each((store) => (store.full ? 1 : 0)),
   );
-  const scrubs = (value: (scrubber: Scrubber) => number | undefined) => (): Sample<'machine'>[] =>
-    [...target.scrubbers()].map(([machine, scrubber]) => ({ labels: { machine }, value: value(scrubber) }));
-  registry.sampled(
-    scrubCoverage,
-    scrubs(({ coverage }) => coverage),
-  );
-  registry.sampled(
-    scrubbedSince,
-    scrubs(({ checkedSinceMs }) => seconds(checkedSinceMs)),
-  );
+  registerScrubSeries(registry, target);
   registerSpaceSeries(registry, target);
   registry.sampled(stageSeconds, () =>
     stages.map((stage) => ({ labels: { stage }, value: target.counters.stageMs[stage] / 1000 })),

@@ -208,7 +208,7 @@ test('one call that takes very long hands over for twenty times as long', () => 
 test('what misses the cache again and again is asked for more and more rarely, until it hits', () => {
   let cached = false;
   let asked = 0;
-  const quick = new QuickReads({ readCachedSync: () => ((asked += 1), cached) } as unknown as File);
+  const quick = new QuickReads({ readCachedSync: () => ((asked += 1), cached) } as unknown as File, 65_536);
   const read = (count: number): number => {
     asked = 0;
     for (let index = 0; index < count; index += 1) quick.tryRead(Buffer.alloc(4096), 0);

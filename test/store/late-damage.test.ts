@@ -26,7 +26,7 @@ const countingReads: Files = {
     if (mode !== 'read' || !path.endsWith('.seg')) return file;
     return new Proxy(file, {
       get: (target, key) => {
-        if (key === 'read') reads += 1;
+        if (key === 'readCachedSync') reads += 1;
         const value: unknown = Reflect.get(target, key, target);
         return typeof value === 'function' ? (value.bind(target) as unknown) : value;
       },

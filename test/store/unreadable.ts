@@ -15,6 +15,8 @@ export function unreadable(path: string, at: { readonly offset: number; readonly
       return new Proxy(file, {
         get: (target, key) => {
           if (key === 'read') return read;
+          // What a broken disk holds is in no cache.
+          if (key === 'readCachedSync' && at.broken()) return () => false;
           const value: unknown = Reflect.get(target, key, target);
           return typeof value === 'function' ? (value.bind(target) as unknown) : value;
         },
