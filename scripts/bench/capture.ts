@@ -9,7 +9,7 @@
  *  - *Replication on*: a cycle every second into a process server and a target on this machine, and another writer that dirties 20 MB/s of the same
  *    disk. What fio writes is replicated, too; where it is a multiple of that, the roles work at their limit on the writer's processors.
  */
-import { copyFile, mkdir, open, stat } from 'node:fs/promises';
+import { copyFile, mkdir, open, rm, stat } from 'node:fs/promises';
 import * as path from 'node:path';
 import { systemClock } from '../../src/kit/clock.ts';
 import { connectNbd } from '../../src/nbd/client.ts';
@@ -273,7 +273,11 @@ export async function measureCapture(run: Run): Promise<CaptureFigures> {
   if (absent.includes('fio'))
     return { diskBytes: plan.size, turns: 0, churnMbps: null, sentBytes: { off: 0, on: 0 }, cases: [], absent };
   const image = path.join(run.directory, 'disk.raw');
-  await makeContent(image, plan.size, run.seed);
+  const original = path.join(run.directory, 'original.raw');
+  await makeContent(original, plan.size, run.seed);
+  // Copied as the peers' images are: how a file was written decides in which pieces the page cache holds it, and so what a small write costs.
+  await copyFile(original, image);
+  await rm(original);
   await warm(image);
   return withSite(run, plan, image, absent);
 }
