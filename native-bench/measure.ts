@@ -122,6 +122,8 @@ export async function measureKernels({ sizes, contents, milliseconds }: Effort):
         if (contestant[direction] === null) continue;
         const by: Partial<Record<ContentName, Figures>> = {};
         for (const content of contents) {
+          // A mebibyte of noise grows beyond the largest block: the product stores it as it is, and its LZ4 does not take it.
+          if (kernel === 'lz4' && direction === 'back' && content === 'random' && bytes === MiB) continue;
           by[content] = await figuresOf(taskOf(contestant, encoder, direction, plain[content], bytes), milliseconds);
         }
         rows.push({ kernel, provider, variant, direction, bytes, by });

@@ -11,6 +11,7 @@ import { rmSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
+import { MiB } from '../src/limits.ts';
 import { captureLines, measureCapture } from './bench/capture.ts';
 import { blockBytes } from './bench/content.ts';
 import { lagLines, measureLag } from './bench/lag.ts';
@@ -54,7 +55,7 @@ const benches: Readonly<Record<string, (run: Run) => Promise<Measured>>> = {
     return { figures: { capture: figures }, lines: captureLines(figures) };
   },
   resync: async (run) => {
-    const figures = await measureResync(run);
+    const figures = await measureResync(run.quick ? { ...run, size: Math.min(run.size, quickResyncBytes) } : run);
     return { figures: { resync: figures }, lines: resyncLines(figures) };
   },
   recovery: async (run) => {
@@ -62,6 +63,8 @@ const benches: Readonly<Record<string, (run: Run) => Promise<Measured>>> = {
     return { figures: { recovery: figures }, lines: recoveryLines(figures) };
   },
 };
+
+const quickResyncBytes = 128 * MiB;
 
 function say(text: string): void {
   process.stderr.write(`${text}\n`);

@@ -67,7 +67,7 @@ const extents = {
     manyPoints: 43_200,
     sizeMax: 512 * MiB,
   },
-  quick: { turns: 1, randomReadSeconds: 1, points: 200, largeBytes: TiB / 16, manyPoints: 2_000, sizeMax: 64 * MiB },
+  quick: { turns: 1, randomReadSeconds: 1, points: 100, largeBytes: TiB / 32, manyPoints: 500, sizeMax: 32 * MiB },
 } as const;
 type Extent = (typeof extents)['whole' | 'quick'];
 const waitMsMax = 30 * 60_000;
