@@ -10,8 +10,10 @@ export type Operation = 'open' | 'read' | 'write' | 'writeSync' | 'datasync' | '
 /** Resolves when the operation may go on; throws or rejects in its place. */
 export type Trouble = (operation: Operation, path: string, position: number) => Promise<void> | undefined;
 
+const calm: Trouble = () => undefined;
+
 export class MortalFiles implements Files {
-  trouble: Trouble = () => undefined;
+  trouble: Trouble = calm;
   /** Asked after an operation had its effect, before anyone hears of it. */
   late: Trouble = () => undefined;
   free: number | null = null;
@@ -136,7 +138,9 @@ class MortalFile implements File {
     return this.#files.runSync(null, this.path, 0, () => this.#real.readSync(into, position));
   }
 
+  /** Whoever makes trouble hears of every read. */
   readCachedSync(into: Uint8Array, position: number): boolean {
+    if (this.#files.trouble !== calm) return false;
     return this.#files.runSync(null, this.path, false, () => this.#real.readCachedSync(into, position));
   }
 
