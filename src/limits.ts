@@ -30,7 +30,7 @@ export const limits = {
   },
   wire: {
     frameBytesMax: 4 * MiB,
-    /** Memory of received frames that is kept for the next ones, in each process. */
+    /** Memory of received frames that each role keeps for the next ones. */
     idleSlabBytesMax: 40 * MiB,
     fragmentsMax: 64,
     controlBytesMax: 256 * KiB,

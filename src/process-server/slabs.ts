@@ -6,35 +6,30 @@
  *
  * A slab that went to a worker comes back as another ArrayBuffer of the same memory.
  */
+import { FrameMemory } from '../kit/frame-memory.ts';
 import { SlabPool } from '../kit/slab-pool.ts';
-import { KiB, limits } from '../limits.ts';
+import { limits } from '../limits.ts';
 import { sealingRoom } from './seal-batch.ts';
 
-/** Frames below this are copied: most are control frames. */
-const smallBytes = 8 * KiB;
 /** Of a frame of so many bytes one may be that of a record: batches of pages have that many, batches of blocks fewer, those of zeros more. */
 const bytesPerRecord = limits.disk.blockBytesMin;
 
 export class Slabs {
   readonly #pool = new SlabPool(limits.wire.idleSlabBytesMax);
-  readonly #taken = new WeakSet<ArrayBuffer>();
+  readonly #frames = new FrameMemory(this.#pool);
 
   /** For a frame of `bytes` bytes that arrives, of which nobody knows yet what it is (`TakeMemory`). */
-  readonly takeFrame = (bytes: number): Buffer => {
-    if (bytes < smallBytes) return Buffer.allocUnsafe(bytes);
-    const slab = this.#pool.take(sealingRoom(Math.ceil(bytes / bytesPerRecord)) + bytes);
-    this.#taken.add(slab);
-    return Buffer.from(slab, slab.byteLength - bytes, bytes);
-  };
+  readonly takeFrame = (bytes: number): Buffer =>
+    this.#frames.take(bytes, sealingRoom(Math.ceil(bytes / bytesPerRecord)));
 
   /**
    * The memory in which `body`, the end of a frame, is sealed: where it lies, when it was taken here and has at least `room` bytes before it, else
    * memory it is copied to. The body lies at the end.
    */
   hold(body: Uint8Array, room: number): ArrayBuffer {
-    const { buffer, byteOffset, byteLength } = body;
-    const whole = byteOffset + byteLength === buffer.byteLength;
-    if (buffer instanceof ArrayBuffer && whole && byteOffset >= room && this.#taken.delete(buffer)) return buffer;
+    const { byteOffset, byteLength } = body;
+    const own = byteOffset >= room ? this.#frames.claim(body) : null;
+    if (own) return own;
     const slab = this.#pool.take(room + byteLength);
     new Uint8Array(slab, slab.byteLength - byteLength).set(body);
     this.free(body);
@@ -43,8 +38,7 @@ export class Slabs {
 
   /** Gives back the memory of a frame whose body is not needed any more, if it was taken here. */
   free(body: Uint8Array): void {
-    const { buffer } = body;
-    if (buffer instanceof ArrayBuffer && this.#taken.delete(buffer)) this.give(buffer);
+    this.#frames.free(body);
   }
 
   /** Takes a slab back. The caller must not use it any more. */

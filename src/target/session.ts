@@ -12,6 +12,7 @@
  *  5. The peer never has more sealed bytes outstanding than it was granted (C5); one that sends more is closed.
  */
 import type { Clock } from '../kit/clock.ts';
+import type { FrameMemory } from '../kit/frame-memory.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import { Serial } from '../kit/serial.ts';
 import { limits } from '../limits.ts';
@@ -39,7 +40,6 @@ import { encodeRepair } from '../wire/repair.ts';
 import { encodeWelcome } from '../wire/welcome.ts';
 import { answerAsk, boundsOf } from './comparison.ts';
 import type { TargetCounters } from './counters.ts';
-import type { FrameMemory } from './frame-memory.ts';
 
 const { controlQueueBytesMax, queuedFrameBytes } = limits.target;
 

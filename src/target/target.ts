@@ -7,7 +7,9 @@
  * A newer session of a machine supersedes the older one; between process servers the epoch decides (C9), and the store keeps it.
  */
 import type { Clock } from '../kit/clock.ts';
+import { FrameMemory } from '../kit/frame-memory.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
+import { SlabPool } from '../kit/slab-pool.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { DiskStore } from '../store/disk-store.ts';
@@ -17,7 +19,6 @@ import type { Aside } from '../store/points-record.ts';
 import type { PointsView } from '../store/points-view.ts';
 import type { Connection } from '../transport/connection.ts';
 import { newTargetCounters, type TargetCounters } from './counters.ts';
-import { FrameMemory } from './frame-memory.ts';
 import { failedOver } from './failed-over.ts';
 import { Folder } from './folder.ts';
 import { Gaps } from './gaps.ts';
@@ -78,7 +79,7 @@ export class Target {
       clock: options.clock,
       logger: options.logger,
       counters: this.counters,
-      memory: new FrameMemory(),
+      memory: new FrameMemory(new SlabPool(limits.wire.idleSlabBytesMax)),
       admit: (machine, session) => this.#admit(machine, session),
       committed: (store) => {
         this.#with(store, ({ prover, gaps }) => {

@@ -3,7 +3,8 @@ import { afterEach, expect, test } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
 import { invariant } from '../../src/kit/invariant.ts';
 import { limits } from '../../src/limits.ts';
-import { FrameMemory } from '../../src/target/frame-memory.ts';
+import { FrameMemory } from '../../src/kit/frame-memory.ts';
+import { SlabPool } from '../../src/kit/slab-pool.ts';
 import { TargetSession } from '../../src/target/session.ts';
 import { frameType } from '../../src/wire/frame.ts';
 import { decodeRepair } from '../../src/wire/repair.ts';
@@ -27,7 +28,7 @@ test('incident 9: more damaged blocks than one REPAIR may name are asked for in 
     clock: systemClock,
     logger: silent(),
     counters: site.target.counters,
-    memory: new FrameMemory(),
+    memory: new FrameMemory(new SlabPool(0)),
     admit: () => Promise.resolve(store),
     committed: () => undefined,
     gap: () => undefined,

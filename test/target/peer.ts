@@ -254,9 +254,16 @@ export class Peer {
 
   /** One batch of one whole block, all bytes `fill`; returns its leaf. */
   sealed(disk: OpenedDisk, seq: number, block: number, batch = 0, fill = block + 1): Uint8Array {
-    const { body, leaf } = sealedBody(disk.opened, { seq, batch, block, fill });
+    const { body, leaf } = sealedBody(disk.opened, { seq, batch, block, pages: Buffer.alloc(blockSize, fill) });
     this.send(encodeFrame(frameType.sealed, 0, body));
     return leaf;
+  }
+
+  /** One batch of one whole block with these pages; returns the body. */
+  sealedPages(disk: OpenedDisk, record: { seq: number; batch: number; block: number; pages: Buffer }): Uint8Array {
+    const { body } = sealedBody(disk.opened, record);
+    this.send(encodeFrame(frameType.sealed, 0, body));
+    return body;
   }
 
   /** Of these layers, ascending. */
@@ -275,19 +282,24 @@ export class Peer {
 /** One whole block, sealed for real, as the body of a SEALED frame. */
 function sealedBody(
   keys: Pick<Opened, 'diskId' | 'diskKey' | 'leafKey'>,
-  { seq, batch, block, fill }: { seq: number; batch: number; block: number; fill: number },
+  { seq, batch, block, pages }: { seq: number; batch: number; block: number; pages: Buffer },
 ): { body: Uint8Array; leaf: Uint8Array } {
   const diskId = Buffer.from(keys.diskId, 'hex');
-  const pages = Buffer.alloc(blockSize, fill);
   const leaf = leafOf(Buffer.from(keys.leafKey, 'hex'), pages);
-  const room = new Uint8Array(sealedHeaderBytes + sealedRowBytes + blockSize + 64);
+  const room = new Uint8Array(sealedHeaderBytes + sealedRowBytes + pages.byteLength + 64);
   const at = sealedHeaderBytes + sealedRowBytes;
   const record = { diskId, seq, block, pageMask: 0xffff, nonce: batch, leaf };
   const layerKey = deriveLayerKey(Buffer.from(keys.diskKey ?? '', 'hex'), Buffer.alloc(32, 0x5a), diskId, seq);
   const sealed = sealRecord({ ...record, layerKey, pages, compression: 'lz4' }, room, at);
   const body = room.subarray(0, at + sealed.storedLength);
   writeSealedRow(body, sealedHeaderBytes, { ...record, ...sealed });
-  const header = { seq, batch, count: 1, plainBytes: blockSize, digest: digest(body.subarray(sealedHeaderBytes)) };
+  const header = {
+    seq,
+    batch,
+    count: 1,
+    plainBytes: pages.byteLength,
+    digest: digest(body.subarray(sealedHeaderBytes)),
+  };
   writeSealedHeader(body, 0, header);
   return { body, leaf };
 }
