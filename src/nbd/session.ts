@@ -19,6 +19,7 @@
 import type { Socket } from 'node:net';
 import type { Clock, Timer } from '../kit/clock.ts';
 import { invariant } from '../kit/invariant.ts';
+import { release } from '../kit/release.ts';
 import { limits } from '../limits.ts';
 import { tryAtOnce } from './at-once.ts';
 import type { BufferPool } from './buffer-pool.ts';
@@ -161,7 +162,8 @@ export class Session {
         }
       } else return;
     }
-    release(chunk);
+    // Everything of it was copied on.
+    if (chunk.byteLength >= releaseBytesMin) release(chunk);
   }
 
   /** `behind`: bytes of the client that came with the event, after it. */
@@ -357,13 +359,5 @@ export class Session {
     if (this.#reported || this.#requestsInFlight > 0) return;
     this.#reported = true;
     this.#options.onEnded();
-  }
-}
-
-/** Everything of a chunk was copied on: its memory goes back now (a page fault later costs more than this call). */
-function release(chunk: Buffer): void {
-  const memory = chunk.buffer;
-  if (memory instanceof ArrayBuffer && memory.byteLength === chunk.byteLength && chunk.byteLength >= releaseBytesMin) {
-    memory.transfer(0);
   }
 }

@@ -11,7 +11,7 @@ import { KiB, limits } from '../limits.ts';
 import type { ReadSegment } from './point-reader.ts';
 import type { Position } from './segment-format.ts';
 
-/** What is read at a time. Each read wakes a thread of the pool, which costs more than the bytes do. */
+/** What is read at a time: a read that is not in the page cache wakes a thread of the pool, which costs more than the bytes do. */
 const windowBytes = limits.store.replayReadBytes;
 /** Between payloads that follow one another stands at most the table of the next batch, and a few others' blocks. */
 const gapBytesMax = 256 * KiB;
