@@ -18,6 +18,7 @@ import { Site } from '../demo/site.ts';
 import { fioCases, quickFioCases, runFio, type FioCase, type Speed } from './capture-fio.ts';
 import { makeContent, warm } from './content.ts';
 import { writeSteadily } from './dirty-writer.ts';
+import { median, rounded } from './figures.ts';
 import type { Run } from './section.ts';
 import { until } from './until.ts';
 
@@ -76,10 +77,6 @@ const goals = {
   small: { qemuNbd: 2, nbdkit: 0.9 },
   on: 0.9,
 } as const;
-
-const median = (values: readonly number[]): number =>
-  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
-const rounded = (value: number, digits = 2): number => Number(value.toFixed(digits));
 
 function medianOf(speeds: readonly Speed[]): Speed {
   const of = (pick: (speed: Speed) => number, digits: number): number => rounded(median(speeds.map(pick)), digits);

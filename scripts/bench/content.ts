@@ -12,7 +12,7 @@ const chunkBlocks = 64;
 const halfBytes = blockBytes / 2;
 
 /** Endless pseudo-random bytes, the same for the same seed and purpose. */
-function streamOf(seed: number, purpose: string): (bytes: number) => Buffer {
+export function streamOf(seed: number, purpose: string): (bytes: number) => Buffer {
   const key = createHash('sha256').update(`${seed} ${purpose}`).digest();
   const cipher = createCipheriv('aes-256-ctr', key, Buffer.alloc(16));
   return (bytes) => cipher.update(Buffer.alloc(bytes));

@@ -1,21 +1,17 @@
 /** Who dirties a disk that is measured, through its NBD server: a list of writes as fast as they are taken, or writes at a steady rate. */
 import { systemClock } from '../../src/kit/clock.ts';
 import type { NbdClient } from '../../src/nbd/client.ts';
+import { streamOf } from './content.ts';
 
 export interface PlannedWrite {
   readonly offset: number;
   readonly length: number;
 }
 
-/** Whole numbers below a bound, the same for the same seed (mulberry32). */
+/** Whole numbers below a bound, the same for the same seed. */
 export function numbersFrom(seed: number): (below: number) => number {
-  let state = seed >>> 0;
-  return (below) => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return Math.floor((((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32) * below);
-  };
+  const random = streamOf(seed, 'writes');
+  return (below) => random(4).readUInt32LE(0) % below;
 }
 
 /** The numbers from 0 to `count` - 1 in random order. */

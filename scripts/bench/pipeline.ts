@@ -16,6 +16,7 @@ import { RoleProcess } from '../demo/process.ts';
 import { Site } from '../demo/site.ts';
 import { makeRealContent, warm } from './content.ts';
 import type { Transfer } from './contender.ts';
+import { median, rounded } from './figures.ts';
 import { loggedMs } from './agent-log.ts';
 import { peerNames, peersOf, type AbsentPeer } from './peers.ts';
 import type { Run } from './section.ts';
@@ -153,18 +154,9 @@ class Pipeline {
   }
 }
 
-const rounded = (value: number, digits = 2): number => Number(value.toFixed(digits));
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = Math.floor(sorted.length / 2);
-  const [low = Number.NaN, high = low] =
-    sorted.length % 2 === 1 ? [sorted[middle]] : sorted.slice(middle - 1, middle + 1);
-  return rounded((low + high) / 2);
-}
-
 function medianRun(turns: readonly PipelineRun[]): PipelineRun {
-  const of = (what: keyof PipelineCost): number => median(turns.map(({ cpuSecondsPerGB }) => cpuSecondsPerGB[what]));
+  const of = (what: keyof PipelineCost): number =>
+    rounded(median(turns.map(({ cpuSecondsPerGB }) => cpuSecondsPerGB[what])));
   const cpuSecondsPerGB = {
     agent: of('agent'),
     processServer: of('processServer'),
@@ -172,7 +164,7 @@ function medianRun(turns: readonly PipelineRun[]): PipelineRun {
     machine: of('machine'),
     proof: of('proof'),
   };
-  return { bytes: turns[0]?.bytes ?? 0, mbps: median(turns.map(({ mbps }) => mbps)), cpuSecondsPerGB };
+  return { bytes: turns[0]?.bytes ?? 0, mbps: rounded(median(turns.map(({ mbps }) => mbps))), cpuSecondsPerGB };
 }
 
 /** Everybody in turn, each turn beginning with another one. */
@@ -209,8 +201,8 @@ async function measureTurns(pipeline: Pipeline, image: string, bytes: number, { 
   }
   const peers = [...theirs].map(([name, transfers]) => ({
     name,
-    mbps: median(transfers.map(({ seconds }) => bytes / 1e6 / seconds)),
-    cpuSecondsPerGB: median(transfers.map(({ cpuSeconds }) => (cpuSeconds / bytes) * 1e9)),
+    mbps: rounded(median(transfers.map(({ seconds }) => bytes / 1e6 / seconds))),
+    cpuSecondsPerGB: rounded(median(transfers.map(({ cpuSeconds }) => (cpuSeconds / bytes) * 1e9))),
     ...(transfers.at(-1)?.remark === undefined ? {} : { remark: transfers.at(-1)?.remark ?? '' }),
   }));
   return { ours, peers, absent };

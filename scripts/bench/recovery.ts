@@ -15,11 +15,13 @@ import { requireSpace } from '../demo/image.ts';
 import { commandOk, RoleProcess, tidemark } from '../demo/process.ts';
 import { Site } from '../demo/site.ts';
 import { makeStartable, mark } from '../demo/boot-sector.ts';
+import { median, rounded } from './figures.ts';
 import { blockBytes, changeBlocks, chooseBlocks, makeContent, warm } from './content.ts';
 import { addIdlePoints, makeLargeStore, type LargeStore } from './large-store.ts';
 import { measureBoot, measureRebuild, type RebuildFigures } from './recovery-store.ts';
 import type { Run } from './section.ts';
 import { measureStoreWork, storeWorkLines, type StoreWorkFigures } from './store-work.ts';
+import { until, waitMsMax } from './until.ts';
 import { missingPrograms, runProgram, Server } from '../demo/programs.ts';
 
 /** Medians over the turns. */
@@ -69,20 +71,10 @@ const extents = {
   },
   quick: { turns: 1, randomReadSeconds: 1, points: 100, largeBytes: TiB / 32, manyPoints: 500, sizeMax: 32 * MiB },
 } as const;
+/** Between two looks that start a program each. */
+const commandPollMs = 200;
+
 type Extent = (typeof extents)['whole' | 'quick'];
-const waitMsMax = 30 * 60_000;
-
-const median = (values: readonly number[]): number =>
-  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
-const rounded = (value: number, digits = 2): number => Number(value.toFixed(digits));
-
-async function until(what: string, holds: () => Promise<boolean>): Promise<void> {
-  const end = performance.now() + waitMsMax;
-  while (!(await holds())) {
-    if (performance.now() > end) throw new Error(`${what} did not happen`);
-    await systemClock.sleep(200);
-  }
-}
 
 interface Place {
   readonly data: string;
@@ -166,11 +158,15 @@ async function replicate({ directory, size, seed, say }: Run, original: string):
       if (point > 1) await changeBlocks(image, chooseBlocks(size, 0.1, seed + point), seed + point);
       // Changed behind the agent's back, so it compares the disk with its replica.
       await site.startAgent();
-      await until(`point ${point}`, async () => {
-        const text = await commandOk(tidemark, ['points', machine, '--data', site.targetData, '--json']);
-        const { points } = JSON.parse(text) as { points: { provenMs: number | null }[] };
-        return points.length >= point && points.every(({ provenMs }) => provenMs !== null);
-      });
+      await until(
+        `point ${point}`,
+        async () => {
+          const text = await commandOk(tidemark, ['points', machine, '--data', site.targetData, '--json']);
+          const { points } = JSON.parse(text) as { points: { provenMs: number | null }[] };
+          return points.length >= point && points.every(({ provenMs }) => provenMs !== null);
+        },
+        commandPollMs,
+      );
       await site.role('agent').stop();
     }
     await site.role('process-server').stop();

@@ -10,13 +10,14 @@
 import { readFile, rm } from 'node:fs/promises';
 import * as path from 'node:path';
 import { z } from 'zod';
-import { systemClock } from '../../src/kit/clock.ts';
 import { firstDifference } from '../demo/compare.ts';
 import { requireSpace } from '../demo/image.ts';
 import { commandOk, tidemark } from '../demo/process.ts';
 import { Site } from '../demo/site.ts';
 import { blockBytes, changeBlocks, chooseBlocks, copyBlocks, makeContent, warm } from './content.ts';
+import { rounded } from './figures.ts';
 import { rsyncVersion, rsyncWays, runRsync, type PeerRun } from './rsync.ts';
+import { until, waitMsMax } from './until.ts';
 
 export interface ResyncOptions {
   readonly directory: string;
@@ -62,16 +63,7 @@ export interface ResyncResult extends OurRun {
 const machine = 'bench';
 const disk = 'disk0';
 const share = 0.01;
-const waitMsMax = 30 * 60_000;
 const roles = ['agent', 'process-server', 'target'] as const;
-
-async function until(what: string, holds: () => Promise<boolean>, everyMs: number): Promise<void> {
-  const end = performance.now() + waitMsMax;
-  while (!(await holds())) {
-    if (performance.now() > end) throw new Error(`${what} did not happen within ${waitMsMax / 60_000} minutes`);
-    await systemClock.sleep(everyMs);
-  }
-}
 
 interface Listed {
   readonly points: readonly { readonly point: number; readonly provenMs: number | null }[];
@@ -92,8 +84,6 @@ async function untilProven(site: Site, points: number): Promise<number> {
   );
   return newest;
 }
-
-const rounded = (value: number, digits = 2): number => Number(value.toFixed(digits));
 
 async function committedOf(site: Site): Promise<number> {
   return (await site.metric('agent', 'tidemark_agent_points_committed_total')) ?? 0;

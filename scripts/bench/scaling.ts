@@ -17,6 +17,7 @@ import { issueInMemory, openAuthority } from '../../src/transport/authority.ts';
 import { requireSpace } from '../demo/image.ts';
 import { RoleProcess } from '../demo/process.ts';
 import { Site } from '../demo/site.ts';
+import { rounded } from './figures.ts';
 import { agentGroupPath, type GroupPlan, type PlannedAgent } from './agent-group.ts';
 import { disturbances, loggedPoints, type LoggedPoint } from './agent-log.ts';
 import { blockBytes, makeRealContent, warm } from './content.ts';
@@ -63,8 +64,6 @@ const agentsMax = Math.max(...agentCounts);
 const MiB = 1024 ** 2;
 const rssMiBAllowed = limits.processServer.inFlightBytesMax / MiB + 150;
 const cpuRatioGoal = 1.15;
-
-const rounded = (value: number, digits = 2): number => Number(value.toFixed(digits));
 
 interface Scene {
   readonly site: Site;

@@ -11,6 +11,7 @@ import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import * as path from 'node:path';
 import { requireSpace } from '../demo/image.ts';
+import { rounded } from './figures.ts';
 import { blockBytes, makeContent, makeRealContent } from './content.ts';
 import { numbersFrom, shuffled, writeAll, type PlannedWrite } from './dirty-writer.ts';
 import { RunningSite } from './running-site.ts';
@@ -49,8 +50,6 @@ const pageBytes = 4096;
 const pagesPerBlock = blockBytes / pageBytes;
 const depth = 32;
 const contentBytes = 16 * MiB;
-
-const rounded = (value: number, digits = 2): number => Number(value.toFixed(digits));
 
 interface Pattern {
   readonly name: string;

@@ -15,6 +15,7 @@ import { newTargetCounters } from '../../src/target/counters.ts';
 import { Folder } from '../../src/target/folder.ts';
 import { ScrubPace } from '../../src/target/scrub-pace.ts';
 import { Scrubber } from '../../src/target/scrubber.ts';
+import { median } from './figures.ts';
 import { blockBytes, chooseBlocks } from './content.ts';
 import { beginLayer, commitPoint, sealedBatch, withStore } from './made-store.ts';
 
@@ -44,9 +45,6 @@ const inFlightMax = 8;
 const retention = { hours: 1e-7 };
 const clock = systemClock;
 const logger = createLogger({ level: 'silent', clock });
-
-const median = (values: readonly number[]): number =>
-  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
 
 interface Ready {
   readonly bodies: readonly Uint8Array[];

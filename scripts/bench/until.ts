@@ -1,9 +1,10 @@
 /** Waiting for what another process does. */
 import { systemClock } from '../../src/kit/clock.ts';
 
-const waitMsMax = 2 * 60_000;
+/** Longer than anything takes that is not broken, also for large disks. */
+export const waitMsMax = 30 * 60_000;
 
-/** Looked at every `everyMs`; what costs a measured process something, seldom. @throws Error after two minutes; what `holds` throws. */
+/** Looked at every `everyMs`; what costs a measured process something, seldom. @throws Error after `waitMsMax`; what `holds` throws. */
 export async function until(what: string, holds: () => boolean | Promise<boolean>, everyMs = 20): Promise<void> {
   const end = performance.now() + waitMsMax;
   while (!(await holds())) {

@@ -8,6 +8,7 @@ import { expect, it } from 'vitest';
 import { captureLines, measureCapture } from '../../scripts/bench/capture.ts';
 import { makeContent } from '../../scripts/bench/content.ts';
 import { hasChildren } from '../../scripts/bench/cpu.ts';
+import { median } from '../../scripts/bench/figures.ts';
 import { peerNames, peersOf } from '../../scripts/bench/peers.ts';
 import type { PipelineFigures } from '../../scripts/bench/pipeline.ts';
 import { lagsOf, type LagResult } from '../../scripts/bench/lag.ts';
@@ -288,3 +289,10 @@ it.skipIf(!requireTool('rsync', 'qemu-nbd', 'qemu-img', 'nbdcopy', 'lz4', 'zstd'
     expect(await left()).toEqual(before);
   },
 );
+
+it('takes the middle of its turns, and the mean of the two in the middle', () => {
+  expect(median([30, 1, 2])).toBe(2);
+  expect(median([4, 1, 30, 3])).toBe(3.5);
+  expect(median([7])).toBe(7);
+  expect(median([])).toBeNaN();
+});
