@@ -8,7 +8,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { systemRandom } from '../src/kit/random.ts';
-import { MiB } from '../src/limits.ts';
+import { MiB } from '../src/kit/sizes.ts';
 
 export const contentNames = ['text', 'program', 'database', 'random', 'zero'] as const;
 

@@ -1,6 +1,6 @@
 /** One provider of one kernel, as the measurement sees it; and what becomes of what it returns. */
 import { release } from '../src/kit/release.ts';
-import { MiB } from '../src/limits.ts';
+import { MiB } from '../src/kit/sizes.ts';
 
 export type Kernel = 'hash' | 'lz4' | 'zstd' | 'deflate' | 'cipher';
 

@@ -13,7 +13,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import type { Compression } from '../src/kernels/compress.ts';
 import { providers } from '../src/kernels/providers.ts';
-import { MiB } from '../src/limits.ts';
+import { MiB } from '../src/kit/sizes.ts';
 import { posixFiles, type File } from '../src/posix/files.ts';
 import { rounded, type CpuPerGB, type Meter } from './cost.ts';
 import { measureAppend, measureRead } from './file-cost.ts';

@@ -4,7 +4,7 @@
  */
 import { Bench } from 'tinybench';
 import { systemClock } from '../src/kit/clock.ts';
-import { MiB } from '../src/limits.ts';
+import { MiB } from '../src/kit/sizes.ts';
 import { contentNames, makeContents, type ContentName } from './content.ts';
 import { slabBytes, type Contestant, type Kernel } from './contestant.ts';
 import { Meter, rounded, type CpuPerGB } from './cost.ts';

@@ -1,5 +1,5 @@
 /** The table of the kernels, for a terminal and for README.md, and the file of figures that the choice of providers rests on. */
-import { KiB } from '../src/limits.ts';
+import { KiB } from '../src/kit/sizes.ts';
 import { contentNames, type ContentName } from './content.ts';
 import type { Row } from './measure.ts';
 

@@ -11,7 +11,7 @@ import { rmSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
-import { MiB } from '../src/limits.ts';
+import { MiB } from '../src/kit/sizes.ts';
 import { captureLines, measureCapture } from './bench/capture.ts';
 import { blockBytes } from './bench/content.ts';
 import { lagLines, measureLag } from './bench/lag.ts';

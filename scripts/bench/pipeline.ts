@@ -9,7 +9,7 @@
  */
 import { rm } from 'node:fs/promises';
 import * as path from 'node:path';
-import { MiB, GiB } from '../../src/limits.ts';
+import { MiB, GiB } from '../../src/kit/sizes.ts';
 import { measureKernelSum, type KernelSum } from '../../native-bench/kernel-sum.ts';
 import { requireSpace } from '../demo/image.ts';
 import { RoleProcess } from '../demo/process.ts';

@@ -8,7 +8,7 @@
 import { copyFile, rm, stat } from 'node:fs/promises';
 import * as path from 'node:path';
 import { systemClock } from '../../src/kit/clock.ts';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 import { connectNbd } from '../../src/nbd/client.ts';
 import { firstDifference } from '../demo/compare.ts';
 import { requireSpace } from '../demo/image.ts';

@@ -1,5 +1,5 @@
 /** What an agent exports of its ceilings; without one there is nothing to export. */
-import { MiB } from '../limits.ts';
+import { MiB } from '../kit/sizes.ts';
 import type { MetricRegistry } from '../observe/registry.ts';
 import type { Governor } from './governor.ts';
 

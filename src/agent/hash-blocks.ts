@@ -5,7 +5,8 @@
 import type { CaptureDisk } from '../capture/contract.ts';
 import type { Clock } from '../kit/clock.ts';
 import { leafOf } from '../kernels/hash.ts';
-import { limits, MiB } from '../limits.ts';
+import { MiB } from '../kit/sizes.ts';
+import { limits } from '../limits.ts';
 
 /** Blocks [first, first + count). */
 export interface Run {

@@ -5,7 +5,8 @@
 import { zeroLeaf } from '../disk/merkle.ts';
 import { leafOf } from '../kernels/hash.ts';
 import { Problem } from '../kit/problem.ts';
-import { limits, MiB } from '../limits.ts';
+import { MiB } from '../kit/sizes.ts';
+import { limits } from '../limits.ts';
 import type { File } from '../posix/files.ts';
 
 export interface HashTask {

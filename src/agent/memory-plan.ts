@@ -7,7 +7,8 @@
  * disk may add as much in flight again.
  */
 import { Problem } from '../kit/problem.ts';
-import { limits, MiB } from '../limits.ts';
+import { MiB } from '../kit/sizes.ts';
+import { limits } from '../limits.ts';
 
 export interface MemoryPlan {
   /** Old pages of a cut kept in memory, per disk; what is beyond goes to the scratch file. */

@@ -6,7 +6,7 @@
  */
 import { invariant } from '../kit/invariant.ts';
 import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
-import { MiB } from '../limits.ts';
+import { MiB } from '../kit/sizes.ts';
 import type { Geometry } from '../disk/geometry.ts';
 import type { File, Files } from '../posix/files.ts';
 import type { QuickReads } from './quick-reads.ts';

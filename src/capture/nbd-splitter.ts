@@ -17,7 +17,8 @@
 import type { Clock } from '../kit/clock.ts';
 import { invariant } from '../kit/invariant.ts';
 import { Problem } from '../kit/problem.ts';
-import { KiB, limits } from '../limits.ts';
+import { KiB } from '../kit/sizes.ts';
+import { limits } from '../limits.ts';
 import { Serial } from '../kit/serial.ts';
 import type { Geometry } from '../disk/geometry.ts';
 import type { Backend, Extent } from '../nbd/backend.ts';

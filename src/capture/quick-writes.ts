@@ -9,7 +9,7 @@
  * Invariant: calls that took longer than `slowMs` cost the thread at most one part in `restPerSlow` of its time, and `allowanceMs` and one call on top.
  */
 import type { Clock } from '../kit/clock.ts';
-import { KiB } from '../limits.ts';
+import { KiB } from '../kit/sizes.ts';
 import type { File } from '../posix/files.ts';
 
 const writeBytesMax = 16 * KiB;

@@ -3,7 +3,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { ConfigSources } from '../config/sources.ts';
 import { keysOf, type Section } from '../config/tables.ts';
 import { isProblem } from '../kit/problem.ts';
-import { GiB, KiB, MiB } from '../limits.ts';
+import { GiB, KiB, MiB } from '../kit/sizes.ts';
 import type { CliContext } from './context.ts';
 import type { PointChoice } from './roles.ts';
 

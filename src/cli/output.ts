@@ -5,7 +5,7 @@
 import cliProgress from 'cli-progress';
 import { exitCodeFor, exitCodes } from '../fatal.ts';
 import { isProblem, messageOf } from '../kit/problem.ts';
-import { GiB, KiB, MiB } from '../limits.ts';
+import { GiB, KiB, MiB } from '../kit/sizes.ts';
 import type { Progress } from './roles.ts';
 
 export interface Terminal {

@@ -2,7 +2,8 @@
 import { tmpdir } from 'node:os';
 import type { FailoverReport, FailoverRequest, FailoverRoles, MachineOfVault } from '../cli/failover-roles.ts';
 import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
-import { limits, MiB } from '../limits.ts';
+import { MiB } from '../kit/sizes.ts';
+import { limits } from '../limits.ts';
 import type { Files } from '../posix/files.ts';
 import { lockHolder } from '../posix/lock.ts';
 import { clientDirectory, writeExportTls } from '../recovery/export-tls.ts';

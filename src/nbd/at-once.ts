@@ -5,7 +5,7 @@
  * Whether a request can be done at once is the backend's to say (rule 7 of its contract); one that can not takes the other way
  * (`serving.ts`) as if nothing had been tried.
  */
-import { KiB } from '../limits.ts';
+import { KiB } from '../kit/sizes.ts';
 import { command } from './constants.ts';
 import type { Agreement } from './negotiation.ts';
 import type { Outbox } from './outbox.ts';

@@ -9,7 +9,7 @@
  */
 import type { Socket } from 'node:net';
 import type { Clock } from '../kit/clock.ts';
-import { KiB } from '../limits.ts';
+import { KiB } from '../kit/sizes.ts';
 import type { BufferPool } from './buffer-pool.ts';
 
 /** Parts up to this many bytes are copied together, into pieces of `gatherBytes`. */

@@ -8,7 +8,7 @@
  */
 import { DOMParser, type Element, onErrorStopParsing } from '@xmldom/xmldom';
 import { messageOf, Problem } from '../kit/problem.ts';
-import { GiB, MiB } from '../limits.ts';
+import { GiB, MiB } from '../kit/sizes.ts';
 import {
   definitionSchema,
   diskBuses,

@@ -11,7 +11,8 @@
  * Words from QEMU's `qemu-system-x86_64(1)` and `qemu-block-drivers(7)`; NBD URIs from the NBD project's `doc/uri.md`.
  */
 import { Problem } from '../kit/problem.ts';
-import { limits, MiB } from '../limits.ts';
+import { MiB } from '../kit/sizes.ts';
+import { limits } from '../limits.ts';
 import type { MachineDefinition, Nic } from '../wire/definition.ts';
 
 export const qemuProgram = 'qemu-system-x86_64';

@@ -7,7 +7,8 @@
  *  3. Nothing is kept that was not durable before it was read: what stands there may be written meanwhile, and compaction moves even records of old
  *     points there while they are read.
  */
-import { KiB, limits } from '../limits.ts';
+import { KiB } from '../kit/sizes.ts';
+import { limits } from '../limits.ts';
 import type { ReadSegment } from './point-reader.ts';
 import type { Position } from './segment-format.ts';
 

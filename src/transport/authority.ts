@@ -16,7 +16,7 @@ import { createPrivateKey, createPublicKey, X509Certificate } from 'node:crypto'
 import * as x509 from '@peculiar/x509';
 import type { Clock } from '../kit/clock.ts';
 import { messageOf, Problem } from '../kit/problem.ts';
-import { KiB } from '../limits.ts';
+import { KiB } from '../kit/sizes.ts';
 import type { Files } from '../posix/files.ts';
 import type { Role } from './connection.ts';
 import { checkCredentials, importKeyPair, keyAlgorithm, makeKeyPem } from './credentials.ts';

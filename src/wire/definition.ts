@@ -7,7 +7,8 @@
  * 2. `disks` is the order the firmware tries them in, the first one first; disks of a point that it does not name come after them.
  */
 import { z } from 'zod';
-import { limits, MiB } from '../limits.ts';
+import { MiB } from '../kit/sizes.ts';
+import { limits } from '../limits.ts';
 import { diskName } from './control-body.ts';
 
 const { machine } = limits;

@@ -2,7 +2,8 @@ import * as fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { memoryPlan, type MemoryNeeds, type MemoryPlan } from '../../src/agent/memory-plan.ts';
 import { isProblem } from '../../src/kit/problem.ts';
-import { limits, MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
+import { limits } from '../../src/limits.ts';
 
 const { agent, nbd, capture } = limits;
 const perDisk = ({ copyBeforeWriteBytes, nbdInFlightBytes, nbdPoolBytes }: MemoryPlan): number =>

@@ -11,7 +11,7 @@ import { HotRegions } from '../../src/capture/hot-regions.ts';
 import { LoosePins } from '../../src/capture/loose-pins.ts';
 import { openImage } from '../../src/capture/image.ts';
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 import { posixFiles } from '../../src/posix/files.ts';
 import type { SimulatedFiles } from '../simulated-files.ts';
 import {

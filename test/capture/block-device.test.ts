@@ -10,7 +10,7 @@ import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
 import { openScanCapture } from '../../src/capture/scan.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { systemRandom } from '../../src/kit/random.ts';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 import { posixFiles } from '../../src/posix/files.ts';
 import { requireRoot, requireTool, runToolOk } from '../tools.ts';
 import { blockSize, commitAll } from './setup.ts';

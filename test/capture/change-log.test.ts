@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest';
 import { digest } from '../../src/kernels/hash.ts';
 import { HotRegions } from '../../src/capture/hot-regions.ts';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 import {
   commitAll,
   dirty,

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { makeCutAll } from '../../src/capture/cut.ts';
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
 import { systemClock } from '../../src/kit/clock.ts';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 import {
   blockSize,
   commitAll,

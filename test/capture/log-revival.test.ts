@@ -5,7 +5,8 @@
 import { expect, test } from 'vitest';
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
 import type { Clock } from '../../src/kit/clock.ts';
-import { limits, MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
+import { limits } from '../../src/limits.ts';
 import {
   commitAll,
   dirty,

@@ -8,7 +8,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { openNbdCapture } from '../../src/capture/nbd-open.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { systemRandom } from '../../src/kit/random.ts';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 import { posixFiles } from '../../src/posix/files.ts';
 import { Dice } from '../simulated-bytes.ts';
 import { blockSize, commitAll } from './setup.ts';

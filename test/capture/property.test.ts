@@ -12,7 +12,8 @@ import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
 import { isProblem } from '../../src/kit/problem.ts';
 import { invariant } from '../../src/kit/invariant.ts';
 import type { Clock } from '../../src/kit/clock.ts';
-import { limits, MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
+import { limits } from '../../src/limits.ts';
 import { Dice } from '../simulated-bytes.ts';
 import { type SimulatedFiles } from '../simulated-files.ts';
 import {

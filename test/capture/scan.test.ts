@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest';
 import { makeCutAll } from '../../src/capture/cut.ts';
 import { openScanCapture, type ScanCapture } from '../../src/capture/scan.ts';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 import { blockSize, imagePath, openSim, overwrite, peek, simWithImage, stillClock } from './setup.ts';
 import type { SimulatedFiles } from '../simulated-files.ts';
 

@@ -2,7 +2,7 @@
 import type { Clock } from '../../src/kit/clock.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import type { Random } from '../../src/kit/random.ts';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 import { openNbdCapture, type NbdCaptureOptions } from '../../src/capture/nbd-open.ts';
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
 import { Dice, SparseBytes } from '../simulated-bytes.ts';

@@ -12,7 +12,8 @@ import { openNbdCapture, type NbdCaptureOptions } from '../../src/capture/nbd-op
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import { systemRandom } from '../../src/kit/random.ts';
-import { limits, MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
+import { limits } from '../../src/limits.ts';
 import type { Backend } from '../../src/nbd/backend.ts';
 import { serveNbd } from '../../src/nbd/server.ts';
 import { posixFiles } from '../../src/posix/files.ts';

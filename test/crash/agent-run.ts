@@ -18,7 +18,7 @@ import { Problem } from '../../src/kit/problem.ts';
 import { zeroLeaf } from '../../src/disk/merkle.ts';
 import { fullMask } from '../../src/disk/page-mask.ts';
 import { isZero, leafOf } from '../../src/kernels/hash.ts';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 import type { Logger } from '../../src/observe/logger.ts';
 import type { Files } from '../../src/posix/files.ts';
 import { batchRecords } from '../../src/wire/batch.ts';

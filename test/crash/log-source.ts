@@ -7,7 +7,7 @@ import { openNbdCapture, type NbdCaptureOptions } from '../../src/capture/nbd-op
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import type { Random } from '../../src/kit/random.ts';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 import type { Files } from '../../src/posix/files.ts';
 import { SparseBytes, type Dice } from '../simulated-bytes.ts';
 import { SimulatedFiles } from '../simulated-files.ts';

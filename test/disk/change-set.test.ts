@@ -6,7 +6,7 @@ import { runInNewContext } from 'node:vm';
 import { describe, expect, it } from 'vitest';
 import { ChangeSet } from '../../src/disk/change-set.ts';
 import { fullMask, pageCount } from '../../src/disk/page-mask.ts';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 
 /** Two parts of 65,536 and a short one. */
 const blocks = 65_536 * 2 + 5000;

@@ -7,7 +7,7 @@
  */
 import { mkdir, open, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import * as path from 'node:path';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 import { requireTool, runToolOk } from '../tools.ts';
 import { firstFileSystem, partsDirectory, requireParts } from './parts.ts';
 

@@ -1,6 +1,7 @@
 import { expect, it } from 'vitest';
 import { SlabPool } from '../../src/kit/slab-pool.ts';
-import { KiB, limits } from '../../src/limits.ts';
+import { KiB } from '../../src/kit/sizes.ts';
+import { limits } from '../../src/limits.ts';
 import { frameHeaderBytes } from '../../src/wire/frame.ts';
 
 it('has at least what was asked for, and uses again what came back', () => {

@@ -2,7 +2,8 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
 import { Problem } from '../../src/kit/problem.ts';
-import { limits, KiB, MiB } from '../../src/limits.ts';
+import { KiB, MiB } from '../../src/kit/sizes.ts';
+import { limits } from '../../src/limits.ts';
 import { command, commandFlag, nbdError } from '../../src/nbd/constants.ts';
 import { patchyContent } from './backend-contract.ts';
 import { MemoryBackend } from './memory-backend.ts';

@@ -2,7 +2,7 @@ import { createServer } from 'node:net';
 import { existsSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 import { connectNbd } from '../../src/nbd/client.ts';
 import { command } from '../../src/nbd/constants.ts';
 import { patchyContent } from './backend-contract.ts';

@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import { Problem } from '../../src/kit/problem.ts';
-import { limits, MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
+import { limits } from '../../src/limits.ts';
 import { command, nbdError, option, optionReply } from '../../src/nbd/constants.ts';
 import { encodeMetaData, encodeOption } from '../../src/nbd/options.ts';
 import { patchyContent } from './backend-contract.ts';

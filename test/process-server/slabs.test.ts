@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
-import { KiB, limits, MiB } from '../../src/limits.ts';
+import { KiB, MiB } from '../../src/kit/sizes.ts';
+import { limits } from '../../src/limits.ts';
 import { sealingRoom } from '../../src/process-server/seal-batch.ts';
 import { Slabs } from '../../src/process-server/slabs.ts';
 

@@ -1,6 +1,7 @@
 /** Definitions of machines for tests: one plain, and any that can be. */
 import fc from 'fast-check';
-import { GiB, limits, MiB } from '../../src/limits.ts';
+import { GiB, MiB } from '../../src/kit/sizes.ts';
+import { limits } from '../../src/limits.ts';
 import { definitionSchema, diskBuses, firmwares, machineTypes, nicModels } from '../../src/wire/definition.ts';
 import type { MachineDefinition } from '../../src/wire/definition.ts';
 

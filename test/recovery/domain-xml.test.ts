@@ -1,7 +1,7 @@
 /** Definitions as libvirt domains: what is written is read back, what others write is taken, or refused by the name of its element. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { GiB } from '../../src/limits.ts';
+import { GiB } from '../../src/kit/sizes.ts';
 import { domainXml } from '../../src/recovery/domain-xml.ts';
 import { readDomainXml } from '../../src/recovery/domain-xml-read.ts';
 import type { MachineDefinition } from '../../src/wire/definition.ts';

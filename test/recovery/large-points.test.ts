@@ -1,7 +1,7 @@
 /** Opening does not depend on how many points there are, how often a block was written, or how large the disk is. */
 import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock as clock } from '../../src/kit/clock.ts';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 import { posixFiles, type Files } from '../../src/posix/files.ts';
 import { PointBackend } from '../../src/recovery/point-backend.ts';
 import { PointImage } from '../../src/recovery/point-image.ts';

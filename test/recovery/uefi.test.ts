@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
-import { MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
 import { posixFiles } from '../../src/posix/files.ts';
 import { proveBoot } from '../../src/recovery/boot.ts';
 import { parseProbe } from '../../src/recovery/probe.ts';

@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
-import { KiB, limits } from '../../src/limits.ts';
+import { KiB } from '../../src/kit/sizes.ts';
+import { limits } from '../../src/limits.ts';
 import { ReadAhead } from '../../src/store/read-ahead.ts';
 
 const bytes = Buffer.from(Array.from({ length: 4000 * KiB }, (_, at) => (at * 7 + (at >> 9)) % 251));

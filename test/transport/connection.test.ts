@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { limits, MiB } from '../../src/limits.ts';
+import { MiB } from '../../src/kit/sizes.ts';
+import { limits } from '../../src/limits.ts';
 import type { Connection } from '../../src/transport/connection.ts';
 import type { Credentials } from '../../src/transport/credentials.ts';
 import { frameRoomBytes } from '../../src/wire/frame.ts';

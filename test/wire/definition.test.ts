@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { GiB } from '../../src/limits.ts';
+import { GiB } from '../../src/kit/sizes.ts';
 import { definitionSchema, sameDefinition, type MachineDefinition } from '../../src/wire/definition.ts';
 
 const definition: MachineDefinition = {
