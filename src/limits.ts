@@ -47,10 +47,13 @@ export const limits = {
     comparisonsMax: 4,
     /** Layers of one disk sent in one session and not durable yet. How many wait for a point has no bound: they are one value of fixed size. */
     layersInFlightMax: 64,
+    /** POINTs of one session that wait for their answers. */
+    pointsInFlightMax: 1024,
     firstFrameMs: 5_000,
     authenticationMs: 10_000,
-    pingEveryMs: 5_000,
-    idleMs: 20_000,
+    pingEveryMs: 3_000,
+    /** A peer that is silent so long is gone: a machine whose process server died is with another one 15 s later. */
+    idleMs: 10_000,
     /** AES-GCM is specified for about 362 GiB per key and direction. */
     connectionBytesMax: 256 * GiB,
     connectionsMax: 4096,

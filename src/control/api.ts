@@ -4,10 +4,13 @@
  */
 import type { z } from 'zod';
 import * as enrolment from './enrolment-schemas.ts';
+import type * as fields from './fields.ts';
+import * as reports from './report-schemas.ts';
 import * as schemas from './schemas.ts';
+import * as status from './status-schemas.ts';
 
 /** Who may call: the operator by bearer token, a role by its certificate, anyone (who must then show a registration key). */
-export type Caller = 'operator' | 'anyone' | schemas.EnrolledRole;
+export type Caller = 'operator' | 'anyone' | fields.EnrolledRole;
 
 export interface Route {
   readonly method: 'GET' | 'PUT' | 'POST' | 'DELETE';
@@ -72,8 +75,8 @@ export const routes = {
     path: '/v1/machines/{name}/points',
     summary: 'Recovery points of a machine, newest first',
     callers: operator,
-    query: schemas.pointsQuery,
-    reply: schemas.pointsReply,
+    query: status.pointsQuery,
+    reply: status.pointsReply,
   },
   requestResync: {
     method: 'POST',
@@ -112,15 +115,15 @@ export const routes = {
     path: '/v1/reports',
     summary: 'A role says how it is; the newest report of each is kept',
     callers: ['agent', 'process-server', 'target'],
-    body: schemas.reportRequest,
-    reply: schemas.reportReply,
+    body: reports.reportRequest,
+    reply: reports.reportReply,
   },
   getStatus: {
     method: 'GET',
     path: '/v1/status',
     summary: 'Am I protected, how far behind, and why',
     callers: operator,
-    reply: schemas.statusReply,
+    reply: status.statusReply,
   },
 } as const satisfies Record<string, Route>;
 

@@ -23,7 +23,8 @@ import { type Credentials, makeRequest, storeCertificate } from '../transport/cr
 import { badCertificate, fingerprintOf, identityOf } from '../transport/identity.ts';
 import { tlsOptions } from '../transport/tls-options.ts';
 import { type BodyOf, type QueryOf, type ReplyOf, type Route, type RouteName, routes } from './api.ts';
-import { type EnrolledRole, problemReply } from './schemas.ts';
+import { type EnrolledRole } from './fields.ts';
+import { problemReply } from './status-schemas.ts';
 
 const { requestMs, responseBytesMax } = limits.control;
 

@@ -1,7 +1,7 @@
 /** What passes the control API when a role enrols, and what is stored of that; as `schemas.ts`. */
 import { z } from 'zod';
 import { limits } from '../limits.ts';
-import { enrolledRole, nameSchema, timeMs } from './schemas.ts';
+import { enrolledRole, nameSchema, timeMs } from './fields.ts';
 
 const { control } = limits;
 const pem = z.string().max(16 * 1024);

@@ -13,6 +13,7 @@ import type { Call, Handlers } from './http.ts';
 import { conflict, listAll, machineOf, policyOf } from './records.ts';
 import { pendingResync, resyncing } from './resync.ts';
 import * as enrolment from './enrolment-schemas.ts';
+import * as reports from './report-schemas.ts';
 import * as schemas from './schemas.ts';
 import type { Change, Collection, Json, State } from './state.ts';
 import { judge } from './status.ts';
@@ -139,7 +140,7 @@ function protection({ state, clock }: Parts): MachineHandlers {
         limit: limit + 1,
         ...after,
       });
-      const points = records.slice(0, limit).map(({ value }) => schemas.pointReport.parse(value));
+      const points = records.slice(0, limit).map(({ value }) => reports.pointReport.parse(value));
       return { value: { points, next: records.length > limit ? String(points.at(-1)?.point) : null } };
     },
     async getPolicy({ name }) {
@@ -160,13 +161,13 @@ function protection({ state, clock }: Parts): MachineHandlers {
   };
 }
 
-function retentionOf(policy: schemas.Policy): NonNullable<schemas.ReportReply['machines'][number]['retention']> {
+function retentionOf(policy: schemas.Policy): NonNullable<reports.ReportReply['machines'][number]['retention']> {
   const { retentionHours: hours, thinAfterHours: afterHours, thinToMinutes: everyMinutes } = policy;
   return { hours, thinning: afterHours === null ? null : { afterHours, everyMinutes } };
 }
 
 /** What a target's word about one machine changes: its points, and those it no longer keeps. */
-async function pointChanges(state: State, reported: schemas.TargetReport['machines'][number]): Promise<Change[]> {
+async function pointChanges(state: State, reported: reports.TargetReport['machines'][number]): Promise<Change[]> {
   const { name, oldestPoint, points, retired } = reported;
   const prefix = pointPrefix(name);
   const [last] = await state.list('points', { prefix, backwards: true, limit: 1 });
@@ -202,7 +203,7 @@ function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatu
       const { name } = identity;
       const changes: Change[] = [];
       const protectedHere: { readonly name: string; readonly policy: string }[] = [];
-      let report: schemas.Report = body;
+      let report: reports.Report = body;
       if (body.role === 'target') {
         for (const machine of body.machines) {
           const record = await state.get('machines', machine.name);
@@ -213,7 +214,7 @@ function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatu
         changes.push(...(await replicasDeleted(state, body.deleted)));
         report = { ...body, machines: body.machines.map((machine) => ({ ...machine, points: [] })) };
       }
-      const value = { name, receivedMs: clock.wallMs(), report } satisfies schemas.StoredReport;
+      const value = { name, receivedMs: clock.wallMs(), report } satisfies reports.StoredReport;
       const result = await state.commit([...changes, { collection: 'reports', id: `${body.role}/${name}`, value }]);
       invariant(result.ok, 'a commit without conditions is made');
       const machines = [];
@@ -232,13 +233,13 @@ function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatu
     async getStatus() {
       const machines = await listAll(state, 'machines');
       const policies = await listAll(state, 'policies');
-      const reports = await listAll(state, 'reports');
+      const reported = await listAll(state, 'reports');
       const resyncs = await listAll(state, 'resyncs');
       const value = judge({
         nowMs: clock.wallMs(),
         machines: machines.map(({ id, value: machine }) => ({ name: id, ...schemas.machineSchema.parse(machine) })),
         policies: new Map(policies.map(({ id, value: policy }) => [id, schemas.policySchema.parse(policy)])),
-        reports: reports.map(({ value: report }) => schemas.storedReport.parse(report)),
+        reports: reported.map(({ value: report }) => reports.storedReport.parse(report)),
         resyncs: new Map(resyncs.map(({ id, value: resync }) => [id, schemas.storedResync.parse(resync)])),
       });
       return { value };

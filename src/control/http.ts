@@ -17,7 +17,7 @@ import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { PeerIdentity } from '../transport/connection.ts';
 import { type BodyOf, type QueryOf, type ReplyOf, type Route, type RouteName, routes } from './api.ts';
-import { nameSchema } from './schemas.ts';
+import { nameSchema } from './fields.ts';
 
 export type Identity = { readonly role: 'operator' | 'anyone' } | PeerIdentity;
 

@@ -1,7 +1,7 @@
 /** The OpenAPI 3.1 document, made from the table in `api.ts`. Checked in as `openapi.json`; a test compares both with the server. */
 import { z } from 'zod';
 import { type Route, routes } from './api.ts';
-import { problemReply } from './schemas.ts';
+import { problemReply } from './status-schemas.ts';
 
 type Json = Record<string, unknown>;
 

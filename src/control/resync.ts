@@ -13,13 +13,14 @@ import { parseDayWindow } from '../kit/day-window.ts';
 import { limits } from '../limits.ts';
 import type { Handlers } from './http.ts';
 import { conflict, machineOf, notFound, policyOf } from './records.ts';
+import * as reports from './report-schemas.ts';
 import * as schemas from './schemas.ts';
 import type { State } from './state.ts';
 
 async function agentOf(state: State, name: string, nowMs: number): Promise<schemas.ResyncReply['agent']> {
   const record = await state.get('reports', `agent/${name}`);
   if (!record) return 'never-seen';
-  const { receivedMs, report } = schemas.storedReport.parse(record.value);
+  const { receivedMs, report } = reports.storedReport.parse(record.value);
   if (nowMs - receivedMs > limits.control.reportSilentMs) return 'silent';
   return report.role === 'agent' && report.connected ? 'connected' : 'disconnected';
 }
@@ -61,7 +62,7 @@ export async function pendingResync(
   state: State,
   machine: string,
   done: number | null,
-): Promise<schemas.ReportReply['resync']> {
+): Promise<reports.ReportReply['resync']> {
   const record = await state.get('resyncs', machine);
   if (!record) return null;
   if (record.version !== done) return { id: record.version, disks: schemas.storedResync.parse(record.value).disks };

@@ -5,17 +5,9 @@
  */
 import { localTimeIn } from '../kit/local-time.ts';
 import { limits } from '../limits.ts';
-import type {
-  AgentReport,
-  Health,
-  Machine,
-  Policy,
-  Reason,
-  StatusReport,
-  StoredReport,
-  StoredResync,
-  TargetReport,
-} from './schemas.ts';
+import type { AgentReport, StoredReport, TargetReport } from './report-schemas.ts';
+import type { Machine, Policy, StoredResync } from './schemas.ts';
+import type { Health, Reason, StatusReport } from './status-schemas.ts';
 
 const { reportSilentMs, rpoWarningIntervals, rpoCriticalIntervals, rpoGraceMs, proofGraceMs } = limits.control;
 

@@ -9,6 +9,7 @@
  */
 import { Problem } from '../kit/problem.ts';
 import { listAll } from './records.ts';
+import type * as reports from './report-schemas.ts';
 import * as schemas from './schemas.ts';
 import type { Change, State } from './state.ts';
 
@@ -33,7 +34,7 @@ export async function refuseUnprotected(state: State, name: string): Promise<voi
 }
 
 /** What a target is told. */
-export async function unprotectedMachines(state: State): Promise<schemas.ReportReply['unprotected']> {
+export async function unprotectedMachines(state: State): Promise<reports.ReportReply['unprotected']> {
   return (await listAll(state, 'unprotected')).map(({ id, value }) => ({
     name: id,
     deleteReplica: schemas.storedUnprotected.parse(value).deleteReplica,

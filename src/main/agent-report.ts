@@ -1,7 +1,7 @@
 /** What an agent says about itself: to control (`control/schemas.ts`), and to whoever asks whether it is ready. */
 import type { AgentReport } from '../agent/agent.ts';
 import { logRemedy } from '../agent/log-watch.ts';
-import type { Report } from '../control/schemas.ts';
+import type { Report } from '../control/report-schemas.ts';
 import type { Readiness } from '../observe/server.ts';
 
 export function readiness(report: AgentReport): Readiness {

@@ -13,7 +13,7 @@ import type { ReplicaDisk } from '../agent/replica-disk.ts';
 import { makeCutAll } from '../capture/cut.ts';
 import type { Running } from '../cli/roles.ts';
 import type { AgentConfig } from '../config.ts';
-import type { Report } from '../control/schemas.ts';
+import type { Report } from '../control/report-schemas.ts';
 import type { Clock } from '../kit/clock.ts';
 import { limits } from '../limits.ts';
 import type { MachineDefinition } from '../wire/definition.ts';

@@ -4,7 +4,8 @@
  */
 import type { RoleCommon } from '../config.ts';
 import { ControlClient } from '../control/client.ts';
-import type { AgentDuties, Report, ReportReply } from '../control/schemas.ts';
+import type { Report, ReportReply } from '../control/report-schemas.ts';
+import type { AgentDuties } from '../control/schemas.ts';
 import type { Clock, Timer } from '../kit/clock.ts';
 import { isProblem, messageOf } from '../kit/problem.ts';
 import { limits } from '../limits.ts';

@@ -7,7 +7,7 @@ import { limits } from '../limits.ts';
 import { registerProcessServerSeries } from '../process-server/metrics.ts';
 import { SealPool } from '../process-server/pool.ts';
 import { ProcessServer } from '../process-server/server.ts';
-import type { Report } from '../control/schemas.ts';
+import type { Report } from '../control/report-schemas.ts';
 import { formatAddress } from '../transport/address.ts';
 import { connect } from '../transport/client.ts';
 import { listen } from '../transport/server.ts';

@@ -1,5 +1,5 @@
 /** What a target tells about the replica of a machine beside its points: how much is kept, what it takes, how much of it was checked, who uses it. */
-import type { TargetReport } from '../control/schemas.ts';
+import type { TargetReport } from '../control/report-schemas.ts';
 import { longestSpacingMs } from '../store/points-kept.ts';
 import type { Target } from '../target/target.ts';
 

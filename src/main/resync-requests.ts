@@ -4,7 +4,7 @@
  */
 import type { AgentReport } from '../agent/agent.ts';
 import type { ResyncRequest } from '../agent/resync.ts';
-import type { ReportReply } from '../control/schemas.ts';
+import type { ReportReply } from '../control/report-schemas.ts';
 
 type Order = NonNullable<ReportReply['resync']>;
 

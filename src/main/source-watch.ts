@@ -6,7 +6,7 @@
  * A disk that is scanned is opened by its path in every cycle, and says by itself what is wrong.
  */
 import type { CaptureDisk } from '../capture/contract.ts';
-import type { Report } from '../control/schemas.ts';
+import type { Report } from '../control/report-schemas.ts';
 import { messageOf } from '../kit/problem.ts';
 import type { Files } from '../posix/files.ts';
 

@@ -1,5 +1,5 @@
 /** What a target tells the control API (`control/schemas.ts`): the points control does not have yet, and those that changed since. */
-import type { PointReport, ReportReply, TargetReport } from '../control/schemas.ts';
+import type { PointReport, ReportReply, TargetReport } from '../control/report-schemas.ts';
 import type { Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { MachineStore } from '../store/machine-store.ts';

@@ -2,7 +2,7 @@
  * What a target does about machines whose protection was disabled: their sources are refused, and their replicas deleted where that was asked for.
  * Control says so with every answer, so nothing is remembered here; while control is away all stays as it is.
  */
-import type { ReportReply } from '../control/schemas.ts';
+import type { ReportReply } from '../control/report-schemas.ts';
 import type { Clock } from '../kit/clock.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';

@@ -21,6 +21,7 @@ import { Heartbeat } from '../transport/heartbeat.ts';
 import { isWireCode, protocolError, wireCodeOf, wireCodes } from '../wire/codes.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
 import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
+import { common } from '../wire/features.ts';
 import { decodeHello, encodeHello, protocolVersion, type Hello } from '../wire/hello.ts';
 import { decodeWelcome, encodeWelcome, type Welcome } from '../wire/welcome.ts';
 import type { Budget, Window } from './budget.ts';
@@ -76,10 +77,8 @@ type State =
 export type SessionPhase = State['kind'];
 
 const sessionIdBytes = 8;
-/** What this version can do beyond the protocol's first page: nothing yet. */
+/** What both hops can do through here: nothing yet. */
 const features: readonly string[] = [];
-
-const common = (a: readonly string[], b: readonly string[]): string[] => a.filter((feature) => b.includes(feature));
 
 export class Session {
   readonly machine: string;

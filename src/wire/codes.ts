@@ -25,6 +25,12 @@ export const wireCodes = {
   'failed-over': { close: 4017, retryable: false },
   /** It may be protected again any moment. */
   unprotected: { close: 4018, retryable: true },
+  /** Another process server holds the machine by a lease; the message says which. */
+  'not-owner': { close: 4019, retryable: true },
+  /** What this process server spooled of the machine goes to its target first. */
+  draining: { close: 4020, retryable: true },
+  /** A layer of an earlier session can not go on. */
+  'layer-unknown': { close: 4021, retryable: true },
 } as const satisfies Record<string, { close: number; retryable: boolean }>;
 
 export type WireCode = keyof typeof wireCodes;

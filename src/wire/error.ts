@@ -1,12 +1,14 @@
 /** ERROR (PROTOCOL.md). */
 import { z } from 'zod';
-import { decodeControl, encodeControl } from './control-body.ts';
+import { decodeControl, encodeControl, safeInteger } from './control-body.ts';
 import { frameType, noDisk } from './frame.ts';
 
 const schema = z.object({
   code: z.string().max(64),
   message: z.string().max(1024),
   retryable: z.boolean(),
+  /** With `stale-epoch`: the newest epoch of the machine that the target has. */
+  epoch: safeInteger.optional(),
 });
 
 export type ErrorMessage = z.infer<typeof schema>;

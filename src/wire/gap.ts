@@ -5,9 +5,10 @@ import { frameType, noDisk } from './frame.ts';
 
 /**
  * Why: the writes in flight did not end in time; the memory and scratch of old pages were full, or the scratch could not be written; the link was
- * away; hooks failed (the point then became `crash` consistent); replication was paused; something else that `detail` tells.
+ * away; hooks failed (the point then became `crash` consistent); replication was paused; it waited in a
+ * process server's spool, which was above its mark, and was merged into the next; something else that `detail` tells.
  */
-export const gapReasons = ['drain', 'copy-before-write', 'disconnected', 'hooks', 'paused', 'other'] as const;
+export const gapReasons = ['drain', 'copy-before-write', 'disconnected', 'hooks', 'paused', 'merged', 'other'] as const;
 
 const schema = z.object({
   /** When the first of the points was due. */

@@ -1,6 +1,6 @@
 /** HELLO (PROTOCOL.md). */
 import { z } from 'zod';
-import { decodeControl, encodeControl, hex, machineName } from './control-body.ts';
+import { decodeControl, encodeControl, hex, machineName, safeInteger } from './control-body.ts';
 import { frameType, noDisk } from './frame.ts';
 
 /** The one this program speaks. */
@@ -13,6 +13,8 @@ const schema = z.object({
   version: z.string().max(64),
   features: z.array(z.string().max(64)).max(64),
   instance: hex(16),
+  /** Of a process server that holds the machine by a lease: the lease's epoch (C9). */
+  lease: z.object({ epoch: safeInteger.min(1).max(2 ** 21 - 1) }).optional(),
 });
 
 export type Hello = z.infer<typeof schema>;

@@ -4,7 +4,7 @@ import { Agent, request } from 'node:https';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { ControlClient, enroll, type Access } from '../../src/control/client.ts';
-import type { EnrolledRole } from '../../src/control/schemas.ts';
+import type { EnrolledRole } from '../../src/control/fields.ts';
 import { type Control, startControl } from '../../src/control/server.ts';
 import { type Clock, systemClock } from '../../src/kit/clock.ts';
 import { systemRandom } from '../../src/kit/random.ts';

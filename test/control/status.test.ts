@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { policySchema, reportRequest, type StoredReport, type StoredResync } from '../../src/control/schemas.ts';
+import { reportRequest, type StoredReport } from '../../src/control/report-schemas.ts';
+import { policySchema, type StoredResync } from '../../src/control/schemas.ts';
 import { judge } from '../../src/control/status.ts';
 import { limits } from '../../src/limits.ts';
 import { agentReport, targetReport } from './fixture.ts';

@@ -2,7 +2,7 @@
 import { closeSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import * as path from 'node:path';
 import { afterEach, expect, test, vi } from 'vitest';
-import type { ReportReply, TargetReport } from '../../src/control/schemas.ts';
+import type { ReportReply, TargetReport } from '../../src/control/report-schemas.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import type { Parts } from '../../src/main/parts.ts';
 import { TargetReporter } from '../../src/main/target-report.ts';

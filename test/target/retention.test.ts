@@ -1,6 +1,6 @@
 /** What control says of how long points are kept, is what a target does: the folder of each machine runs by it. */
 import { expect, it, onTestFinished, vi } from 'vitest';
-import type { ReportReply } from '../../src/control/schemas.ts';
+import type { ReportReply } from '../../src/control/report-schemas.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { TargetReporter } from '../../src/main/target-report.ts';
 import { keepAll } from '../../src/store/retention.ts';

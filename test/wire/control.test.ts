@@ -6,6 +6,7 @@ import { decodeCycle, encodeCycle } from '../../src/wire/cycle.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../../src/wire/error.ts';
 import { decodeFrame } from '../../src/wire/frame.ts';
 import { decodeGap, encodeGap } from '../../src/wire/gap.ts';
+import { common, features } from '../../src/wire/features.ts';
 import { decodeHello, encodeHello } from '../../src/wire/hello.ts';
 import { decodeOpenDisk, encodeOpenDisk } from '../../src/wire/open-disk.ts';
 import { decodeOpened, encodeOpened } from '../../src/wire/opened.ts';
@@ -21,7 +22,15 @@ const messages = {
   HELLO: [
     encodeHello,
     decodeHello,
-    { protocol: [2], role: 'agent', machine: 'db-1', version: '0.1.0', features: [], instance: '00'.repeat(16) },
+    {
+      protocol: [2],
+      role: 'agent',
+      machine: 'db-1',
+      version: '0.1.0',
+      features: [],
+      instance: '00'.repeat(16),
+      lease: { epoch: 7 },
+    },
   ],
   WELCOME: [encodeWelcome, decodeWelcome, { protocol: 2, version: '0.1.0', features: [], session: 's' }],
   OPEN_DISK: [
@@ -56,7 +65,7 @@ const messages = {
   COMMITTED: [encodeCommitted, decodeCommitted, { point: 1, cutTimeMs: 1, disks: [{ disk: 0, root }] }],
   REJECTED: [encodeRejected, decodeRejected, { reason: 'root-mismatch', disk: 0, detail: 'd', retryable: true }],
   GAP: [encodeGap, decodeGap, { atMs: 1, points: 2, reason: 'drain', detail: 'd' }],
-  ERROR: [encodeErrorMessage, decodeErrorMessage, { code: 'full', message: 'm', retryable: true }],
+  ERROR: [encodeErrorMessage, decodeErrorMessage, { code: 'stale-epoch', message: 'm', retryable: true, epoch: 8 }],
 } as const;
 
 function refused(decode: () => unknown): boolean {
@@ -120,4 +129,9 @@ describe('seq', () => {
     expect([epochOf(seqOf(7, 9)), counterOf(seqOf(7, 9))]).toEqual([7, 9]);
     expect(() => seqOf(2 ** 21, 1)).toThrow('invariant');
   });
+});
+
+it('what both sides can is what one offers and the other knows', () => {
+  const { pointsInFlight, continueLayers } = features;
+  expect(common([pointsInFlight, 'of-tomorrow'], [continueLayers, pointsInFlight])).toEqual([pointsInFlight]);
 });
