@@ -65,7 +65,7 @@ const messages = {
   COMMITTED: [encodeCommitted, decodeCommitted, { point: 1, cutTimeMs: 1, disks: [{ disk: 0, root }] }],
   REJECTED: [encodeRejected, decodeRejected, { reason: 'root-mismatch', disk: 0, detail: 'd', retryable: true }],
   GAP: [encodeGap, decodeGap, { atMs: 1, points: 2, reason: 'drain', detail: 'd' }],
-  ERROR: [encodeErrorMessage, decodeErrorMessage, { code: 'stale-epoch', message: 'm', retryable: true, epoch: 8 }],
+  ERROR: [encodeErrorMessage, decodeErrorMessage, { code: 'full', message: 'm', retryable: true }],
 } as const;
 
 function refused(decode: () => unknown): boolean {
@@ -134,4 +134,13 @@ describe('seq', () => {
 it('what both sides can is what one offers and the other knows', () => {
   const { pointsInFlight, continueLayers } = features;
   expect(common([pointsInFlight, 'of-tomorrow'], [continueLayers, pointsInFlight])).toEqual([pointsInFlight]);
+});
+
+it('a lease goes with HELLO, and the newest epoch with the refusal of a stale one', () => {
+  const [, , hello] = messages.HELLO;
+  const [, , error] = messages.ERROR;
+  const leased = { ...hello, protocol: [...hello.protocol], features: [], lease: { epoch: 7 } };
+  expect(decodeHello(decodeFrame(encodeHello(leased)).body)).toEqual(leased);
+  const stale = { ...error, code: 'stale-epoch', epoch: 8 };
+  expect(decodeErrorMessage(decodeFrame(encodeErrorMessage(stale)).body)).toEqual(stale);
 });
