@@ -29,7 +29,6 @@ const messages = {
       version: '0.1.0',
       features: [],
       instance: '00'.repeat(16),
-      lease: { epoch: 7 },
     },
   ],
   WELCOME: [encodeWelcome, decodeWelcome, { protocol: 2, version: '0.1.0', features: [], session: 's' }],
