@@ -1,4 +1,4 @@
-/** The process itself, whatever role it has: memory, CPU and how late its event loop is. Sampled at each scrape. */
+/** The process itself, whatever role it has: memory, CPU, how late its event loop is, how long its certificate is good. Sampled at each scrape. */
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import type { MetricRegistry, Sample } from './registry.ts';
 
@@ -23,9 +23,17 @@ const processSeries = {
   ),
 } as const;
 
+const certificateExpires = {
+  name: 'tidemark_certificate_expires_timestamp_seconds',
+  type: 'gauge',
+  help: 'When the certificate ends that this role shows to others, or the authority that issues them (Unix time).',
+  labels: ['role'],
+} as const;
+
 const loopResolutionMs = 10;
 const nsPerSecond = 1e9;
 const usPerSecond = 1e6;
+const msPerSecond = 1000;
 
 /** Registers the series above; once per registry. @returns how to end the event loop's measurement. */
 export function registerProcessSeries(registry: MetricRegistry, startedMs: number): { close(): void } {
@@ -37,7 +45,7 @@ export function registerProcessSeries(registry: MetricRegistry, startedMs: numbe
   registry.sampled(processSeries.externalBytes, () => one(process.memoryUsage().external));
   registry.sampled(processSeries.userSeconds, () => one(process.cpuUsage().user / usPerSecond));
   registry.sampled(processSeries.systemSeconds, () => one(process.cpuUsage().system / usPerSecond));
-  registry.sampled(processSeries.startTimestamp, () => one(startedMs / 1000));
+  registry.sampled(processSeries.startTimestamp, () => one(startedMs / msPerSecond));
   registry.sampled(processSeries.loopLagSeconds, () => {
     // The histogram counts the timer's own interval; what is above it is lag. No value yet: not known.
     const lagNs = delay.count > 0 ? Math.max(0, delay.percentile(99) - loopResolutionMs * 1e6) : undefined;
@@ -45,4 +53,13 @@ export function registerProcessSeries(registry: MetricRegistry, startedMs: numbe
     return one(lagNs === undefined ? undefined : lagNs / nsPerSecond);
   });
   return { close: () => delay.disable() };
+}
+
+/** @param role whose certificate it is; `authority`: the one that issues those of the site. */
+export function registerCertificateSeries(
+  registry: MetricRegistry,
+  role: 'agent' | 'process-server' | 'target' | 'authority',
+  notAfterMs: number,
+): void {
+  registry.sampled(certificateExpires, () => [{ labels: { role }, value: notAfterMs / msPerSecond }]);
 }

@@ -9,6 +9,7 @@
  *  2. Names, units and labels keep DESIGN §8, checked at registration: prefix `tidemark_`, base units, counters end in
  *     `_total`, ages are exported as `_timestamp_seconds`, label names come from the closed list below.
  *  3. Label values other than names of machines and disks come from closed sets; a value that could not is refused.
+ *  4. What has to be asked for is asked once per scrape, so that all series of one scrape show the same answer.
  */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { invariant } from '../kit/invariant.ts';
@@ -48,6 +49,8 @@ export interface MetricRegistry {
   histogram<const L extends string>(declaration: SeriesDeclaration<L>): HistogramSeries<L>;
   /** A counter or gauge whose values are asked for at each scrape. A sampled counter must never go down. */
   sampled<const L extends string>(declaration: SeriesDeclaration<L>, sample: () => Iterable<Sample<L>>): void;
+  /** Invariant 4. @returns the answer of the scrape under way; undefined: there was none, so its series are absent. */
+  asked<T>(ask: () => Promise<T>): () => T | undefined;
   /** The exposition text and its content type. */
   expose(): Promise<{ readonly text: string; readonly contentType: string }>;
 }
@@ -118,6 +121,7 @@ function makeSampled<L extends string>(
 
 export function createRegistry(): MetricRegistry {
   const inner = new Registry();
+  const questions: (() => Promise<void>)[] = [];
   const settingsOf = <L extends string>({ name, help, labels }: SeriesDeclaration<L>) => ({
     name,
     help,
@@ -163,6 +167,16 @@ export function createRegistry(): MetricRegistry {
       checkDeclaration(declaration, declaration.type);
       makeSampled(inner, declaration, sample);
     },
-    expose: async () => ({ text: await inner.metrics(), contentType: inner.contentType }),
+    asked<T>(ask: () => Promise<T>) {
+      let answer: T | undefined;
+      questions.push(async () => {
+        answer = await ask().catch(() => undefined);
+      });
+      return () => answer;
+    },
+    async expose() {
+      await Promise.all(questions.map((ask) => ask()));
+      return { text: await inner.metrics(), contentType: inner.contentType };
+    },
   };
 }

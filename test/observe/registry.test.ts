@@ -53,6 +53,22 @@ describe('metric registry', () => {
     expect(text).toContain('machine="b"');
   });
 
+  it('asks once per scrape, and shows nothing of an answer that did not come', async () => {
+    const registry = createRegistry();
+    let asked = 0;
+    const answer = registry.asked(async () => {
+      asked += 1;
+      if (asked === 2) throw new Error('not now');
+      return asked;
+    });
+    registry.sampled(plain, () => [{ labels: {}, value: answer() }]);
+    registry.sampled({ ...plain, name: 'tidemark_other' }, () => [{ labels: {}, value: answer() }]);
+    const samples = async () => (await registry.expose()).text.match(/^tidemark_.*$/gm);
+    expect(await samples()).toEqual(['tidemark_target_newest_timestamp_seconds 1', 'tidemark_other 1']);
+    expect(await samples()).toBeNull();
+    expect(await samples()).toEqual(['tidemark_target_newest_timestamp_seconds 3', 'tidemark_other 3']);
+  });
+
   it('counts and observes', async () => {
     const registry = createRegistry();
     const bytes = registry.counter(counter);
