@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { limits } from '../limits.ts';
 import { bytes, count, diskName, hash, nameSchema, text, timeMs } from './fields.ts';
+import { agentFlow, replicaFlow, sessionFlow, spoolFlow, targetFlow } from './flow-schemas.ts';
 import { askedDisks } from './schemas.ts';
 
 const { control, disk } = limits;
@@ -70,13 +71,17 @@ export const agentReport = z.object({
     .max(control.gapReasonsMax)
     .default([])
     .describe('Points that were due and not made since the agent started, by reason.'),
+  flow: agentFlow.nullable().default(null),
 });
 const processServerReport = z.object({
   role: z.literal('process-server'),
   ...common,
   sessions: count,
   inFlightBytes: bytes,
+  machines: z.array(sessionFlow).max(control.sessionsPerReportMax).default([]),
+  spool: spoolFlow.nullable().default(null),
 });
+export type ProcessServerReport = z.infer<typeof processServerReport>;
 export const replicaFacts = z.object({
   points: count.describe('Kept.'),
   oldestCutMs: timeMs.nullable(),
@@ -100,6 +105,7 @@ export const targetReport = z.object({
     .default([])
     .describe('Unprotected machines it was told to delete and holds nothing of any more.'),
   freeBytes: bytes.nullable(),
+  flow: targetFlow.nullable().default(null),
   machines: z
     .array(
       z.object({
@@ -108,6 +114,7 @@ export const targetReport = z.object({
         damagedBlocks: count,
         booted: bootMark.default(null).describe('The point that was last started and answered.'),
         replica: replicaFacts.nullable().default(null),
+        flow: replicaFlow.nullable().default(null),
         disks: z
           .array(
             z.object({ name: diskName, size: bytes, committed: pointMark.nullable(), proven: pointMark.nullable() }),

@@ -20,6 +20,7 @@ export const control = {
   /** Points of a machine kept for listing; the target keeps the truth. */
   pointsPerMachineMax: 10_000,
   pointsPerReportMax: 512,
+  sessionsPerReportMax: 512,
   gapReasonsMax: 16,
   idempotencyEntriesMax: 1024,
   idempotencySeconds: 3600,

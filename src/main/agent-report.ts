@@ -58,6 +58,7 @@ export function reportOf(facts: AgentFacts): Report {
     problems: [...problemsOf(facts), ...facts.faults],
     connected: report.state === 'idle' || report.state === 'cycling' || report.state === 'paused',
     resyncDone,
+    flow: null,
     gaps: [...report.gaps].flatMap(([reason, points]) => (points > 0 ? [{ reason, points }] : [])),
     disks: report.disks.map(({ disk, size, lagBytes, resync }) => ({
       name: disk,

@@ -4,6 +4,7 @@ import type { Running } from '../cli/roles.ts';
 import type { ProcessServerConfig } from '../config.ts';
 import { providers } from '../kernels/providers.ts';
 import { limits } from '../limits.ts';
+import { registerCertificateSeries } from '../observe/metrics.ts';
 import { registerProcessServerSeries } from '../process-server/metrics.ts';
 import { SealPool } from '../process-server/pool.ts';
 import { ProcessServer } from '../process-server/server.ts';
@@ -59,6 +60,7 @@ export function startProcessServer(common: Parts, config: ProcessServerConfig): 
     });
     builder.reachable('agents', formatAddress({ host: config.listen.host, port: listener.port }));
     registerProcessServerSeries(builder.registry, server);
+    registerCertificateSeries(builder.registry, 'process-server', credentials.identity.notAfterMs);
     await builder.observe(parts, config, logger, () => server.readiness);
     const link = controlLink(parts, config, credentials, logger);
     builder.closers.add(() => {
@@ -71,6 +73,8 @@ export function startProcessServer(common: Parts, config: ProcessServerConfig): 
       problems: problemsOf(server, config),
       sessions: server.sessions.length,
       inFlightBytes: Math.min(server.grantedBytes, limits.processServer.inFlightBytesMax),
+      machines: [],
+      spool: null,
     }));
   }, config.data);
 }

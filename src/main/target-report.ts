@@ -57,6 +57,7 @@ function machineReport(
     damagedBlocks,
     booted: started && { point: started.point, atMs: Math.round(started.atMs), seconds: started.seconds },
     replica,
+    flow: null,
     disks: store.disks.map((disk) => ({
       name: disk.name,
       size: disk.geometry.size,
@@ -145,6 +146,7 @@ export class TargetReporter {
       recoveryFileWritten,
       deleted: [...this.#deleted],
       freeBytes,
+      flow: null,
       machines,
     };
   }
