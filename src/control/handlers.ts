@@ -17,6 +17,7 @@ import * as reports from './report-schemas.ts';
 import * as schemas from './schemas.ts';
 import type { Change, Collection, Json, State } from './state.ts';
 import { judge } from './status.ts';
+import type { StatusReport } from './status-schemas.ts';
 import { protectAgain, refuseUnprotected, replicasDeleted, unprotectedMachines } from './unprotected.ts';
 
 const { certificateDays, pageItemsMax, pointsPerMachineMax } = limits.control;
@@ -230,21 +231,23 @@ function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatu
       return { value: { machines, resync, unprotected } };
     },
 
-    async getStatus() {
-      const machines = await listAll(state, 'machines');
-      const policies = await listAll(state, 'policies');
-      const reported = await listAll(state, 'reports');
-      const resyncs = await listAll(state, 'resyncs');
-      const value = judge({
-        nowMs: clock.wallMs(),
-        machines: machines.map(({ id, value: machine }) => ({ name: id, ...schemas.machineSchema.parse(machine) })),
-        policies: new Map(policies.map(({ id, value: policy }) => [id, schemas.policySchema.parse(policy)])),
-        reports: reported.map(({ value: report }) => reports.storedReport.parse(report)),
-        resyncs: new Map(resyncs.map(({ id, value: resync }) => [id, schemas.storedResync.parse(resync)])),
-      });
-      return { value };
-    },
+    getStatus: async () => ({ value: await statusOf(state, clock) }),
   };
+}
+
+/** The one report value that API, command line and metrics show. */
+export async function statusOf(state: State, clock: Clock): Promise<StatusReport> {
+  const machines = await listAll(state, 'machines');
+  const policies = await listAll(state, 'policies');
+  const reported = await listAll(state, 'reports');
+  const resyncs = await listAll(state, 'resyncs');
+  return judge({
+    nowMs: clock.wallMs(),
+    machines: machines.map(({ id, value: machine }) => ({ name: id, ...schemas.machineSchema.parse(machine) })),
+    policies: new Map(policies.map(({ id, value: policy }) => [id, schemas.policySchema.parse(policy)])),
+    reports: reported.map(({ value: report }) => reports.storedReport.parse(report)),
+    resyncs: new Map(resyncs.map(({ id, value: resync }) => [id, schemas.storedResync.parse(resync)])),
+  });
 }
 
 export function createHandlers(parts: Parts): Handlers {

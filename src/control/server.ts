@@ -23,9 +23,10 @@ import type { Files } from '../posix/files.ts';
 import { type Authority, issueInMemory, openAuthority } from '../transport/authority.ts';
 import { identityOf } from '../transport/identity.ts';
 import { tlsOptions } from '../transport/tls-options.ts';
-import { createHandlers } from './handlers.ts';
+import { createHandlers, statusOf } from './handlers.ts';
 import { type Identity, registerRoutes } from './http.ts';
 import { policySchema } from './schemas.ts';
+import type { StatusReport } from './status-schemas.ts';
 import { openLmdbState } from './state-lmdb.ts';
 
 const { bodyBytesMax, requestMs, keepAliveMs, connectionsMax, certificateDays, serverCertificateRenewMs } =
@@ -50,6 +51,10 @@ export interface Control {
   readonly tokenFile: string;
   /** SHA-256 of the CA certificate, lower-case hex. */
   readonly caFingerprint: string;
+  /** When the site's CA certificate ends. */
+  readonly caNotAfterMs: number;
+  /** What `GET /v1/status` answers. */
+  status(): Promise<StatusReport>;
   close(): Promise<void>;
 }
 
@@ -165,5 +170,13 @@ export async function startControl(options: ControlOptions): Promise<Control> {
   const bound = typeof address === 'object' && address !== null ? address.port : port;
   const url = `https://${host.includes(':') ? `[${host}]` : host}:${bound}`;
   logger.info({ url, caFingerprint: authority.fingerprint }, 'control is listening');
-  return { port: bound, url, tokenFile, caFingerprint: authority.fingerprint, close: () => (closing ??= close()) };
+  return {
+    port: bound,
+    url,
+    tokenFile,
+    caFingerprint: authority.fingerprint,
+    caNotAfterMs: authority.notAfterMs,
+    status: () => statusOf(state, clock),
+    close: () => (closing ??= close()),
+  };
 }

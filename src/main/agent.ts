@@ -16,6 +16,7 @@ import type { AgentConfig } from '../config.ts';
 import type { Report } from '../control/report-schemas.ts';
 import type { Clock } from '../kit/clock.ts';
 import { limits } from '../limits.ts';
+import { registerCertificateSeries } from '../observe/metrics.ts';
 import type { MachineDefinition } from '../wire/definition.ts';
 import { connect } from '../transport/client.ts';
 import { openAppConsistency } from './agent-app.ts';
@@ -166,6 +167,7 @@ export function startAgent(common: Parts, config: AgentConfig): Promise<Running>
       logger,
     });
     registerAgentSeries(builder.registry, agent);
+    registerCertificateSeries(builder.registry, 'agent', credentials.identity.notAfterMs);
     registerCeilingSeries(builder.registry, { governor, memoryMiB: config.memoryMiB ?? null });
     await builder.observe(parts, config, logger, () => readiness(agent.report()));
     reportTo(link, { agent, app, disks, policy }, parts);

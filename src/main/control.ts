@@ -1,8 +1,10 @@
 /** Composition of the control API. */
 import type { Running } from '../cli/roles.ts';
 import type { ControlConfig } from '../config.ts';
+import { registerControlSeries } from '../control/metrics.ts';
 import { startControl as startControlApi, type Control } from '../control/server.ts';
 import type { Logger } from '../observe/logger.ts';
+import { registerCertificateSeries } from '../observe/metrics.ts';
 import { acquireLock } from '../posix/lock.ts';
 import { lockIdentity, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 
@@ -20,6 +22,8 @@ export async function openControl(
   const control = await startControlApi({ dataDir: config.data, host, port, files, clock, random, logger });
   builder.closers.add(() => control.close());
   builder.reachable('control API', control.url);
+  registerControlSeries(builder.registry, () => control.status());
+  registerCertificateSeries(builder.registry, 'authority', control.caNotAfterMs);
   return control;
 }
 

@@ -4,6 +4,7 @@ import type { Running } from '../cli/roles.ts';
 import { Problem } from '../kit/problem.ts';
 import type { TargetConfig } from '../config.ts';
 import type { Logger } from '../observe/logger.ts';
+import { registerCertificateSeries } from '../observe/metrics.ts';
 import type { Readiness } from '../observe/server.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import { openMachineStore } from '../store/machine-open.ts';
@@ -163,7 +164,8 @@ export function startTarget(common: Parts, config: TargetConfig): Promise<Runnin
     if (!(await vault.recoveryWritten(files, config.data))) {
       logger.warn({}, `no recovery file was written yet: run tidemark key export --data ${path.resolve(config.data)}`);
     }
-    registerTargetSeries(builder.registry, target);
+    registerTargetSeries(builder.registry, target, () => files.freeBytes(config.data));
+    registerCertificateSeries(builder.registry, 'target', credentials.identity.notAfterMs);
     const failovers = countFailovers(builder.registry, parts, config.data);
     builder.closers.add(() => failovers.close());
     await builder.observe(parts, config, logger, () => readiness(target));

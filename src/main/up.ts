@@ -24,7 +24,8 @@ async function enrollOnce(
 export function startUp(parts: Parts, config: UpConfig): Promise<Running> {
   return RoleBuilder.build(async (builder) => {
     const logger = parts.loggerOf(config.control, 'control');
-    const control = await openControl(partsOfRole(parts, logger), config.control, builder, logger);
+    const own = partsOfRole(parts, logger);
+    const control = await openControl(own, config.control, builder, logger);
     const where = { controlUrl: control.url, credentials: config.control.data };
     await enrollOnce(parts, where, 'target', config.target.credentials);
     await enrollOnce(parts, where, 'process-server', config.processServer.credentials);
@@ -51,5 +52,6 @@ export function startUp(parts: Parts, config: UpConfig): Promise<Running> {
         target: { host: config.processServer.target.host, port: targetPort },
       }),
     );
+    await builder.observe(own, config.control, logger, () => ({ ready: true, reasons: [] }));
   });
 }

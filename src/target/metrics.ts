@@ -55,6 +55,21 @@ const startedPoint = perMachine(
 );
 const startSeconds = perMachine('newest_started_point_seconds', 'How long that took, from the command to the answer.');
 const full = perMachine('target_full', '1 while there is no space for content and acknowledging has stopped.');
+const damagedPoints = perMachine(
+  'points_damaged',
+  'Recovery points kept of which stored bytes failed a check and are not healed.',
+);
+const unproven = perMachine(
+  'points_unproven',
+  'Recovery points kept that are committed and not proven yet: the backlog of proof.',
+);
+const repairs = perMachine('target_blocks_to_repair', 'Blocks that are asked of the source again.');
+const freeBytes = {
+  name: 'tidemark_target_free_bytes',
+  help: 'Space left on the file system of the target.',
+  type: 'gauge',
+  labels: [],
+} as const;
 const scrubCoverage = perMachine(
   'scrub_coverage_ratio',
   'Share of the stored bytes that were checked in the pass over everything that is under way, or in the one before.',
@@ -131,11 +146,34 @@ function registerSpaceSeries(registry: MetricRegistry, target: Target): void {
   );
 }
 
-export function registerTargetSeries(registry: MetricRegistry, target: Target): void {
+/** What of each machine is not as it should be. */
+function registerTroubleSeries(registry: MetricRegistry, each: OfStores): void {
+  registry.sampled(
+    full,
+    each((store) => (store.full ? 1 : 0)),
+  );
+  registry.sampled(
+    damagedPoints,
+    each(({ points: view }) => view.kept.filter(({ point }) => view.stateOf(point) === 'damaged').length),
+  );
+  registry.sampled(
+    unproven,
+    each((store) => store.unprovenPoints().length),
+  );
+  registry.sampled(
+    repairs,
+    each((store) => store.disks.reduce((sum, disk) => sum + disk.blocksToRepair().length, 0)),
+  );
+}
+
+type OfStores = (value: (store: MachineStore) => number | undefined) => () => Sample<'machine'>[];
+
+/** @param free bytes left for the target's directory. */
+export function registerTargetSeries(registry: MetricRegistry, target: Target, free: () => Promise<number>): void {
   for (const [field, declaration] of counters) {
     registry.sampled(declaration, () => [{ labels: {}, value: target.counters[field] }]);
   }
-  const each = (value: (store: MachineStore) => number | undefined) => (): Sample<'machine'>[] =>
+  const each: OfStores = (value) => () =>
     [...target.stores()].map(([machine, store]) => ({ labels: { machine }, value: value(store) }));
   registry.sampled(
     newestCommitted,
@@ -169,10 +207,7 @@ export function registerTargetSeries(registry: MetricRegistry, target: Target): 
     startSeconds,
     each((store) => store.points.newestBooted?.seconds),
   );
-  registry.sampled(
-    full,
-    each((store) => (store.full ? 1 : 0)),
-  );
+  registerTroubleSeries(registry, each);
   registerScrubSeries(registry, target);
   registerSpaceSeries(registry, target);
   registry.sampled(stageSeconds, () =>
@@ -183,4 +218,6 @@ export function registerTargetSeries(registry: MetricRegistry, target: Target): 
     { labels: {}, value: target.sessions() * limits.target.sessionWindowBytes },
   ]);
   registry.sampled(sessions, () => [{ labels: {}, value: target.sessions() }]);
+  const bytesLeft = registry.asked(free);
+  registry.sampled(freeBytes, () => [{ labels: {}, value: bytesLeft() }]);
 }

@@ -9,7 +9,7 @@ test('coverage and age are absent until they are known', async () => {
   const site = await TargetSite.start();
   try {
     const registry = createRegistry();
-    registerTargetSeries(registry, site.target);
+    registerTargetSeries(registry, site.target, async () => 4096);
     const { peer, disk } = await site.session();
     const before = (await registry.expose()).text;
     expect(before).not.toMatch(/^tidemark_scrub_\w+\{/mu);
