@@ -64,7 +64,7 @@ const benches: Readonly<Record<string, (run: Run) => Promise<Measured>>> = {
   },
 };
 
-const quickResyncBytes = 128 * MiB;
+const quickResyncBytes = 64 * MiB;
 
 function say(text: string): void {
   process.stderr.write(`${text}\n`);

@@ -36,7 +36,7 @@ export const fioCases: readonly FioCase[] = [
 ];
 
 export const quickFioCases: readonly FioCase[] = fioCases
-  .filter(({ withReplication }) => withReplication)
+  .filter(({ withReplication, rw }) => withReplication && rw !== 'read')
   .map((each) => ({ ...each, withReplication: each.rw.endsWith('write') }));
 
 const measured = z.object({

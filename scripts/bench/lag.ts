@@ -147,7 +147,7 @@ export async function measureLag({ directory, size, seed, quick, say }: Run): Pr
     for (const [index, rate] of rates.entries()) {
       if (rate.mbps > 54 && (quick || rows.at(-1)?.held !== true)) continue;
       say(`  ${rate.mbps} MB/s on ${rate.disks} disk${rate.disks === 1 ? '' : 's'}`);
-      rows.push(await lags.measure(rate, quick ? 1.5 : 8, seed + index));
+      rows.push(await lags.measure(rate, quick ? 1 : 8, seed + index));
     }
   } finally {
     await running.stop();

@@ -69,7 +69,7 @@ const extents = {
     manyPoints: 43_200,
     sizeMax: 512 * MiB,
   },
-  quick: { turns: 1, randomReadSeconds: 1, points: 100, largeBytes: TiB / 32, manyPoints: 500, sizeMax: 32 * MiB },
+  quick: { turns: 1, randomReadSeconds: 0.3, points: 100, largeBytes: TiB / 64, manyPoints: 200, sizeMax: 32 * MiB },
 } as const;
 /** Between two looks that start a program each. */
 const commandPollMs = 200;
@@ -188,7 +188,7 @@ interface FioResult {
 /** 4 KiB at random places, four at a time. */
 async function randomRead(uri: string, seconds: number): Promise<ReadFigures['randomRead']> {
   const job = ['--name=read', '--ioengine=nbd', `--uri=${uri}`, '--rw=randread', '--bs=4k', '--iodepth=4'];
-  const run = ['--time_based', `--runtime=${seconds}`, '--output-format=json'];
+  const run = ['--time_based', `--runtime=${seconds * 1000}ms`, '--output-format=json'];
   const { stdout } = await runProgram('fio', [...job, ...run]);
   const { read } = (JSON.parse(stdout.slice(stdout.indexOf('{'))) as FioResult).jobs[0] ?? {};
   if (!read) throw new Error('fio said nothing');

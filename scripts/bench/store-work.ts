@@ -37,7 +37,7 @@ export interface StoreWorkFigures {
 /** Of the disk, and the random part of each block: either way more than a segment is stored of it. Pairs, and blocks of each measured ingest. */
 const extents = {
   whole: { diskBytes: 544 * MiB, randomBytes: blockBytes / 2, pairs: 9, windowBlocks: 1024 },
-  quick: { diskBytes: 272 * MiB, randomBytes: blockBytes, pairs: 1, windowBlocks: 256 },
+  quick: { diskBytes: 272 * MiB, randomBytes: blockBytes, pairs: 1, windowBlocks: 128 },
 } as const;
 type Extent = (typeof extents)['whole' | 'quick'];
 const batchBlocks = 12;

@@ -111,7 +111,6 @@ it.skipIf(!requireTool('fio', 'qemu-nbd', 'nbdkit'))(
       const { absent, cases, churnMbps, sentBytes } = figures;
       expect(absent).toEqual([]);
       expect(cases.map(({ name }) => name)).toEqual([
-        '256 KiB read',
         '4 KiB random read, depth 16',
         '4 KiB random write, depth 16',
         '256 KiB write',
@@ -149,7 +148,7 @@ it.skipIf(!requireTool('nbdcopy') || !requireTool('fio'))(
     const { recovery } = JSON.parse(stdout) as { recovery: RecoveryResult };
     expect(recovery.disk).toEqual({ bytes: 8 * 1024 ** 2, points: 3, pointRead: 1 });
     expect(recovery.firstBlock.turns).toHaveLength(2);
-    expect(recovery.manyPoints).toMatchObject({ points: 500 });
+    expect(recovery.manyPoints).toMatchObject({ points: 200 });
     for (const seconds of [recovery.firstBlockSeconds, recovery.manyPoints.firstBlockSeconds])
       expect(seconds).toBeGreaterThan(0.05);
     // At least one segment was given back, and less than that moved.
@@ -200,11 +199,12 @@ it.skipIf(!requireTool('strace'))(
   { timeout: benchMsMax },
   async () => {
     const before = await left();
-    const { code, stdout, stderr } = await bench(['--only', 'scaling', '--quick', '--size', '8M', '--json']);
+    const { code, stdout, stderr } = await bench(['--only', 'scaling', '--size', '8M', '--json']);
     expect(code, stderr).toBe(0);
     const { scaling } = JSON.parse(stdout) as { scaling: ScalingResult };
     expect(scaling).toMatchObject([
       { agents: 1, syncMs: 0, bytes: 8 * 1024 ** 2, firstToLast: 1 },
+      { agents: 8, syncMs: 0, bytes: 8 * 1024 ** 2 },
       { agents: 64, syncMs: 0, bytes: 8 * 1024 ** 2 },
       { agents: 64, syncMs: 10, bytes: 8 * 1024 ** 2 },
     ]);
