@@ -60,6 +60,14 @@ const newestCut = {
   labels: ['machine'],
 } as const;
 
+const states = ['connecting', 'opening', 'idle', 'cycling', 'paused', 'stopped', 'critical'] as const;
+const agentState = {
+  name: 'tidemark_agent_state',
+  help: '1 for what the agent does now, 0 for the rest. Critical: it stopped for something that has to be mended.',
+  type: 'gauge',
+  labels: ['machine', 'state'],
+} as const;
+
 const stages = ['read', 'hash', 'send', 'commit'] as const;
 const stageSeconds = {
   name: 'tidemark_agent_stage_seconds_total',
@@ -148,6 +156,10 @@ export function registerAgentSeries(registry: MetricRegistry, agent: Agent): voi
   registry.sampled(logFailed, () => {
     const { machine, disks } = agent.report();
     return disks.map(({ disk, logFailure }) => ({ labels: { machine, disk }, value: logFailure === null ? 0 : 1 }));
+  });
+  registry.sampled(agentState, () => {
+    const { machine, state: now } = agent.report();
+    return states.map((state) => ({ labels: { machine, state }, value: state === now ? 1 : 0 }));
   });
   registerResyncSeries(registry, agent);
   registry.sampled(newestCut, () => {
