@@ -21,7 +21,7 @@ export interface DayWindow {
   opensAt(ms: number): number;
 }
 
-interface Span {
+export interface DaySpan {
   /** Minutes of the day: 0 to 1439, and 1 to 1440. The end may come first (over midnight). */
   readonly start: number;
   readonly end: number;
@@ -36,7 +36,7 @@ const dayMs = dayMinutes * minuteMs;
  * @throws Problem `bad-argument`: names the text that does not parse and what was probably meant, or the zone.
  */
 export function parseDayWindow(text: string, timeZone: string): DayWindow {
-  const spans = text.split(',').map((part) => spanIn(part));
+  const spans = daySpans(text);
   const local = localTimeIn(timeZone);
   const timeOfDay = (ms: number): number => ((local.at(ms) % dayMs) + dayMs) % dayMs;
   const isOpen = (ms: number): boolean => {
@@ -59,6 +59,11 @@ export function parseDayWindow(text: string, timeZone: string): DayWindow {
   return { text: spans.map(textOf).join(','), local, isOpen, opensAt };
 }
 
+/** The windows of `text` as minutes of the day. @throws Problem `bad-argument`, as `parseDayWindow` does. */
+export function daySpans(text: string): DaySpan[] {
+  return text.split(',').map((part) => spanIn(part));
+}
+
 /** The first instant in (from, to] at which the zone's offset is not what it was at `from`, to the millisecond; null if there is none. */
 function clockChange(local: LocalTime, from: number, to: number): number | null {
   const offset = (ms: number): number => local.at(ms) - ms;
@@ -73,7 +78,7 @@ function clockChange(local: LocalTime, from: number, to: number): number | null 
   return other;
 }
 
-function spanIn(part: string): Span {
+function spanIn(part: string): DaySpan {
   const match = /^\s*(\d{1,2}):(\d{2})\s*[-–]\s*(\d{1,2}):(\d{2})\s*$/.exec(part);
   const [start, end] = match ? [minutesOf(match[1], match[2]), minutesOf(match[3], match[4])] : [null, null];
   if (start === null || end === null || start === dayMinutes || start === end) throw notAWindow(part.trim());
@@ -88,8 +93,8 @@ function minutesOf(hours: string | undefined, minutes: string | undefined): numb
 }
 
 const two = (value: number): string => String(value).padStart(2, '0');
-const clockText = (minutes: number): string => `${two(Math.floor(minutes / 60))}:${two(minutes % 60)}`;
-const textOf = ({ start, end }: Span): string => `${clockText(start)}-${clockText(end)}`;
+export const clockText = (minutes: number): string => `${two(Math.floor(minutes / 60))}:${two(minutes % 60)}`;
+const textOf = ({ start, end }: DaySpan): string => `${clockText(start)}-${clockText(end)}`;
 
 function notAWindow(part: string): Problem {
   const meant = guess(part);
