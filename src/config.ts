@@ -19,7 +19,8 @@ export type DiskConfig = z.output<typeof diskTable>;
 /** What every role has. `data` is the role's own directory. */
 export type RoleCommon = Values<'common'> & { readonly data: string };
 export type TargetConfig = Values<'target'> & RoleCommon & { readonly vault: string; readonly credentials: string };
-export type ProcessServerConfig = Values<'processServer'> & RoleCommon & { readonly credentials: string };
+export type ProcessServerConfig = Values<'processServer'> &
+  RoleCommon & { readonly credentials: string; readonly spool: string };
 export type ControlConfig = Values<'control'> & RoleCommon;
 /** What a policy has too and is not set here is the policy's, or else of `agentDefaults`. */
 export type AgentConfig = Values<'agent'> & RoleCommon & { readonly credentials: string };
@@ -64,7 +65,8 @@ export function targetConfig(sources: ConfigSources): TargetConfig {
 export function processServerConfig(sources: ConfigSources): ProcessServerConfig {
   const own = sectionOf('processServer', sources);
   const role = roleCommon('process-server', own.data, sources);
-  return { ...own, ...role, credentials: within(role, own.credentials, 'credentials') };
+  const credentials = within(role, own.credentials, 'credentials');
+  return { ...own, ...role, credentials, spool: within(role, own.spool, 'spool') };
 }
 
 export function agentConfig(sources: ConfigSources): AgentConfig {

@@ -139,6 +139,10 @@ export const tables = {
     target: address(null, 9444).describe('address of the master target'),
     credentials: filePath.optional().describe('directory of certificate and key'),
     workers: wholeNumber(1, 256).optional().describe('worker threads (default: one per core)'),
+    spool: filePath.optional().describe('directory for what the target does not take'),
+    spoolGiB: wholeNumber(0, 1024 * 1024)
+      .default(16)
+      .describe('what the spool may take, GiB; 0: none, and agents wait with the target'),
   }),
   agent: z.strictObject({
     data: filePath.optional().describe("the agent's directory: change logs and leaves"),
@@ -200,7 +204,7 @@ export interface KeyFacts {
   readonly help: string;
 }
 
-const words = (text: string): string[] => text.split(/(?=[A-Z])(?<!Mi)/).map((word) => word.toLowerCase());
+const words = (text: string): string[] => text.split(/(?=[A-Z])(?<![MG]i)/).map((word) => word.toLowerCase());
 const variableOf = (section: Section, key: string): string =>
   ['TIDEMARK', ...(section === 'common' ? [] : words(section)), ...words(key)].join('_').toUpperCase();
 

@@ -1,5 +1,5 @@
 /** Bounds of the process server (`limits.ts`). */
-import { MiB } from '../kit/sizes.ts';
+import { KiB, MiB } from '../kit/sizes.ts';
 
 export const processServer = {
   /** Plain bytes granted to one agent and not yet durable at the target. */
@@ -19,4 +19,25 @@ export const processServer = {
   machinesRememberedMax: 4096,
   /** Checksums asked of targets or being compared, both sides' together, all sessions; further questions wait their turn. */
   comparisonBytesMax: 128 * MiB,
+  /** Between tries to reach a target again, while the session with the agent goes on. */
+  targetRetryBaseMs: 200,
+  targetRetryMaxMs: 10_000,
+  /** How long the head of a session waits for its target before what is kept goes to the spool. */
+  spoolAfterMs: 1_000,
+  /** When less than this of the spool is not sent, nothing more is written to it. */
+  spoolTailBytes: 4 * MiB,
+  /** Of one file of the spool; the last entry may lie across. */
+  spoolFileBytes: 64 * MiB,
+  /** Frames sent from the spool of one machine that are not answered. */
+  spoolFlightsMax: 1_024,
+  /** What is free of the spool when it warns for the first and for the second time, and when agents are throttled, as a share of all. */
+  spoolWarnFreeFirst: 0.3,
+  spoolWarnFreeSecond: 0.25,
+  spoolThrottleFree: 0.2,
+  /** A throttled agent gets at least so much credit per second: one batch of the largest size. */
+  spoolTrickleBytes: 1 * MiB + 256 * KiB,
+  /** After a failed write of the spool. */
+  spoolRetryMs: 1_000,
+  /** Between looks at what its file system has free. */
+  spoolLookMs: 5_000,
 } as const;

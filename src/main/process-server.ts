@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import type { Running } from '../cli/roles.ts';
 import type { ProcessServerConfig } from '../config.ts';
 import { providers } from '../kernels/providers.ts';
+import { GiB } from '../kit/sizes.ts';
 import { limits } from '../limits.ts';
 import { registerCertificateSeries } from '../observe/metrics.ts';
 import { registerProcessServerSeries } from '../process-server/metrics.ts';
@@ -36,6 +37,8 @@ export function startProcessServer(common: Parts, config: ProcessServerConfig): 
           clock,
           signal,
         }),
+      spool:
+        config.spoolGiB === 0 ? null : { directory: config.spool, bytesMax: config.spoolGiB * GiB, files: parts.files },
       sealer,
       clock,
       random,

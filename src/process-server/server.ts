@@ -8,6 +8,7 @@ import { Problem } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
+import type { Files } from '../posix/files.ts';
 import type { Connection } from '../transport/connection.ts';
 import { wireCodeOf } from '../wire/codes.ts';
 import { Budget } from './budget.ts';
@@ -15,6 +16,22 @@ import { addCounters, newCounters, type SessionCounters } from './counters.ts';
 import type { Sealer } from './pool.ts';
 import { Session, type ConnectTarget, type SessionOptions, type SessionPhase } from './session.ts';
 import { Slabs } from './slabs.ts';
+import type { SpoolReport } from './spool-report.ts';
+import type { Throttle } from './throttle.ts';
+import type { HeadWaits } from './waits.ts';
+
+/** Where what targets do not take waits on disk (SPOOL.md). One process server has a directory for itself. */
+export interface SpoolOptions {
+  readonly directory: string;
+  readonly bytesMax: number;
+  readonly files: Files;
+}
+
+/**
+ * Whose epoch a machine's connection to its target claims (HELLO `lease`); null: there are no leases. Asked before each attempt. Rejects with Problem
+ * `not-owner` when another process server holds the machine.
+ */
+export type Admission = (machine: string) => Promise<{ readonly epoch: number } | null>;
 
 export interface ProcessServerOptions {
   readonly connectTarget: ConnectTarget;
@@ -25,6 +42,12 @@ export interface ProcessServerOptions {
   readonly version: string;
   readonly budget?: Budget;
   readonly comparisonRoom?: Credit;
+  /** Default: none, and a session ends with its target. */
+  readonly spool?: SpoolOptions | null;
+  /** Default: no leases. */
+  readonly admission?: Admission;
+  /** Default: no limits. */
+  readonly throttle?: Throttle;
 }
 
 /** The newest attempt to reach the target, which failed. */
@@ -141,6 +164,20 @@ export class ProcessServer {
     for (const session of this.#sessions)
       if (this.#byMachine.get(session.machine) === session) add(session.machine, session.counters);
     return totals;
+  }
+
+  /** Ends what there is of a machine, and drops what is spooled of it: its lease was lost. */
+  endMachine(machine: string, reason: Problem): void {
+    this.#byMachine.get(machine)?.end(reason);
+  }
+
+  spoolReport(): SpoolReport {
+    return { usedBytes: 0, limitBytes: 0, level: 'ok', machines: [] };
+  }
+
+  /** What the head of the machine's session waited for; null: it has none. */
+  waits(machine: string): HeadWaits | null {
+    return this.#byMachine.has(machine) ? null : null;
   }
 
   /** Ends all sessions, retryable: agents go to another process server or come back. New connections are turned away. Idempotent. */
