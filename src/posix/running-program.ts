@@ -4,8 +4,9 @@
  * that are waited for.
  *
  * Invariants:
- *  1. It does not outlive us by more than it takes the kernel to tell it: `end` ends it by signals, and when we are killed it is sent SIGKILL,
- *     where `setpriv` (util-linux) is there to ask the kernel for that.
+ *  1. It does not outlive us by more than it takes the kernel to end it: `end` ends it by signals, and when we are killed, by whatever, the kernel
+ *     sends it SIGKILL (PR_SET_PDEATHSIG, prctl(2)). Only a process can ask for that itself, so `setpriv` (util-linux) does before it becomes the
+ *     program; a shell looks after that whether we are still there, since of a death before nobody is told. Without `setpriv` nothing is started.
  *  2. `end` resolves whether the program is gone or not: one that hangs in the kernel is left to it, and keeps us from nothing.
  */
 import { spawn } from 'node:child_process';
@@ -17,7 +18,8 @@ import { whyNotExecutable } from './program.ts';
 
 /** Where programs are looked for; all of its environment. */
 const searchPath = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
-const setpriv = '/usr/bin/setpriv';
+const setpriv = 'setpriv';
+const shell = '/bin/sh';
 
 export interface RunningProgram {
   readonly output: Readable;
@@ -38,11 +40,10 @@ export interface ProgramToRun {
   readonly clock: Clock;
 }
 
-/** @throws Problem `not-found`: it is not installed. */
+/** @throws Problem `not-found`: it, or `setpriv`, is not installed. */
 export async function startProgram({ program, args, channels, clock }: ProgramToRun): Promise<RunningProgram> {
-  const file = await findProgram(program);
-  const bound = (await whyNotExecutable(setpriv)) === null;
-  const child = spawn(bound ? setpriv : file, bound ? ['--pdeathsig', 'KILL', '--', file, ...args] : args, {
+  const { file, starter } = await findStartable(program);
+  const child = spawn(starter, [...tied(process.pid), file, ...args], {
     cwd: '/',
     env: { PATH: searchPath.join(':') },
     stdio: ['ignore', 'pipe', 'pipe', ...Array.from({ length: channels }, () => 'pipe' as const)],
@@ -87,9 +88,25 @@ export async function startProgram({ program, args, channels, clock }: ProgramTo
   return { output: stdout, channels: sockets, ended, said: () => said.trim().replaceAll(/\s+/g, ' '), end };
 }
 
-/** Its file. @throws Problem `not-found`: it is not installed. */
-export async function findProgram(program: string): Promise<string> {
+/**
+ * Words of `setpriv` that tie the program behind them to its parent (invariant 1). Without new privileges, since the kernel forgets the wish when
+ * a program gains some.
+ */
+function tied(parent: number): string[] {
+  const whenThere = `[ "$PPID" = ${parent} ] && exec "$0" "$@"`;
+  return ['--no-new-privs', '--pdeathsig', 'KILL', '--', shell, '-c', whenThere];
+}
+
+/** What can be known before it is started. @throws Problem `not-found`: it, or `setpriv`, is not installed. */
+export async function findStartable(program: string): Promise<{ readonly file: string; readonly starter: string }> {
+  return {
+    file: await find(program, 'install it, or name its file'),
+    starter: await find(setpriv, 'install it (Debian: util-linux): it ties programs to us'),
+  };
+}
+
+async function find(program: string, remedy: string): Promise<string> {
   const files = program.startsWith('/') ? [program] : searchPath.map((directory) => `${directory}/${program}`);
   for (const file of files) if ((await whyNotExecutable(file)) === null) return file;
-  throw new Problem('not-found', `there is no program ${program}`, { remedy: 'install it, or name its file' });
+  throw new Problem('not-found', `there is no program ${program}`, { remedy });
 }

@@ -12,7 +12,7 @@ import * as path from 'node:path';
 import type { Clock } from '../kit/clock.ts';
 import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
 import type { Files } from '../posix/files.ts';
-import { findProgram, type RunningProgram, startProgram } from '../posix/running-program.ts';
+import { findStartable, type RunningProgram, startProgram } from '../posix/running-program.ts';
 import type { MachineDefinition } from '../wire/definition.ts';
 import { type Accelerator, chooseAccelerator } from './kvm.ts';
 import { answered, type BootProbe, type Started } from './probe.ts';
@@ -68,7 +68,7 @@ export async function checkBootable(
       remedy: 'probe its serial console or its guest agent, or protect it with --nic',
     });
   }
-  await findProgram(qemu);
+  await findStartable(qemu);
   if (firmware === 'uefi') await findUefi(files);
 }
 

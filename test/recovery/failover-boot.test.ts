@@ -1,5 +1,7 @@
-/** A machine that runs on a test failover which somebody else removes. */
+/** A machine that runs on a test failover which somebody else removes, or whose command is killed. */
+import { spawn } from 'node:child_process';
 import { readdir, readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
 import { expect, it, onTestFinished } from 'vitest';
 import { systemClock as clock } from '../../src/kit/clock.ts';
 import { systemRandom as random } from '../../src/kit/random.ts';
@@ -11,15 +13,19 @@ import { requireTool } from '../tools.ts';
 import { plain } from './definitions.ts';
 import { FailoverScene, machine } from './failover-scene.ts';
 
-/** Whether QEMU runs on what is in the directory. */
-async function isRun(directory: string): Promise<boolean> {
+const program = fileURLToPath(new URL('../../src/main.ts', import.meta.url));
+
+/** Number of the QEMU that runs on what is in the directory; undefined: none does. */
+async function qemuOn(directory: string): Promise<number | undefined> {
   for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
     const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
     const isQemu = words[0]?.includes('qemu-system') === true;
-    if (isQemu && words.some((word) => word.includes(directory))) return true;
+    if (isQemu && words.some((word) => word.includes(directory))) return Number(pid);
   }
-  return false;
+  return undefined;
 }
+
+const isRun = async (directory: string): Promise<boolean> => (await qemuOn(directory)) !== undefined;
 
 it.skipIf(!requireTool('qemu-system-x86_64'))('ends with its failover, and says why', async () => {
   const scene = await FailoverScene.make({ ...plain, disks: ['vda'] });
@@ -51,6 +57,25 @@ it.skipIf(!requireTool('qemu-system-x86_64'))('ends with its failover, and says 
     message: `failover test-1 of ${machine} was removed while its machine ran`,
   });
   expect(await scene.failovers()).toEqual([]);
+});
+
+it.skipIf(!requireTool('qemu-system-x86_64'))('does not outlive the command that is killed', async () => {
+  const scene = await FailoverScene.make({ ...plain, disks: ['vda'] });
+  onTestFinished(() => scene.end());
+  const words = ['failover', 'test', machine, '--boot', '--probe', 'serial:never'];
+  const command = spawn(process.execPath, [program, ...words, '--data', scene.data, '--vault', scene.vault], {
+    stdio: 'ignore',
+  });
+  await expect.poll(() => isRun(scene.directory), { timeout: 30_000 }).toBe(true);
+  onTestFinished(async () => {
+    const left = await qemuOn(scene.directory);
+    if (left !== undefined) process.kill(left, 'SIGKILL');
+  });
+  command.kill('SIGKILL');
+  await expect.poll(() => isRun(scene.directory), { timeout: 5_000 }).toBe(false);
+  // The test goes on, and is removed as any other.
+  expect((await scene.list()).map(({ id, served }) => [id, served])).toEqual([['test-1', true]]);
+  expect(await scene.ok('failover', 'cleanup', machine)).toEqual({ removed: ['test-1'] });
 });
 
 it('is waited for by who removes its failover, and named when it does not end', async () => {
