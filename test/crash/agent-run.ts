@@ -56,7 +56,7 @@ export interface AgentModel {
   readonly replica: Replica;
   /** Content of every block that was ever read, by its leaf. */
   readonly contents: ReadonlyMap<string, Buffer>;
-  /** The leaf file was given up as worthless, and is all zeros now. */
+  /** The leaf file was given up as worthless, and is all zeros now; or it was lost by then, which stays the reason of the resync until a point. */
   readonly blank: boolean;
 }
 
@@ -95,8 +95,9 @@ export class AgentRun {
   }
 
   model(): AgentModel {
-    const leaves = this.#disk?.leaves;
-    const blank = !leaves || isZero(leaves.committedLeavesOf(0, leaves.geometry.blockCount));
+    const disk = this.#disk;
+    const lost = disk === null || disk.resyncReason === 'leaves-lost';
+    const blank = lost || isZero(disk.leaves.committedLeavesOf(0, disk.leaves.geometry.blockCount));
     return { replica: this.replica.copy(), contents: this.#contents, blank };
   }
 
