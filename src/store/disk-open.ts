@@ -184,6 +184,7 @@ export async function openDiskStore(options: OpenDiskOptions): Promise<DiskStore
     geometry,
     committed,
     pending: pendingLayers(index, record.no, maxSeq),
+    listed: maxSeq,
     toRepair: unrepairedBlocks(index, view, record.no),
     leavesComplete: complete,
   });

@@ -5,7 +5,8 @@
  * Invariants:
  *  1. A batch is indexed, and its leaves are laid, only after its bytes are durable, and in the order of the log. So index, leaves and
  *     `pending` never speak of bytes that could be lost.
- *  2. Batches of a layer are contiguous from 0 and its blocks ascend strictly. After a failed append the layer takes nothing more.
+ *  2. Batches of a layer are contiguous from 0 and its blocks ascend strictly. After a failed append the layer takes nothing more, until a session takes
+ *     it up again where it is durable.
  *  3. Working leaves = committed leaves + all pending layers, in order.
  *  4. A layer without a durable batch holds nothing: it does not count as pending, and is forgotten when the next one begins. Its entry
  *     in log and index does no harm.
@@ -17,15 +18,18 @@ import { nodeCountOf } from '../disk/merkle.ts';
 import { fullMask } from '../disk/page-mask.ts';
 import { digest } from '../kernels/hash.ts';
 import { withLayer, type LayerRun } from '../kernels/layer-run.ts';
-import { invariant } from '../kit/invariant.ts';
 import { isProblem, Problem } from '../kit/problem.ts';
 import { protocolError } from '../wire/codes.ts';
 import type { LeafPair } from '../wire/leaves.ts';
 import { decodeSealedHeader, decodeSealedRows, sealedHeaderBytes, type SealedRow } from '../wire/sealed.ts';
 import { epochOf } from '../wire/seq.ts';
+import { StaleEpoch } from './epochs.ts';
 import { completeMark } from './index-nodes.ts';
+import type { IndexReader } from './index-reader.ts';
 import type { LeafFile } from './leaf-file.ts';
 import type { MachineLog, NewLayer } from './machine-log.ts';
+import { layerUnknown, OpenLayer } from './open-layer.ts';
+import { decodeLayerBody } from './segment-format.ts';
 import type { DiskKeys } from './vault.ts';
 
 export interface CommittedDisk {
@@ -38,20 +42,13 @@ export interface CommittedDisk {
 
 export interface AcceptedBatch {
   readonly seq: number;
-  readonly batch: number;
+  /** Of the layer, once `durable` resolves. */
+  readonly batches: number;
+  /** None: the layer had the batch already. */
   readonly records: number;
   readonly plainBytes: number;
   /** Durable and indexed. */
   readonly durable: Promise<void>;
-}
-
-/** The layer begun last, until a point ends it. */
-interface CurrentLayer {
-  readonly seq: number;
-  /** The number its next batch must have. */
-  next: number;
-  lastBlock: number;
-  state: 'open' | 'ended';
 }
 
 export interface DiskStoreParts {
@@ -64,6 +61,8 @@ export interface DiskStoreParts {
   readonly geometry: Geometry;
   readonly committed: CommittedDisk | null;
   readonly pending: LayerRun | null;
+  /** The highest seq that points list. */
+  readonly listed: number;
   /** Blocks of the newest points whose stored bytes failed a check and have not been sent again. */
   readonly toRepair: Iterable<number>;
   /** False when the index lacks records of committed points: the source is then told to compare. */
@@ -84,7 +83,9 @@ export class DiskStore {
   leavesLost = false;
   #geometry: Geometry;
   #pending: LayerRun | null;
-  #current: CurrentLayer | null = null;
+  #listed: number;
+  /** The layer begun or taken up last, until a point or another session ends it. */
+  #current: OpenLayer | null = null;
   readonly #log: MachineLog;
   readonly #toRepair: Set<number>;
   /** The highest block pending layers hold beyond the size known here; -1: none. */
@@ -100,12 +101,24 @@ export class DiskStore {
     this.leavesComplete = parts.leavesComplete;
     this.#geometry = parts.geometry;
     this.#pending = parts.pending;
+    this.#listed = parts.listed;
     this.#log = parts.log;
     this.#toRepair = new Set(parts.toRepair);
   }
 
   get geometry(): Geometry {
     return this.#geometry;
+  }
+
+  /** A session begins: what the one before it had open is closed. @throws Problem `bad-geometry`. */
+  reopen(wantedBlockSize: number): void {
+    const { blockSize } = this.#geometry;
+    if (blockSize !== wantedBlockSize) {
+      throw new Problem('bad-geometry', `disk ${this.name} has blocks of ${blockSize} bytes, not ${wantedBlockSize}`, {
+        remedy: `set the agent's block size to ${blockSize}`,
+      });
+    }
+    this.#current = null;
   }
 
   /** The source says the disk has this size now. Growth is taken over by the next point, shrinking is refused. @throws Problem `shrunk`. */
@@ -135,62 +148,78 @@ export class DiskStore {
     return this.#pending;
   }
 
-  /** Begins a layer: durable when this resolves. */
-  async beginLayer(layer: NewLayer): Promise<void> {
-    if (epochOf(layer.seq) !== layer.epoch)
-      throw new Problem('stale-epoch', `layer ${layer.seq} is not of epoch ${layer.epoch}`, { retryable: true });
-    if (layer.seq <= this.#log.highestSeq)
-      throw protocolError(`layer ${layer.seq} after layer ${this.#log.highestSeq}`);
+  /**
+   * Begins a layer: durable when this resolves, with null. Where `continues` allows it, one that no point lists is taken up again: resolves with the
+   * batches it has, all of them durable. @throws Problem `stale-epoch`, `protocol-error`, `layer-unknown`, `store-failed`, `full`.
+   */
+  async beginLayer(layer: NewLayer, continues = false): Promise<number | null> {
+    const { seq, epoch } = layer;
+    if (epochOf(seq) !== epoch) throw new StaleEpoch(`layer ${seq} is not of epoch ${epoch}`, epoch);
+    if (seq > this.#log.highestSeq) return this.#begin(layer);
+    if (!continues) throw protocolError(`layer ${seq} after layer ${this.#log.highestSeq}`);
+    const { had, begun } = await this.#log.inTurn((index) => this.#takeUp(layer, index));
+    await begun;
+    return had;
+  }
+
+  async #begin(layer: NewLayer): Promise<null> {
     if (layer.keyVersion !== this.keys.version)
       throw protocolError(`key version ${layer.keyVersion}, the disk has ${this.keys.version}`);
-    const current: CurrentLayer = { seq: layer.seq, next: 0, lastBlock: -1, state: 'open' };
+    const appended = this.#log.appendLayer(this.no, layer);
+    const current = new OpenLayer(layer.seq);
     this.#current = current;
     try {
-      await this.#log.appendLayer(this.no, layer);
+      await appended;
     } catch (error) {
-      current.state = 'ended';
+      current.end();
       throw error;
     }
+    return null;
+  }
+
+  /** With all that was appended before in the index. A layer is new to the disk, too, if others of the machine with a higher seq came through and it did not. */
+  #takeUp(layer: NewLayer, index: IndexReader): { readonly had: number | null; readonly begun?: Promise<null> } {
+    const { seq } = layer;
+    const newest = Math.max(this.#listed, this.#pending?.last ?? 0, index.newestLayerOf(this.no));
+    if (seq > newest) return { had: null, begun: this.#begin(layer) };
+    if (seq <= this.#listed) throw layerUnknown(`layer ${seq} of disk ${this.name} is part of a point`);
+    const known = decodeLayerBody(index.layer(this.no, seq) ?? new Uint8Array());
+    if (!known) throw layerUnknown(`there is no layer ${seq} of disk ${this.name}`);
+    if (known.keyVersion !== layer.keyVersion || Buffer.compare(known.salt, layer.salt) !== 0)
+      throw layerUnknown(`layer ${seq} of disk ${this.name} has another salt or key version`);
+    const tail = index.layerTail(this.no, seq);
+    if (seq === newest) this.#log.takeUpLayer(this.no, seq, tail.batches);
+    this.#current = new OpenLayer(seq, tail, seq < newest);
+    return { had: tail.batches };
   }
 
   /** Checks a SEALED body and appends it. Throws at once what is wrong with it; `durable` tells the rest. The body is kept until then. */
   appendBatch(body: Uint8Array): AcceptedBatch {
     const header = decodeSealedHeader(body);
-    const rows = decodeSealedRows(body, this.#geometry);
+    const { seq, batch, plainBytes } = header;
     const layer = this.#current;
-    if (layer?.seq !== header.seq || layer.state !== 'open')
-      throw protocolError(`a batch of layer ${header.seq}, which is not open`);
-    if (header.batch !== layer.next)
-      throw protocolError(`batch ${header.batch} of layer ${header.seq}, expected ${layer.next}`);
-    const first = rows[0];
-    const last = rows.at(-1);
-    invariant(first && last, 'a checked batch has rows');
-    if (first.block <= layer.lastBlock)
-      throw protocolError(`block ${first.block} after block ${layer.lastBlock} of the same layer`);
+    if (!layer) throw protocolError(`a batch of layer ${seq}, which is not open`);
+    if (layer.has(header)) return { seq, batches: layer.had, records: 0, plainBytes: 0, durable: Promise.resolve() };
+    const rows = decodeSealedRows(body, this.#geometry);
+    layer.refuseOrder(rows);
     if (Buffer.compare(digest(body.subarray(sealedHeaderBytes)), header.digest) !== 0) {
-      throw new Problem('leaf-mismatch', `batch ${header.batch} of layer ${header.seq} does not match its digest`, {
+      throw new Problem('leaf-mismatch', `batch ${batch} of layer ${seq} does not match its digest`, {
         retryable: true,
       });
     }
-    layer.next += 1;
-    layer.lastBlock = last.block;
-    const applied = this.#log.appendBatch(this.no, { seq: header.seq, batch: header.batch, rows }, body).then(
+    const appended = this.#log.appendBatch(this.no, { seq, batch, rows }, body);
+    layer.took(rows);
+    const durable = appended.then(
       () => {
-        if (header.batch === 0) this.#pending = withLayer(this.#pending, layer.seq);
+        if (batch === 0) this.#pending = withLayer(this.#pending, seq);
         this.#lay(rows);
       },
       (error: unknown) => {
-        layer.state = 'ended';
+        layer.end();
         throw error;
       },
     );
-    return {
-      seq: header.seq,
-      batch: header.batch,
-      records: rows.length,
-      plainBytes: header.plainBytes,
-      durable: applied,
-    };
+    return { seq, batches: batch + 1, records: rows.length, plainBytes, durable };
   }
 
   /** Leaves of all records with a higher seq, committed or pending, in order of their layers. */
@@ -273,6 +302,7 @@ export class DiskStore {
    */
   async pointCommitted(committed: CommittedDisk): Promise<void> {
     this.committed = committed;
+    this.#listed = this.#pending?.last ?? this.#listed;
     this.#pending = null;
     this.#current = null;
     try {

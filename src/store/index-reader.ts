@@ -238,6 +238,13 @@ export class IndexReader implements RecordLookup {
     }
   }
 
+  /** The highest seq of the disk's layers, also of one that holds nothing; 0: there is none. */
+  newestLayerOf(diskNo: number): number {
+    const range = { start: codec.diskEndKey(diskNo), end: codec.layerKey(diskNo, 0), reverse: true, limit: 1 };
+    for (const { key } of this.#stores.layers.getRange(range)) return codec.readLayerKeySeq(key);
+    return 0;
+  }
+
   /** The batches of the layers from `first` to `last`, ascending; also of one whose own entry is lost. */
   *batchesOf(diskNo: number, first: number, last = first): Generator<IndexBatch> {
     const start = codec.batchKey(diskNo, first, 0);
@@ -248,14 +255,22 @@ export class IndexReader implements RecordLookup {
 
   /** Batches applied of a layer; they come in order, so it is the last one's number plus one. */
   batchCountOf(diskNo: number, seq: number): number {
+    return this.layerTail(diskNo, seq).batches;
+  }
+
+  /** How many batches of a layer were applied, and the last block of the last one (−1: none). */
+  layerTail(diskNo: number, seq: number): { readonly batches: number; readonly lastBlock: number } {
     const range = this.#stores.batches.getRange({
       start: codec.batchKey(diskNo, seq, 2 ** 32 - 1),
       end: codec.layerKey(diskNo, seq),
       reverse: true,
       limit: 1,
     });
-    for (const { key } of range) return codec.readBatchKeyNumber(key) + 1;
-    return 0;
+    for (const { key, value } of range) {
+      const { batch, blocks } = codec.readBatch(seq, codec.readBatchKeyNumber(key), value);
+      return { batches: batch + 1, lastBlock: blocks.at(-1) ?? -1 };
+    }
+    return { batches: 0, lastBlock: -1 };
   }
 
   /**

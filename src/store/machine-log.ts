@@ -4,11 +4,14 @@
  * Invariants:
  *  1. The index never names bytes that are not durable; its position only moves over durable entries. So after a crash the replay
  *     from that position completes it, and nothing it says has to be taken back.
- *  2. What is appended and not yet applied is bounded by the credit the caller granted for it (C5); the index has a bound of its own.
+ *  2. A layer or batch of another epoch than the newest is refused in the step that would append it (C9): whoever else looked before, this is the
+ *     one door into the log.
+ *  3. What is appended and not yet applied is bounded by the credit the caller granted for it (C5); the index has a bound of its own.
  */
 import { Serial } from '../kit/serial.ts';
 import type { SealedRow } from '../wire/sealed.ts';
 import type { LeafPair } from '../wire/leaves.ts';
+import { epochOf } from '../wire/seq.ts';
 import { limits } from '../limits.ts';
 import type { NodeHash } from './index-nodes.ts';
 import { movedPlaces } from './index-moved.ts';
@@ -39,12 +42,20 @@ export class MachineLog {
   readonly segments: SegmentLog;
   readonly index: RecordIndex;
   #highestSeq: number;
+  readonly #refuseStale: (epoch: number) => void;
   readonly #inOrder = new Serial();
 
-  constructor(options: { segments: SegmentLog; index: RecordIndex; highestSeq: number }) {
+  /** @param options.refuseStale throws unless the epoch is the machine's newest. */
+  constructor(options: {
+    segments: SegmentLog;
+    index: RecordIndex;
+    highestSeq: number;
+    refuseStale: (epoch: number) => void;
+  }) {
     this.segments = options.segments;
     this.index = options.index;
     this.#highestSeq = options.highestSeq;
+    this.#refuseStale = options.refuseStale;
   }
 
   /** The highest seq any layer of the machine ever had here. */
@@ -52,8 +63,9 @@ export class MachineLog {
     return this.#highestSeq;
   }
 
-  /** Resolves when the layer's entry is durable and indexed. */
+  /** Resolves when the layer's entry is durable and indexed. @throws StaleEpoch. */
   appendLayer(diskNo: number, layer: NewLayer): Promise<void> {
+    this.#refuseStale(epochOf(layer.seq));
     this.#highestSeq = Math.max(this.#highestSeq, layer.seq);
     const appended = this.segments.append({ type: 'layer', diskNo, layer });
     return this.#inOrder.run(async () => {
@@ -63,8 +75,20 @@ export class MachineLog {
     });
   }
 
-  /** Resolves when the batch is durable and indexed. The body must not change until then. */
+  /** What the index says once all that was appended before was applied or has failed; `settled` waits for it, too. */
+  inTurn<T>(look: (index: IndexReader) => T): Promise<T> {
+    return this.#inOrder.run(async () => look(await this.index.reader()));
+  }
+
+  /** The disk's newest layer takes batches again from this number on: those before are durable. @throws StaleEpoch. */
+  takeUpLayer(diskNo: number, seq: number, next: number): void {
+    this.#refuseStale(epochOf(seq));
+    this.segments.takeUpLayer(diskNo, seq, next);
+  }
+
+  /** Resolves when the batch is durable and indexed. The body must not change until then. @throws StaleEpoch. */
   appendBatch(diskNo: number, batch: NewBatch, body: Uint8Array): Promise<void> {
+    this.#refuseStale(epochOf(batch.seq));
     const appended = this.segments.append({ type: 'batch', diskNo, body });
     return this.#inOrder.run(async () => {
       await appended.durable;

@@ -12,6 +12,7 @@ import { replayMoved } from './index-moved.ts';
 import type { IndexReader } from './index-reader.ts';
 import { openDiskStore } from './disk-open.ts';
 import type { DiskStore } from './disk-store.ts';
+import { refuseStale } from './epochs.ts';
 import { lostBlocks, type LostBlocks } from './lost-blocks.ts';
 import { machinePaths, readMachineFacts, type DataDirectory, type MachineFacts } from './machine-directory.ts';
 import { appliedBatch, MachineLog } from './machine-log.ts';
@@ -24,6 +25,7 @@ import { rewriteRepaired } from './repairs.ts';
 import type { ReplayedEntry, ReplayOutcome } from './replay.ts';
 import { encodeLayerBody, isBefore } from './segment-format.ts';
 import { openSegmentLog, type OpenedSegmentLog } from './segment-recovery.ts';
+import type { SegmentLog } from './segment-log.ts';
 import { decodeMoved } from './segment-moved.ts';
 import { lostRanges, type LostRange } from './segment-survey.ts';
 import { SegmentReader } from './segment-reader.ts';
@@ -166,7 +168,7 @@ export async function openMachineStore(
   // Before anything may empty the index.
   const missed = lostBlocks(await index.reader(), points.view, missing);
   const { opened, filler, copies } = await openAndIndex(logOptions, index, facts, points.view);
-  const log = new MachineLog({ segments: opened.log, index, highestSeq: await highestSeq(index, facts, points.view) });
+  const log = await machineLog(machine, { segments: opened.log, index }, facts, points.view);
   await rewriteRepaired(index, facts.disks, points.view);
   const dropped = await dropBroken({ facts, points, log, clock, random, fatal }, filler.gaps);
   const disks: DiskStore[] = [];
@@ -217,8 +219,10 @@ async function dropBroken(
 ): Promise<OpeningReport['dropped']> {
   if (gaps.size === 0) return [];
   const { facts, points, log, clock, random, fatal } = parts;
-  const epoch = (points.view.epoch?.epoch ?? 0) + 1;
-  const body = { epoch, instance: random.bytes(16).toString('hex'), atMs: clock.wallMs() };
+  const before = points.view.epoch;
+  const [epoch, instance] = [(before?.epoch ?? 0) + 1, random.bytes(16).toString('hex')];
+  // Where leases are in use this is no way around them.
+  const body = { epoch, instance, atMs: clock.wallMs(), ...(before?.lease && { lease: before.lease }) };
   await points.append({ type: 'epoch', body }).catch((error: unknown) => {
     if (isProblem(error) && error.code === 'points-log-sync-failed') fatal(error);
     throw error;
@@ -303,6 +307,21 @@ async function makeMachine(options: OpenMachineOptions): Promise<MachineFacts> {
   const facts: MachineFacts = { id: options.random.bytes(16).toString('hex'), disks: [] };
   await options.data.writeMachine(options.machine, facts);
   return facts;
+}
+
+async function machineLog(
+  machine: string,
+  parts: { segments: SegmentLog; index: RecordIndex },
+  facts: MachineFacts,
+  view: PointsView,
+): Promise<MachineLog> {
+  return new MachineLog({
+    ...parts,
+    highestSeq: await highestSeq(parts.index, facts, view),
+    refuseStale: (epoch) => {
+      refuseStale(machine, view.epoch, epoch);
+    },
+  });
 }
 
 /** What points list counts though fold took the layers away. */

@@ -7,8 +7,8 @@
  *  2. Segments and `points.log` are the truth; index and leaf files are caches, checked at opening and rebuilt from the truth.
  *  3. What changes the machine as a whole (epoch, opening a disk, commit) is done one at a time. A session that is given the store
  *     (`settle`) finds nothing of its predecessor still under way.
- *  4. The epoch of a session is durable before anything is acknowledged under it (C9, first form: a new process-server instance
- *     gets a higher one).
+ *  4. The epoch of a session is durable before anything is acknowledged under it (C9, `epochs.ts`). Who had an older one changes nothing any
+ *     more from then on: layers, batches, openings and commits of another epoch than the newest are refused, also those that waited for their turn.
  */
 import { isProblem, Problem } from '../kit/problem.ts';
 import type { Clock } from '../kit/clock.ts';
@@ -23,6 +23,7 @@ import { objectionTo, type CommitOutcome, type NewPoint } from './new-point.ts';
 import { DamageTakenOver, leansOn } from './damaged-blocks.ts';
 import type { DiskStore } from './disk-store.ts';
 import { MachineFold } from './machine-fold.ts';
+import { epochFor, refuseStale, type EpochClaim } from './epochs.ts';
 import type { IndexEntry } from './index-codec.ts';
 import type { NodeHash } from './index-nodes.ts';
 import { machinePaths, type DataDirectory, type MachineFacts } from './machine-directory.ts';
@@ -108,17 +109,19 @@ export class MachineStore {
     await this.#parts.log.settled();
   }
 
-  /** The epoch of a process-server instance: its own again when nobody came in between, else a new one, durable when this resolves. */
-  acquireEpoch(instance: string): Promise<number> {
-    return this.#oneAtATime.run(() => this.#acquireEpoch(instance));
+  /** The epoch of who claims the machine, durable when this resolves. @throws StaleEpoch (nothing changed); Problem `full`. */
+  acquireEpoch(instance: string, by: Omit<EpochClaim, 'instance'> = {}): Promise<number> {
+    return this.#oneAtATime.run(async () => {
+      const [now, claim] = [this.points.epoch, { ...by, instance }];
+      const body = epochFor(this.machine, now, claim, this.#parts.clock.wallMs());
+      if (body !== now) await this.#appendPoint({ type: 'epoch', body });
+      return body.epoch;
+    });
   }
 
-  async #acquireEpoch(instance: string): Promise<number> {
-    const now = this.points.epoch;
-    if (now?.instance === instance) return now.epoch;
-    const epoch = (now?.epoch ?? 0) + 1;
-    await this.#appendPoint({ type: 'epoch', body: { epoch, instance, atMs: this.#parts.clock.wallMs() } });
-    return epoch;
+  /** @throws StaleEpoch unless the epoch is the newest. */
+  refuseStale(epoch: number): void {
+    refuseStale(this.machine, this.points.epoch, epoch);
   }
 
   /** The lowest counter of the epoch that no layer had yet. */
@@ -127,9 +130,12 @@ export class MachineStore {
     return epochOf(highestSeq) === epoch ? counterOf(highestSeq) + 1 : 1;
   }
 
-  /** The disk of this name, made if the machine has none. @throws Problem `shrunk`, `bad-geometry`, `full`. */
-  openDisk(wanted: { name: string; size: number; blockSize: number }): Promise<DiskStore> {
-    return this.#oneAtATime.run(() => this.#openDisk(wanted));
+  /** The disk of this name, made if the machine has none; no layer of it is open. @throws Problem `shrunk`, `bad-geometry`, `full`, `stale-epoch`. */
+  openDisk(wanted: { name: string; size: number; blockSize: number; epoch?: number }): Promise<DiskStore> {
+    return this.#oneAtATime.run(() => {
+      if (wanted.epoch !== undefined) this.refuseStale(wanted.epoch);
+      return this.#openDisk(wanted);
+    });
   }
 
   async #openDisk(wanted: { name: string; size: number; blockSize: number }): Promise<DiskStore> {
@@ -144,15 +150,7 @@ export class MachineStore {
     const directory = machinePaths(data.path, this.machine).leaves;
     const known = this.#disks.find((disk) => disk.name === wanted.name);
     if (known) {
-      if (known.geometry.blockSize !== wanted.blockSize) {
-        throw new Problem(
-          'bad-geometry',
-          `disk ${wanted.name} has blocks of ${known.geometry.blockSize} bytes, not ${wanted.blockSize}`,
-          {
-            remedy: `set the agent's block size to ${known.geometry.blockSize}`,
-          },
-        );
-      }
+      known.reopen(wanted.blockSize);
       if (known.leavesLost) await replaceLeaves(known, { files, log, view: this.points, directory });
       await known.resize(wanted.size);
       return known;
@@ -173,13 +171,14 @@ export class MachineStore {
     return maxSeqAt(this.points, diskNo, point);
   }
 
-  /** Invariant 1. Rejects only when the store failed; everything the source can mend is an outcome. */
+  /** Invariant 1. Rejects only when the store failed or the epoch is stale; everything the source can mend is an outcome. */
   commit(wanted: NewPoint): Promise<CommitOutcome> {
     return this.#oneAtATime.run(() => this.#commit(wanted));
   }
 
   async #commit(wanted: NewPoint): Promise<CommitOutcome> {
     const { log, clock } = this.#parts;
+    this.refuseStale(wanted.epoch);
     await log.settled();
     for (const disk of wanted.disks) {
       const objection = objectionTo(disk);

@@ -35,7 +35,15 @@ const kinds = ['initial', 'delta', 'resync'] as const;
 const disksMax = limits.disk.perMachineMax;
 const evidenceCharsMax = 1024;
 
-const epochBody = z.object({ epoch: safeInteger, instance: z.string().max(256), atMs: time });
+const epochBody = z.object({
+  epoch: safeInteger,
+  instance: z.string().max(256),
+  atMs: time,
+  /** The name in the process server's certificate. */
+  server: z.string().max(64).optional(),
+  /** It came with a lease: nobody without one follows. */
+  lease: z.literal(true).optional(),
+});
 const extentsField = z.array(z.object({ segment: segmentField, length: segmentField, chain: hex(32) }));
 
 const pointBody = z.object({

@@ -234,6 +234,8 @@ export class RecordIndex implements RecordLookup {
   /** Layers, batches and entries of points, once everything applied so far is committed. */
   async reader(): Promise<IndexReader> {
     await this.flushed();
+    // A snapshot of this turn of the event loop may be older than what was committed in it.
+    this.#stores.root.resetReadTxn();
     return this.#reader;
   }
 

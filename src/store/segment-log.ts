@@ -5,8 +5,8 @@
  *  1. `durable` resolves only after the entry and everything appended before it was written and synced, and resolves in order (C1).
  *  2. A failed write or sync is final for its file (C4): everything not yet durable is refused with `store-failed` (or `full`, when
  *     there was no space), and the next append begins a new segment, whose header says where the given-up one ends.
- *  3. A layer that lost an append takes no more: its later batches are refused. So the durable batches of a layer are always
- *     0, 1, 2, … without a gap, and a batch left whole in a given-up file can not become the middle of anything.
+ *  3. A layer that lost an append takes no more: its later batches are refused, until it is taken up again behind the last durable one. So the durable
+ *     batches of a layer are always 0, 1, 2, … without a gap, and a batch left whole in a given-up file can not become the middle of anything.
  *  4. What is queued is the caller's memory and bounded by the credit its sender has (C5); nothing is copied.
  *  5. While `full`, layers and batches are refused; drops and what compaction moves are taken, they are what makes room in the end. Whoever
  *     moves looks first whether there is room for it.
@@ -169,6 +169,11 @@ export class SegmentLog {
     }
     invariant(appended, 'an entry was placed');
     return appended;
+  }
+
+  /** Batches of the layer may be appended from this number on: all before are durable, and nothing of it is queued (invariant 3). */
+  takeUpLayer(diskNo: number, seq: number, next: number): void {
+    this.#layers.set(diskNo, { seq, next });
   }
 
   /**

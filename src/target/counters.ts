@@ -18,6 +18,8 @@ export interface TargetCounters {
   bytesMoved: number;
   bytesRemoved: number;
   refused: number;
+  /** Sessions of process servers that no longer had the machine, refused at their HELLO or at what they sent (C9). */
+  staleRefused: number;
   /** Stores given up because their index could not be written, and opened again. */
   storesFailed: number;
   /** Sealed bytes received and not yet durable and indexed. */
@@ -44,6 +46,7 @@ export function newTargetCounters(): TargetCounters {
     bytesMoved: 0,
     bytesRemoved: 0,
     refused: 0,
+    staleRefused: 0,
     storesFailed: 0,
     queuedBytes: 0,
     stageMs: { batch: 0, commit: 0, proof: 0 },

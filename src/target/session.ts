@@ -10,6 +10,8 @@
  *  4. What waits, for its turn or until it is durable, is bounded: sealed bytes by credit, all else by `controlQueueBytesMax`, above which nothing
  *     more is read.
  *  5. The peer never has more sealed bytes outstanding than it was granted (C5); one that sends more is closed.
+ *  6. Nothing is written for a session whose epoch is no longer the newest (C9), also of what waited for its turn: the store refuses it in the step
+ *     that would write it, and the session ends with the evidence.
  */
 import type { Clock } from '../kit/clock.ts';
 import type { FrameMemory } from '../kit/frame-memory.ts';
@@ -18,6 +20,7 @@ import { Serial } from '../kit/serial.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { DiskStore } from '../store/disk-store.ts';
+import { StaleEpoch } from '../store/epochs.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import type { Connection } from '../transport/connection.ts';
 import { Heartbeat } from '../transport/heartbeat.ts';
@@ -25,9 +28,10 @@ import { decodeAsk } from '../wire/checksums.ts';
 import { protocolError, wireCodeOf, wireCodes } from '../wire/codes.ts';
 import { encodeCommitted } from '../wire/committed.ts';
 import { encodeCredit } from '../wire/credit.ts';
-import { decodeCycle } from '../wire/cycle.ts';
+import { decodeCycle, type Cycle } from '../wire/cycle.ts';
 import { encodeDurable } from '../wire/durable.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
+import { common, features } from '../wire/features.ts';
 import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
 import { decodeGap, type Gap } from '../wire/gap.ts';
 import { decodeHello, protocolVersion, type Hello } from '../wire/hello.ts';
@@ -42,6 +46,7 @@ import { answerAsk, boundsOf } from './comparison.ts';
 import type { TargetCounters } from './counters.ts';
 
 const { controlQueueBytesMax, queuedFrameBytes } = limits.target;
+const offered = [features.continueLayers];
 
 export interface SessionHost {
   readonly version: string;
@@ -49,8 +54,8 @@ export interface SessionHost {
   readonly logger: Logger;
   readonly counters: TargetCounters;
   readonly memory: FrameMemory;
-  /** The machine's store, with every older session of the machine ended first. */
-  admit(machine: string, session: TargetSession): Promise<MachineStore>;
+  /** The machine's store, and the epoch to write it under; every older session of the machine has ended. @throws StaleEpoch, and none has. */
+  admit(hello: Hello, session: TargetSession): Promise<{ readonly store: MachineStore; readonly epoch: number }>;
   /** A point was committed: prove it. */
   committed(store: MachineStore): void;
   /** Points were due and not made. */
@@ -65,6 +70,8 @@ type State =
       readonly store: MachineStore;
       readonly hello: Hello;
       readonly epoch: number;
+      /** What both sides can. */
+      readonly features: readonly string[];
       readonly disks: (DiskStore | undefined)[];
     }
   | { readonly kind: 'ended'; readonly reason: Problem };
@@ -122,10 +129,12 @@ export class TargetSession {
     } else {
       const code = wireCodeOf(reason);
       if (code === 'protocol-error' || code === 'not-authorised') this.#host.counters.refused += 1;
+      if (code === 'stale-epoch') this.#host.counters.staleRefused += 1;
       const told = encodeErrorMessage({
         code,
         message: reason.message.slice(0, 1024),
         retryable: wireCodes[code].retryable,
+        ...(reason instanceof StaleEpoch && { epoch: reason.epoch }),
       });
       this.connection.send(told).catch(() => undefined);
       this.connection.close(wireCodes[code].close, code);
@@ -195,22 +204,15 @@ export class TargetSession {
       return;
     }
     const state = this.#open();
+    // Invariant 6; whatever the frame says about itself.
+    state.store.refuseStale(state.epoch);
     switch (frame.type) {
       case frameType.openDisk:
         await this.#openDisk(state, decodeOpenDisk(frame.body));
         return;
-      case frameType.cycle: {
-        const cycle = decodeCycle(frame.body);
-        const { salt, keyVersion } = cycle;
-        if (salt === undefined || keyVersion === undefined) throw protocolError('a CYCLE without salt and key version');
-        await this.#disk(state, cycle.disk).beginLayer({
-          ...cycle,
-          salt: Buffer.from(salt, 'hex'),
-          keyVersion,
-          epoch: state.epoch,
-        });
+      case frameType.cycle:
+        await this.#cycle(state, decodeCycle(frame.body));
         return;
-      }
       case frameType.sealed:
         this.#sealed(this.#disk(state, frame.disk), frame);
         return;
@@ -251,24 +253,18 @@ export class TargetSession {
     if (!hello.protocol.includes(protocolVersion))
       throw new Problem('version', 'no common protocol version', { remedy: 'upgrade the older side' });
     if (hello.role !== 'process-server') throw new Problem('not-authorised', `${hello.role} may not speak to a target`);
-    const store = await this.#host.admit(hello.machine, this);
+    const { store, epoch } = await this.#host.admit(hello, this);
     if (this.isOver()) return;
-    const epoch = await store.acquireEpoch(hello.instance);
-    if (this.isOver()) return;
-    this.#state = { kind: 'open', store, hello, epoch, disks: [] };
-    this.#answer(
-      encodeWelcome({
-        protocol: protocolVersion,
-        version: this.#host.version,
-        features: [],
-        session: `${hello.machine}/${epoch}`,
-      }),
-    );
+    const can = common(hello.features, offered);
+    this.#state = { kind: 'open', store, hello, epoch, features: can, disks: [] };
+    const session = `${hello.machine}/${epoch}`;
+    this.#answer(encodeWelcome({ protocol: protocolVersion, version: this.#host.version, features: can, session }));
   }
 
   async #openDisk(state: OpenState, message: OpenDisk): Promise<void> {
     if (state.disks[message.disk]) throw protocolError(`disk ${message.disk} is open already`);
-    const disk = await state.store.openDisk({ name: message.name, size: message.size, blockSize: message.blockSize });
+    const { name, size, blockSize } = message;
+    const disk = await state.store.openDisk({ name, size, blockSize, epoch: state.epoch });
     if (state.disks.some((each) => each?.no === disk.no)) throw protocolError(`disk ${message.name} is open already`);
     state.disks[message.disk] = disk;
     const since = message.knownPoint === null ? null : state.store.maxSeqAt(disk.no, message.knownPoint);
@@ -292,6 +288,15 @@ export class TargetSession {
     this.#sendRepairs(message.disk, disk.blocksToRepair());
     const firstDisk = state.disks.filter((each) => each !== undefined).length === 1;
     if (firstDisk) this.#grant(limits.target.sessionWindowBytes);
+  }
+
+  async #cycle(state: OpenState, cycle: Cycle): Promise<void> {
+    const { salt, keyVersion } = cycle;
+    if (salt === undefined || keyVersion === undefined) throw protocolError('a CYCLE without salt and key version');
+    const layer = { ...cycle, salt: Buffer.from(salt, 'hex'), keyVersion, epoch: state.epoch };
+    const continues = state.features.includes(features.continueLayers);
+    const had = await this.#disk(state, cycle.disk).beginLayer(layer, continues);
+    if (had !== null) this.#answer(encodeDurable(cycle.disk, { seq: cycle.seq, batches: had }));
   }
 
   /** In frames the agent takes. */
@@ -330,10 +335,10 @@ export class TargetSession {
     counters.plainBytesIn += accepted.plainBytes;
     const done = accepted.durable.then(
       () => {
-        counters.batchesDurable += 1;
+        if (accepted.records > 0) counters.batchesDurable += 1;
         counters.queuedBytes -= byteLength;
         counters.stageMs.batch += clock.monotonicMs() - arrivedMs;
-        this.#answer(encodeDurable(frame.disk, { seq: accepted.seq, batches: accepted.batch + 1 }));
+        this.#answer(encodeDurable(frame.disk, { seq: accepted.seq, batches: accepted.batches }));
         if (this.#state.kind !== 'ended') this.#grant(byteLength);
         // In the segment and in the index now: the memory goes back at once, not at the next collection.
         this.#host.memory.free(frame.body);

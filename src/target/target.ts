@@ -4,11 +4,13 @@
  * A store whose index could not be written (no space) refuses everything until it is opened again: it is closed, and the machine's next
  * session opens it and catches it up from the segments. The other machines do not notice.
  *
- * A newer session of a machine supersedes the older one; between process servers the epoch decides (C9), and the store keeps it.
+ * A newer session of a machine supersedes the older one, unless its epoch is refused (C9): that is decided, and what was decided durable, before
+ * anything happens to the session that is there. HELLOs of one machine are decided one after another.
  */
 import type { Clock } from '../kit/clock.ts';
 import { FrameMemory } from '../kit/frame-memory.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
+import { Serial } from '../kit/serial.ts';
 import { SlabPool } from '../kit/slab-pool.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
@@ -18,6 +20,7 @@ import { keepAll, type RetentionPolicy } from '../store/retention.ts';
 import type { Aside } from '../store/points-record.ts';
 import type { PointsView } from '../store/points-view.ts';
 import type { Connection } from '../transport/connection.ts';
+import type { Hello } from '../wire/hello.ts';
 import { newTargetCounters, type TargetCounters } from './counters.ts';
 import { failedOver } from './failed-over.ts';
 import { Folder } from './folder.ts';
@@ -47,6 +50,8 @@ interface Machine {
   readonly scrubber: Scrubber;
   readonly folder: Folder;
   readonly gaps: Gaps;
+  /** HELLOs, one at a time. */
+  readonly admissions: Serial;
 }
 
 export class Target {
@@ -80,7 +85,7 @@ export class Target {
       logger: options.logger,
       counters: this.counters,
       memory: new FrameMemory(new SlabPool(limits.wire.idleSlabBytesMax)),
-      admit: (machine, session) => this.#admit(machine, session),
+      admit: (hello, session) => this.#admit(hello, session),
       committed: (store) => {
         this.#with(store, ({ prover, gaps }) => {
           prover.wake();
@@ -220,7 +225,8 @@ export class Target {
     const scrubber = new Scrubber({ ...common, pace: this.#pace, proofsWanted: () => prover.wake() });
     const retention = (): RetentionPolicy => retentionOf?.(name) ?? keepAll;
     const folder = new Folder({ ...common, retention, isBusy: this.#isBusy });
-    return { store, prover, scrubber, folder, gaps: new Gaps({ store, clock, logger }) };
+    const gaps = new Gaps({ store, clock, logger });
+    return { store, prover, scrubber, folder, gaps, admissions: new Serial() };
   }
 
   /** The machine's session ends, and its store is closed, so that the next session opens it anew. */
@@ -245,23 +251,37 @@ export class Target {
     this.#givenUp.set(name, closed);
   }
 
-  async #admit(name: string, session: TargetSession): Promise<MachineStore> {
-    const refusal = this.#refused.get(name);
+  async #admit(hello: Hello, session: TargetSession): Promise<{ store: MachineStore; epoch: number }> {
+    const refusal = this.#refused.get(hello.machine);
     if (refusal) throw refusal;
-    const machine = await this.#machine(name);
-    const { points } = machine.store;
+    const machine = await this.#machine(hello.machine);
+    return machine.admissions.run(() => this.#takeOver(machine, hello, session));
+  }
+
+  async #takeOver(
+    { store }: Machine,
+    { machine: name, instance, lease }: Hello,
+    session: TargetSession,
+  ): Promise<{ store: MachineStore; epoch: number }> {
+    const { points } = store;
     const elsewhere = await this.#options.startedElsewhere?.(name, points);
-    // Opening a store takes time; one who left meanwhile must not end who came after.
-    if (session.isOver()) throw new Problem('closed', 'the session is over', { retryable: true });
-    const moved = failedOver(name, points) ?? elsewhere;
-    if (moved) throw moved;
+    const refuse = (): void => {
+      // Opening a store, and waiting for one's turn, takes time; one who left meanwhile must not end who came after.
+      if (session.isOver()) throw new Problem('closed', 'the session is over', { retryable: true });
+      const moved = failedOver(name, points) ?? elsewhere;
+      if (moved) throw moved;
+      if (this.#open.get(name)?.store !== store)
+        throw new Problem('store-failed', `the store of ${name} is opened again`, { retryable: true });
+    };
+    refuse();
+    const epoch = await store.acquireEpoch(instance, { server: session.connection.peer.name, lease: lease?.epoch });
+    refuse();
     const older = this.#sessions.get(name);
     this.#sessions.set(name, session);
     older?.end(new Problem('superseded', `a newer session of ${name} took over`, { retryable: true }));
-    await machine.store.settle();
-    if (this.#open.get(name) !== machine)
-      throw new Problem('store-failed', `the store of ${name} is opened again`, { retryable: true });
-    return machine.store;
+    await store.settle();
+    refuse();
+    return { store, epoch };
   }
 
   /** What stands beside an open store. */

@@ -5,20 +5,11 @@ import { posixFiles } from '../../src/posix/files.ts';
 import { listMachines, openDataDirectory, type DataDirectory } from '../../src/store/machine-directory.ts';
 import { openMachineStore, type OpeningReport } from '../../src/store/machine-open.ts';
 import type { MachineStore } from '../../src/store/machine-store.ts';
-import { RecordIndex } from '../../src/store/record-index.ts';
 import { Vault } from '../../src/store/vault.ts';
 import { Target } from '../../src/target/target.ts';
+import { loseIndex } from '../store/open-indexes.ts';
 import { MortalFiles } from './mortal-files.ts';
 import { clock, machine, type Surroundings } from './surroundings.ts';
-
-/** Indexes open in this process: a killed process loses its hold on them, an abandoned object does not. */
-const indexes = new Map<string, RecordIndex>();
-const openIndex = RecordIndex.open.bind(RecordIndex);
-RecordIndex.open = async (options) => {
-  const index = await openIndex(options);
-  indexes.set(options.directory, index);
-  return index;
-};
 
 export const bootId = 'boot-1';
 
@@ -90,12 +81,12 @@ export class TargetLife {
     await this.#data.close();
   }
 
-  /** As SIGKILL. What was committed to the index is in its file, as it would be in the page cache. */
+  /** As SIGKILL. */
   async crash(): Promise<void> {
     const dying = this.files.die();
     void this.target.close();
     await dying;
-    await indexes.get(this.#indexDirectory)?.close(false);
+    await loseIndex(this.#indexDirectory);
     await this.#data.close();
   }
 }

@@ -126,7 +126,7 @@ export class MachineLife {
     const seq = seqOf(epoch, this.store.nextCounter(epoch));
     const salt = systemRandom.bytes(32);
     await disk.beginLayer({ seq, kind: 'delta', base: null, salt, keyVersion: disk.keys.version, epoch });
-    await disk.appendBatch(this.#sealed(disk, salt, seq, changes)).durable;
+    await disk.appendBatch(this.batch(disk, salt, seq, changes)).durable;
     return seq;
   }
 
@@ -174,7 +174,8 @@ export class MachineLife {
     return this.store.points.points.map(({ point }) => this.store.points.stateOf(point));
   }
 
-  #sealed(disk: DiskStore, salt: Uint8Array, seq: number, changes: readonly BlockChange[]): Uint8Array {
+  /** The body of a SEALED frame: one batch of a layer that has none. */
+  batch(disk: DiskStore, salt: Uint8Array, seq: number, changes: readonly BlockChange[]): Uint8Array {
     const { blockSize } = this.#shape;
     const pageSize = blockSize / 16;
     const diskId = Buffer.from(disk.id, 'hex');

@@ -29,7 +29,7 @@ test('incident 9: more damaged blocks than one REPAIR may name are asked for in 
     logger: silent(),
     counters: site.target.counters,
     memory: new FrameMemory(new SlabPool(0)),
-    admit: () => Promise.resolve(store),
+    admit: () => Promise.resolve({ store, epoch: 1 }),
     committed: () => undefined,
     gap: () => undefined,
     ended: () => undefined,

@@ -21,12 +21,16 @@ import { decodeChecksums, encodeAsk, type ChecksumRange } from '../../src/wire/c
 import { encodeCycle } from '../../src/wire/cycle.ts';
 import { decodeFrame, encodeFrame, frameType, type Frame } from '../../src/wire/frame.ts';
 import { encodeGap, type Gap } from '../../src/wire/gap.ts';
-import { encodeHello, protocolVersion } from '../../src/wire/hello.ts';
+import { decodeErrorMessage, type ErrorMessage } from '../../src/wire/error.ts';
+import { encodeHello, protocolVersion, type Hello } from '../../src/wire/hello.ts';
 import { encodeOpenDisk, type OpenDisk } from '../../src/wire/open-disk.ts';
 import { decodeOpened, type Opened } from '../../src/wire/opened.ts';
 import { encodePointMessage, type PointMessage } from '../../src/wire/point.ts';
 import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../../src/wire/sealed.ts';
 import { seqOf } from '../../src/wire/seq.ts';
+import { decodeWelcome } from '../../src/wire/welcome.ts';
+import type { MortalFiles } from '../pipeline/mortal-files.ts';
+import { loseIndex } from '../store/open-indexes.ts';
 import { memoryPair, testPeer, type MemoryConnection } from '../transport/memory-connection.ts';
 import type { LayerRun } from '../../src/kernels/layer-run.ts';
 import { runOf } from '../layers.ts';
@@ -106,8 +110,8 @@ export class TargetSite {
   }
 
   /** A process server that has not said anything. */
-  connect(): Peer {
-    const { client, server } = memoryPair(testPeer('process-server', 'ps-1'), testPeer('target', 't-1'));
+  connect(name = 'ps-1'): Peer {
+    const { client, server } = memoryPair(testPeer('process-server', name), testPeer('target', 't-1'));
     const peer = new Peer(client, server);
     this.target.accept(server);
     return peer;
@@ -126,9 +130,20 @@ export class TargetSite {
   }
 
   /** Another run of the target on what this one left. */
-  async restarted(): Promise<TargetSite> {
+  async restarted(options: Parameters<typeof TargetSite.start>[0] = {}): Promise<TargetSite> {
     await this.#close();
-    return TargetSite.start({ directory: this.#directory });
+    return TargetSite.start({ ...options, directory: this.#directory });
+  }
+
+  /** Another run of the target on what a killed one left, whose `files` these were. */
+  async killed(dying: MortalFiles, options: Parameters<typeof TargetSite.start>[0] = {}): Promise<TargetSite> {
+    const gone = dying.die();
+    void this.target.close();
+    await gone;
+    for (const machine of this.target.stores().keys())
+      await loseIndex(path.join(this.data, 'machines', machine, 'index'));
+    await this.#data.close();
+    return TargetSite.start({ ...options, directory: this.#directory });
   }
 
   async #close(): Promise<void> {
@@ -169,18 +184,17 @@ export class Peer {
     this.connection.send(frame).catch(() => undefined);
   }
 
-  hello(machine: string): void {
+  hello(machine: string, more: Partial<Hello> = {}): void {
     const instance = 'aa'.repeat(16);
-    this.send(
-      encodeHello({
-        protocol: [protocolVersion],
-        version: 'test',
-        features: [],
-        instance,
-        machine,
-        role: 'process-server',
-      }),
-    );
+    const usual = { protocol: [protocolVersion], version: 'test', features: [], instance, machine };
+    this.send(encodeHello({ ...usual, role: 'process-server', ...more }));
+  }
+
+  /** HELLO and what it is answered: the features of the session, or the error. */
+  async greet(more: Partial<Hello> = {}): Promise<readonly string[] | ErrorMessage> {
+    this.hello('m1', more);
+    const { type, body } = await this.next(frameType.welcome, frameType.error);
+    return type === frameType.welcome ? decodeWelcome(body).features : decodeErrorMessage(body);
   }
 
   /** Takes the oldest frame of one of the types. */
