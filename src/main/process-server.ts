@@ -9,6 +9,7 @@ import { registerCertificateSeries } from '../observe/metrics.ts';
 import { registerProcessServerSeries } from '../process-server/metrics.ts';
 import { SealPool } from '../process-server/pool.ts';
 import { ProcessServer } from '../process-server/server.ts';
+import { registerSpoolSeries } from '../process-server/spool-metrics.ts';
 import type { Report } from '../control/report-schemas.ts';
 import { formatAddress } from '../transport/address.ts';
 import { connect } from '../transport/client.ts';
@@ -63,6 +64,7 @@ export function startProcessServer(common: Parts, config: ProcessServerConfig): 
     });
     builder.reachable('agents', formatAddress({ host: config.listen.host, port: listener.port }));
     registerProcessServerSeries(builder.registry, server);
+    registerSpoolSeries(builder.registry, server, clock);
     registerCertificateSeries(builder.registry, 'process-server', credentials.identity.notAfterMs);
     await builder.observe(parts, config, logger, () => server.readiness);
     const link = controlLink(parts, config, credentials, logger);
@@ -78,6 +80,7 @@ export function startProcessServer(common: Parts, config: ProcessServerConfig): 
       inFlightBytes: Math.min(server.grantedBytes, limits.processServer.inFlightBytesMax),
       machines: [],
       spool: null,
+      target: null,
     }));
   }, config.data);
 }

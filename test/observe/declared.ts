@@ -16,6 +16,7 @@ import { StorageFaults } from '../../src/observe/storage-faults.ts';
 import { posixFiles } from '../../src/posix/files.ts';
 import { registerProcessServerSeries } from '../../src/process-server/metrics.ts';
 import type { ProcessServer } from '../../src/process-server/server.ts';
+import { registerSpoolSeries } from '../../src/process-server/spool-metrics.ts';
 import { registerTargetSeries } from '../../src/target/metrics.ts';
 import type { Target } from '../../src/target/target.ts';
 
@@ -41,6 +42,7 @@ const registrations: Readonly<Record<RoleName, (registry: MetricRegistry) => voi
   },
   'process-server': (registry) => {
     registerProcessServerSeries(registry, nobody as ProcessServer);
+    registerSpoolSeries(registry, nobody as ProcessServer, systemClock);
   },
   agent: (registry) => {
     registerAgentSeries(registry, nobody as Agent);
