@@ -40,4 +40,8 @@ export const processServer = {
   spoolRetryMs: 1_000,
   /** Between looks at what its file system has free. */
   spoolLookMs: 5_000,
+  /** Credit of an agent that has a limit is given in parts of so much time, but not in crumbs; so much of it may lie unused with the agent, and always a smallest window. */
+  creditPartMs: 50,
+  creditPartBytesMin: 16 * KiB,
+  creditAheadMs: 250,
 } as const;
