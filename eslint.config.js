@@ -77,6 +77,7 @@ const owners = [
     say: 'the index belongs to store, the embedded state to control',
   },
   { modules: ['pino', 'prom-client'], only: ['src/observe/'], say: 'logs and metrics go through observe' },
+  { modules: ['pg'], only: ['src/control/state-'], say: 'PostgreSQL is behind the state port' },
   { modules: ['fastify'], only: ['src/control/'], say: 'the HTTP API belongs to control' },
   { modules: ['commander', 'cli-progress'], only: ['src/cli/'], say: 'the command line belongs to cli' },
   { modules: ['@xmldom/xmldom'], only: ['src/recovery/domain-xml'], say: "XML is libvirt's: src/recovery/domain-xml*" },

@@ -88,7 +88,8 @@ export function agentConfig(sources: ConfigSources): AgentConfig {
 
 export function controlConfig(sources: ConfigSources): ControlConfig {
   const own = sectionOf('control', sources);
-  return { ...own, ...roleCommon('control', own.data, sources) };
+  const password = own.statePassword === undefined ? {} : { statePassword: path.resolve(own.statePassword) };
+  return { ...own, ...password, ...roleCommon('control', own.data, sources) };
 }
 
 /** For commands that ask the control API; on its own host they need no settings. */

@@ -8,6 +8,7 @@ import { agent } from './limits/agent.ts';
 import { control } from './limits/control.ts';
 import { processServer } from './limits/process-server.ts';
 import { recovery } from './limits/recovery.ts';
+import { leases, state } from './limits/state.ts';
 import { store } from './limits/store.ts';
 import { target } from './limits/target.ts';
 
@@ -126,6 +127,8 @@ export const limits = {
   /** Of `admin.sock`; `silentMs`: how long a directory may be locked by somebody who does not answer there. */
   admin: { bodyBytesMax: 64 * KiB, requestMs: 30_000, connectionsMax: 16, silentMs: 10_000, pollMs: 50 },
   control,
+  state,
+  leases,
   observe: {
     /** The asked-for port and the next ones, when it is taken. */
     portsTried: 17,
@@ -174,4 +177,12 @@ invariant(nbd.requestBytesMax <= nbd.inFlightBytesMax, 'one NBD request of the l
 invariant(
   2 * limits.agent.hookGraceMs + limits.agent.settleOnStopMs < limits.cli.closeMs,
   'an agent that stops has time to end its hook and to thaw',
+);
+invariant(
+  state.connectMs + state.statementMs < control.requestMs,
+  'control answers that its state is away before its caller gives up',
+);
+invariant(
+  leases.renewEveryMs + leases.askMs + leases.stopEarlyMs < leases.leaseMs,
+  'a lease is asked for again while another question can still be answered',
 );

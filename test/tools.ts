@@ -23,7 +23,7 @@ function isInstalled(name: string): boolean {
 export function requireTool(...names: readonly string[]): boolean {
   const missing = names.filter((name) => !isInstalled(name));
   if (missing.length === 0) return true;
-  const text = `${missing.join(', ')} not installed (Debian: qemu-utils libnbd-bin nbdkit e2fsprogs qemu-guest-agent fio rsync lz4 zstd strace mount prometheus)`;
+  const text = `${missing.join(', ')} not installed (Debian: postgresql qemu-utils libnbd-bin nbdkit e2fsprogs qemu-guest-agent fio rsync lz4 zstd strace mount prometheus)`;
   if (process.env['CI'] === 'true') throw new Error(`${text}; with CI=true that is a failure`);
   process.stderr.write(`SKIPPED tests: ${text}\n`);
   return false;

@@ -16,7 +16,8 @@ export function addConfigOptions(command: Command, section: Section, leaveOut: r
   const common = keysOf('common').filter(({ key }) => !own.some((one) => one.key === key));
   for (const { key, flag, variable, help } of [...own, ...common]) {
     if (leaveOut.includes(key)) continue;
-    const value = key === 'data' || key === 'credentials' ? 'dir' : key === 'vault' ? 'file' : 'value';
+    const value =
+      key === 'data' || key === 'credentials' ? 'dir' : key === 'vault' || key === 'statePassword' ? 'file' : 'value';
     command.addOption(new Option(`${flag} <${value}>`, `${help} (${variable})`));
   }
   return command;

@@ -182,6 +182,12 @@ export const tables = {
   control: z.strictObject({
     data: filePath.optional().describe("the control API's directory: state, certificate authority"),
     listen: address(loopback, 8443).default({ host: loopback, port: 8443 }).describe('address of the control API'),
+    state: z
+      .string()
+      .regex(/^postgres(?:ql)?:\/\//, 'not an address of PostgreSQL (postgres://user@host/database)')
+      .optional()
+      .describe('PostgreSQL database for the state, postgres://user@host/database (default: embedded)'),
+    statePassword: filePath.optional().describe('file that holds the password for it'),
   }),
   client: z.strictObject({
     credentials: filePath.optional().describe("directory with the operator's token and the authority's certificate"),

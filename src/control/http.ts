@@ -39,6 +39,8 @@ export type Handlers = { readonly [K in RouteName]: (call: Call<K>) => Promise<A
 
 const { idempotencyEntriesMax, idempotencySeconds } = limits.control;
 const bodyTooLarge = 413;
+/** What lies behind control, its state, does not answer or takes nothing: try again later. */
+const unavailable = 503;
 const statusOfCode: Readonly<Record<string, number>> = {
   'bad-argument': 400,
   'not-authenticated': 401,
@@ -51,6 +53,10 @@ const statusOfCode: Readonly<Record<string, number>> = {
   'too-large': bodyTooLarge,
   'idempotency-mismatch': 422,
   'precondition-required': 428,
+  unreachable: unavailable,
+  'not-writable': unavailable,
+  full: unavailable,
+  timeout: unavailable,
 };
 
 /** Zod's complaints without the values that caused them. */

@@ -5,7 +5,12 @@
  *   control.json    {"format": 1}; another number is refused
  *   operator.token  the operator's bearer token, 0600: tmo1.<secret>.<SHA-256 of the CA certificate>
  *   authority/      the site's CA (transport/authority.ts)
- *   state/          LMDB (state-lmdb.ts)
+ *   state/          LMDB (state-lmdb.ts), unless the state is kept on PostgreSQL
+ *
+ * Several of them on one PostgreSQL are one control plane: each may do all of it. They share the authority by having the same files: `authority/` is
+ * copied from the first to every other (`operator.token` too, where one token is to be good for all). Its key is not put into the database, not even
+ * wrapped: what unwraps it would have to be copied just so, and who can read the database, or a backup of it, must not become anyone on the site. The
+ * state notes which authority the site has, and an API with another one, or none, does not start: it would shut out every enrolled agent.
  *
  * The server's own key and certificate live in memory only and are made anew at each start: peers trust the CA.
  */
@@ -14,6 +19,7 @@ import { isIP } from 'node:net';
 import * as path from 'node:path';
 import { type SecureContextOptions, TLSSocket } from 'node:tls';
 import { fastify, type FastifyRequest } from 'fastify';
+import { z } from 'zod';
 import type { Clock } from '../kit/clock.ts';
 import { messageOf, Problem } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';
@@ -28,10 +34,13 @@ import { type Identity, registerRoutes } from './http.ts';
 import { policySchema } from './schemas.ts';
 import type { StatusReport } from './status-schemas.ts';
 import { openLmdbState } from './state-lmdb.ts';
+import { openPostgresState, type PostgresOptions } from './state-postgres.ts';
+import type { State } from './state.ts';
 
 const { bodyBytesMax, requestMs, keepAliveMs, connectionsMax, certificateDays, serverCertificateRenewMs } =
   limits.control;
 const format = 1;
+const siteAuthority = z.object({ fingerprint: z.string() });
 
 export interface ControlOptions {
   /** Made if missing. One process at a time is the caller's to ensure. */
@@ -39,6 +48,8 @@ export interface ControlOptions {
   readonly host?: string;
   /** 0 takes any. */
   readonly port?: number;
+  /** Where the state is; default: embedded, in the directory. */
+  readonly postgres?: PostgresOptions;
   readonly files: Files;
   readonly clock: Clock;
   readonly random: Random;
@@ -120,10 +131,48 @@ async function contextOf({ host, clock }: ControlOptions, authority: Authority):
   return { ...tlsOptions(credentials), cert: credentials.certPem + credentials.caPem };
 }
 
+/** The site's authority: the one its state knows. @throws Problem `no-key`. */
+async function authorityOf({ files, clock, dataDir }: ControlOptions, state: State): Promise<Authority> {
+  const directory = path.join(dataDir, 'authority');
+  const record = await state.get('site', 'authority');
+  const known = record && siteAuthority.parse(record.value).fingerprint;
+  const fault = (message: string): Problem =>
+    new Problem('no-key', message, {
+      remedy: `copy the directory authority/ of another control API of the site, or of a backup, to ${directory}`,
+    });
+  if (known !== undefined && !(await files.exists(path.join(directory, 'ca.pem')))) {
+    throw fault(`${directory} does not hold the site's authority ${known}`);
+  }
+  const authority = await openAuthority(files, directory, clock);
+  const { fingerprint } = authority;
+  if (known !== undefined && known !== fingerprint) {
+    throw fault(`the authority in ${directory} is ${fingerprint}, not the site's, which is ${known}`);
+  }
+  if (known === undefined) {
+    const change = { collection: 'site', id: 'authority', value: { fingerprint }, expected: 0 } as const;
+    // Two start at the same time, for the first time.
+    if (!(await state.commit([change])).ok) throw fault(`another control API of the site made its authority just now`);
+  }
+  return authority;
+}
+
 export async function startControl(options: ControlOptions): Promise<Control> {
-  const { dataDir, host = '127.0.0.1', port = 8443, files, clock, random, logger } = options;
+  const { dataDir, files, clock, postgres } = options;
   await checkFormat(files, dataDir);
-  const authority = await openAuthority(files, path.join(dataDir, 'authority'), clock);
+  const state = postgres ? await openPostgresState(postgres, files) : openLmdbState(path.join(dataDir, 'state'), clock);
+  try {
+    return await serve(options, state);
+  } catch (error) {
+    await state.close();
+    throw error;
+  }
+}
+
+/** Closes the state with itself. */
+async function serve(options: ControlOptions, state: State): Promise<Control> {
+  const { dataDir, host = '127.0.0.1', port = 8443, clock, random, logger } = options;
+  const authority = await authorityOf(options, state);
+  await state.commit([{ collection: 'policies', id: 'default', value: policySchema.parse({}), expected: 0 }]);
   const tokenFile = path.join(dataDir, 'operator.token');
   const token = await operatorToken(options, tokenFile, authority);
   const serverContext = () => contextOf(options, authority);
@@ -137,7 +186,6 @@ export async function startControl(options: ControlOptions): Promise<Control> {
   });
   app.server.maxConnections = connectionsMax;
   app.server.headersTimeout = requestMs;
-  const state = openLmdbState(path.join(dataDir, 'state'));
   const renewal = clock.every(serverCertificateRenewMs, () => {
     serverContext().then(
       (context) => app.server.setSecureContext(context),
@@ -151,7 +199,6 @@ export async function startControl(options: ControlOptions): Promise<Control> {
     await state.close();
   };
   try {
-    await state.commit([{ collection: 'policies', id: 'default', value: policySchema.parse({}), expected: 0 }]);
     registerRoutes(app, {
       clock,
       logger,

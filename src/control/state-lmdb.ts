@@ -4,11 +4,18 @@
  * is visible before it is durable), so contract rule 1 costs one fdatasync, shared by all commits of one turn.
  */
 import { open, type RangeOptions } from 'lmdb';
-import { invariant } from '../kit/invariant.ts';
-import type { Change, CommitResult, Json, ListOptions, State, StateRecord } from './state.ts';
+import type { Clock } from '../kit/clock.ts';
+import {
+  checkId,
+  type Change,
+  type CommitResult,
+  type Json,
+  type ListOptions,
+  type State,
+  type StateRecord,
+} from './state.ts';
 
 const highestVersion = ['version'];
-const idForm = /^[\x21-\x7e]{1,256}$/;
 /** Sorts behind every character an id may have. */
 const behindAll = '\x7f';
 
@@ -18,7 +25,7 @@ interface Stored {
 }
 
 const keyOf = (collection: string, id: string): string[] => {
-  invariant(idForm.test(id), `a record's id is printable ASCII: ${JSON.stringify(id)}`);
+  checkId(id);
   return [collection, id];
 };
 
@@ -31,8 +38,8 @@ function rangeOf(collection: string, { prefix = '', after, backwards = false, li
   return { start, end, reverse: backwards, inclusiveEnd: true, limit: limit + 1 };
 }
 
-/** @param directory made if missing; one process at a time is the caller's to ensure. */
-export function openLmdbState(directory: string): State {
+/** @param directory made if missing; one process at a time is the caller's to ensure, so its wall clock is everybody's. */
+export function openLmdbState(directory: string, clock: Clock): State {
   const database = open<string, string[]>({
     path: directory,
     encoding: 'string',
@@ -87,6 +94,7 @@ export function openLmdbState(directory: string): State {
       for (const { collection, id } of changes) keyOf(collection, id);
       return await database.transaction(() => apply(changes));
     },
+    nowMs: () => Promise.resolve(clock.wallMs()),
     close: () => (closing ??= database.close()),
   };
 }

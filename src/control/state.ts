@@ -1,6 +1,6 @@
 /**
- * The state port: where control keeps what must outlive it. Embedded LMDB now (`state-lmdb.ts`), PostgreSQL when there is more
- * than one server. Small JSON records in a handful of collections; no bulk data, no secret in clear.
+ * The state port: where control keeps what must outlive it. Embedded LMDB (`state-lmdb.ts`), or PostgreSQL when there is more than one
+ * control API (`state-postgres.ts`). Small JSON records in a handful of collections; no bulk data, no secret in clear.
  *
  * Contract, for every implementation (one shared suite, `test/control/state-contract.ts`, runs against all):
  *  1. `commit` is atomic and durable: all changes are on stable storage when it resolves `ok`, or none was made.
@@ -10,7 +10,13 @@
  *  4. Reads see every commit that resolved before them.
  *  5. `list` walks ids in byte order, forwards or backwards; a cursor is the last id seen, and stays good while others change.
  *  6. Values come back as they were given (JSON); changing one that was read changes nothing.
+ *  7. `nowMs` is one clock for all who share the store: whoever judges by it judges alike. It may step, as wall clocks do.
+ *
+ * A fault of the store itself is thrown as a Problem (`unreachable`, `not-writable`, `full`, `timeout`), always retryable once it was opened; what
+ * was to be committed then may have been, or not.
  */
+import { invariant } from '../kit/invariant.ts';
+
 export const collections = [
   'machines',
   'policies',
@@ -19,6 +25,9 @@ export const collections = [
   'reports',
   'resyncs',
   'unprotected',
+  'site',
+  'leases',
+  'servers',
 ] as const;
 export type Collection = (typeof collections)[number];
 
@@ -59,6 +68,14 @@ export interface State {
   get(collection: Collection, id: string): Promise<StateRecord | undefined>;
   list(collection: Collection, options: ListOptions): Promise<readonly StateRecord[]>;
   commit(changes: readonly Change[]): Promise<CommitResult>;
+  /** Milliseconds since the Unix epoch. */
+  nowMs(): Promise<number>;
   /** Idempotent. */
   close(): Promise<void>;
+}
+
+const idForm = /^[\x21-\x7e]{1,256}$/;
+
+export function checkId(id: string): void {
+  invariant(idForm.test(id), `a record's id is printable ASCII: ${JSON.stringify(id)}`);
 }

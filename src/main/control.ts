@@ -19,7 +19,10 @@ export async function openControl(
   const lock = await acquireLock(files, clock, config.data, lockIdentity(clock, 'control'));
   builder.closers.add(() => lock.release());
   const { host, port } = config.listen;
-  const control = await startControlApi({ dataDir: config.data, host, port, files, clock, random, logger });
+  const postgres =
+    config.state === undefined ? {} : { postgres: { address: config.state, passwordFile: config.statePassword } };
+  const common = { dataDir: config.data, files, clock, random, logger };
+  const control = await startControlApi({ ...common, host, port, ...postgres });
   builder.closers.add(() => control.close());
   builder.reachable('control API', control.url);
   registerControlSeries(builder.registry, () => control.status());

@@ -1,5 +1,5 @@
 /** A whole control plane on loopback with a clock that can be set, its log captured, and clients of every kind. */
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { cp, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { Agent, request } from 'node:https';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
@@ -19,6 +19,21 @@ export interface RawReply {
   readonly text: string;
 }
 
+/** Where sites of this test file keep their state; null: embedded. */
+let newDatabase: (() => Promise<string>) | null = null;
+
+/** From now on each new site gets an empty database of its own, by its address. */
+export function keepStateIn(databases: () => Promise<string>): void {
+  newDatabase = databases;
+}
+
+export interface SiteOptions {
+  /** Address of the database; default: as `keepStateIn` said. */
+  readonly postgres?: string;
+  /** Data directory of another control API of the same site, whose authority is copied. */
+  readonly authorityOf?: string;
+}
+
 export class Site {
   readonly directory: string;
   readonly logLines: string[] = [];
@@ -29,14 +44,32 @@ export class Site {
   #clients: ControlClient[] = [];
   #enrolled = 0;
 
-  private constructor(directory: string) {
+  readonly postgres: string | null;
+
+  private constructor(directory: string, postgres: string | null) {
     this.directory = directory;
+    this.postgres = postgres;
   }
 
-  static async start(): Promise<Site> {
-    const site = new Site(await mkdtemp(path.join(tmpdir(), 'tidemark-control-')));
-    await site.restart();
-    return site;
+  static async start(options: SiteOptions = {}): Promise<Site> {
+    const postgres = options.postgres ?? (await newDatabase?.()) ?? null;
+    const site = new Site(await mkdtemp(path.join(tmpdir(), 'tidemark-control-')), postgres);
+    const { authorityOf } = options;
+    if (authorityOf !== undefined) {
+      for (const name of ['authority', 'operator.token'])
+        await cp(path.join(authorityOf, name), path.join(site.dataDir, name), { recursive: true });
+    }
+    try {
+      await site.restart();
+      return site;
+    } catch (error) {
+      await site.end();
+      throw error;
+    }
+  }
+
+  get dataDir(): string {
+    return path.join(this.directory, 'control');
   }
 
   get control(): Control {
@@ -51,10 +84,11 @@ export class Site {
       clock: this.clock,
       sink: { write: (line) => this.logLines.push(line) },
     });
-    const dataDir = path.join(this.directory, 'control');
+    const { dataDir, postgres } = this;
     this.#control = await startControl({
       dataDir,
       port: 0,
+      ...(postgres === null ? {} : { postgres: { address: postgres, passwordFile: undefined } }),
       files: posixFiles,
       clock: this.clock,
       random: systemRandom,

@@ -4,7 +4,7 @@ import type { State } from '../../src/control/state.ts';
 
 export interface StateFixture {
   /** Opens the store; the same store again after `close`. */
-  open(): State;
+  open(): Promise<State>;
   remove(): Promise<void>;
 }
 
@@ -14,7 +14,7 @@ export function describeState(name: string, make: () => Promise<StateFixture>): 
     let state: State;
     beforeEach(async () => {
       fixture = await make();
-      state = fixture.open();
+      state = await fixture.open();
     });
     afterEach(async () => {
       await state.close();
@@ -31,7 +31,7 @@ export function describeState(name: string, make: () => Promise<StateFixture>): 
       const result = await put('a', 1);
       await state.close();
       await state.close();
-      state = fixture.open();
+      state = await fixture.open();
       const version = result.ok ? result.versions[0] : undefined;
       expect(await state.get('machines', 'a')).toEqual({ id: 'a', value: { value: 1 }, version });
       expect(await state.get('policies', 'a')).toBeUndefined();
@@ -79,7 +79,7 @@ export function describeState(name: string, make: () => Promise<StateFixture>): 
         }
         await state.commit([{ collection: 'machines', id: 'a', value: undefined }]);
         await state.close();
-        state = fixture.open();
+        state = await fixture.open();
       }
       expect(seen.size).toBe(3);
     });
@@ -98,6 +98,29 @@ export function describeState(name: string, make: () => Promise<StateFixture>): 
       expect(await ids({ limit: 2, prefix: 'b/', after: 'b/2' })).toEqual(['b/3']);
       expect(await ids({ limit: 10, backwards: true, after: 'b' })).toEqual(['a']);
       expect(await ids({ limit: 10, prefix: 'zz' })).toEqual([]);
+    });
+
+    it('takes several changes of one record, of which the last counts (rules 1 and 3)', async () => {
+      const made = await put('a', 1);
+      const change = (value: number | undefined) => ({ collection: 'machines', id: 'a', value }) as const;
+      const result = await state.commit([change(2), change(undefined), change(3)]);
+      const versions = result.ok ? result.versions : [];
+      expect(versions[1]).toBe(0);
+      expect(versions[2]).toBeGreaterThan(versions[0] ?? 0);
+      expect(versions[0]).toBeGreaterThan(made.ok ? (made.versions[0] ?? 0) : 0);
+      expect(await state.get('machines', 'a')).toEqual({ id: 'a', value: 3, version: versions[2] });
+      await state.commit([change(4), change(undefined)]);
+      expect(await state.get('machines', 'a')).toBeUndefined();
+    });
+
+    it('gives text back as it was, whatever it is made of (rule 6)', async () => {
+      const value = { 'naïve \u0000 ключ': ['\ud800', '𝄞', '\\', '"'], deep: { nothing: null } };
+      await state.commit([{ collection: 'machines', id: 'a', value }]);
+      expect((await state.get('machines', 'a'))?.value).toEqual(value);
+    });
+
+    it('tells the time (rule 7)', async () => {
+      expect(Math.abs((await state.nowMs()) - Date.now())).toBeLessThan(5000);
     });
 
     it('gives values of its own (rule 6)', async () => {

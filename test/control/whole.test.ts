@@ -48,7 +48,8 @@ describe('as a whole', () => {
     expect(log).toContain('"operation":"enroll"');
     const secretOf = (text: string): string => text.split('.')[1] ?? '';
     for (const secret of [secretOf(key), secretOf(token), 'PRIVATE KEY']) expect(log).not.toContain(secret);
-    const state = await posixFiles.readWhole(path.join(site.directory, 'control', 'state', 'data.mdb'));
+    if (site.postgres !== null) return;
+    const state = await posixFiles.readWhole(path.join(site.dataDir, 'state', 'data.mdb'));
     expect(state.includes(secretOf(key))).toBe(false);
   });
 

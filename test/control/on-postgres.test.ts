@@ -1,0 +1,104 @@
+/** The whole control plane on PostgreSQL: everything that is tested of it on the embedded state, and what only several APIs can do. */
+import { cp, rm } from 'node:fs/promises';
+import * as path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { agentReport, keepStateIn, Site } from './fixture.ts';
+import { Postgres, requirePostgres } from './postgres.ts';
+
+const there = requirePostgres();
+let server: Postgres;
+const newAddress = async (): Promise<string> => server.address(await server.database());
+beforeAll(async () => {
+  if (!there) return;
+  server = await Postgres.start();
+  keepStateIn(newAddress);
+});
+afterAll(async () => {
+  if (there) await server.remove();
+});
+
+if (there) {
+  await import('./control.test.ts');
+  await import('./resync.test.ts');
+  await import('./unprotect.test.ts');
+}
+
+const machine = { disks: [{ name: 'root' }] };
+const remedy = expect.stringMatching(/./) as unknown;
+
+describe.skipIf(!there)('several control APIs on one database', () => {
+  it('are one control plane: what one is told, the other knows', async () => {
+    const first = await Site.start();
+    const second = await Site.start({ postgres: first.postgres ?? '', authorityOf: first.dataDir });
+    await (await first.operator()).call('putMachine', { name: 'm1', body: machine });
+    // A key made by one is good at the other, once; the certificate is good at both; one token is, too.
+    const key = await first.registrationKey('agent', 'm1');
+    const credentials = await second.enroll(key, 'agent', 'm1');
+    await expect(first.enroll(key, 'agent', 'm1')).rejects.toMatchObject({ code: 'bad-registration-key' });
+    const access = { kind: 'role', credentials } as const;
+    await second.client(access).call('report', { body: agentReport(Date.now(), 5) });
+    expect((await first.client(access).call('getAgentConfig')).value.machine).toBe('m1');
+    const { value } = await (await first.operator()).call('getStatus');
+    expect(value.machines[0]).toMatchObject({ name: 'm1', lagBytes: 5 });
+    // What both change at once, one changes.
+    const change = async (site: Site, paused: boolean): Promise<unknown> => {
+      const operator = await site.operator();
+      const { version } = await operator.call('getMachine', { name: 'm1' });
+      const ifMatch = version === undefined ? {} : { ifMatch: version };
+      return operator.call('putMachine', { name: 'm1', body: { ...machine, paused }, ...ifMatch }).catch(() => null);
+    };
+    const changed = await Promise.all([change(first, true), change(second, false)]);
+    expect(changed.filter((one) => one !== null).length).toBeGreaterThan(0);
+    const machines = await Promise.all(
+      [first, second].map(async (site) => (await site.operator()).call('getMachine', { name: 'm1' })),
+    );
+    expect(machines[0]).toEqual(machines[1]);
+    await Promise.all([first.end(), second.end()]);
+  });
+
+  it('have one authority: another, or a lost one, is refused before it can shut anyone out', async () => {
+    const first = await Site.start();
+    const postgres = first.postgres ?? '';
+    const fault = { code: 'no-key', remedy: expect.stringContaining('copy the directory authority/') as string };
+    await expect(Site.start({ postgres })).rejects.toMatchObject(fault);
+    const stranger = await Site.start();
+    await expect(Site.start({ postgres, authorityOf: stranger.dataDir })).rejects.toMatchObject({
+      ...fault,
+      message: expect.stringContaining(first.control.caFingerprint) as string,
+    });
+    const [here, aside] = ['authority', 'aside'].map((name) => path.join(first.dataDir, name)) as [string, string];
+    await cp(here, aside, { recursive: true });
+    await rm(here, { recursive: true });
+    await expect(first.restart()).rejects.toMatchObject(fault);
+    await cp(aside, here, { recursive: true });
+    await first.restart();
+    await Promise.all([first.end(), stranger.end()]);
+  });
+
+  it('say that their database is away or takes no writes, and go on when it is back', async () => {
+    const site = await Site.start();
+    const operator = await site.operator();
+    await operator.call('putMachine', { name: 'm1', body: machine });
+    await server.stopServer();
+    await expect(operator.call('getMachine', { name: 'm1' })).rejects.toMatchObject({
+      code: 'unreachable',
+      retryable: true,
+      message: expect.stringContaining('PostgreSQL') as string,
+      remedy,
+    });
+    await expect(Site.start({ postgres: site.postgres ?? '' })).rejects.toMatchObject({ code: 'unreachable', remedy });
+    await server.startServer();
+    await operator.call('getMachine', { name: 'm1' });
+    await server.setReadOnly(true);
+    await expect(operator.call('deleteMachine', { name: 'm1' })).rejects.toMatchObject({
+      code: 'not-writable',
+      retryable: true,
+    });
+    await expect(Site.start({ postgres: await newAddress().catch(() => site.postgres ?? '') })).rejects.toMatchObject({
+      code: expect.stringMatching(/not-writable|no-key/) as string,
+    });
+    await server.setReadOnly(false);
+    await operator.call('deleteMachine', { name: 'm1' });
+    await site.end();
+  });
+});
