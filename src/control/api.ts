@@ -59,7 +59,7 @@ export const routes = {
     summary: 'Protect a machine, or change what is protected',
     callers: operator,
     body: schemas.machineSchema,
-    reply: schemas.machineReply,
+    reply: status.machinePutReply,
     versioned: true,
   },
   deleteMachine: {
@@ -100,7 +100,7 @@ export const routes = {
     summary: 'Make or change a replication policy',
     callers: operator,
     body: schemas.policySchema,
-    reply: schemas.policyReply,
+    reply: status.policyPutReply,
     versioned: true,
   },
   getAgentConfig: {

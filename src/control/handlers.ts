@@ -9,7 +9,9 @@ import { Problem } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';
 import { limits } from '../limits.ts';
 import type { Authority } from '../transport/authority.ts';
+import { foreseenBy } from './foresight.ts';
 import type { Call, Handlers } from './http.ts';
+import { preflightOf } from './preflight.ts';
 import { conflict, listAll, machineOf, policyOf } from './records.ts';
 import { pendingResync, resyncing } from './resync.ts';
 import * as enrolment from './enrolment-schemas.ts';
@@ -115,9 +117,11 @@ function protection({ state, clock }: Parts): MachineHandlers {
       return { value: { name, ...machine }, version };
     },
     async putMachine(call) {
-      await policyOf(state, call.body.policy);
+      const { policy } = await policyOf(state, call.body.policy);
       const again = await protectAgain(state, call.name);
-      return { value: { name: call.name, ...call.body }, ...(await put(state, 'machines', call, call.body, again)) };
+      const made = await put(state, 'machines', call, call.body, again);
+      const warnings = await preflightOf(state, clock.wallMs(), call.body.policy, policy, call.name);
+      return { value: { name: call.name, ...call.body, ...warnings }, ...made };
     },
     async deleteMachine({ name, ifMatch, query: { deleteReplica } }) {
       const { version } = await machineOf(state, name);
@@ -148,10 +152,11 @@ function protection({ state, clock }: Parts): MachineHandlers {
       const { policy, version } = await policyOf(state, name);
       return { value: { name, ...policy }, version };
     },
-    putPolicy: async (call) => ({
-      value: { name: call.name, ...call.body },
-      ...(await put(state, 'policies', call, call.body)),
-    }),
+    async putPolicy(call) {
+      const made = await put(state, 'policies', call, call.body);
+      const warnings = await preflightOf(state, clock.wallMs(), call.name, call.body);
+      return { value: { name: call.name, ...call.body, ...warnings }, ...made };
+    },
     async getAgentConfig({ identity }) {
       invariant('name' in identity, 'an agent has a name');
       await refuseUnprotected(state, identity.name);
@@ -215,7 +220,9 @@ function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatu
         changes.push(...(await replicasDeleted(state, body.deleted)));
         report = { ...body, machines: body.machines.map((machine) => ({ ...machine, points: [] })) };
       }
-      const value = { name, receivedMs: clock.wallMs(), report } satisfies reports.StoredReport;
+      const receivedMs = clock.wallMs();
+      const foreseen = body.role === 'agent' ? await foreseenBy(state, name, body, receivedMs) : null;
+      const value = { name, receivedMs, report, foreseen } satisfies reports.StoredReport;
       const result = await state.commit([...changes, { collection: 'reports', id: `${body.role}/${name}`, value }]);
       invariant(result.ok, 'a commit without conditions is made');
       const machines = [];

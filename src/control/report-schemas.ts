@@ -80,6 +80,7 @@ const processServerReport = z.object({
   inFlightBytes: bytes,
   machines: z.array(sessionFlow).max(control.sessionsPerReportMax).default([]),
   spool: spoolFlow.nullable().default(null),
+  target: sessionFlow.shape.target.describe('Whether it reaches its target, and since when.'),
 });
 export type ProcessServerReport = z.infer<typeof processServerReport>;
 export const replicaFacts = z.object({
@@ -168,5 +169,14 @@ export const reportReply = z.object({
 });
 export type ReportReply = z.infer<typeof reportReply>;
 /** A report as it is stored: who sent it is the certificate's word. */
-export const storedReport = z.object({ name: nameSchema, receivedMs: timeMs, report: reportRequest });
+export const storedReport = z.object({
+  name: nameSchema,
+  receivedMs: timeMs,
+  report: reportRequest,
+  foreseen: z
+    .object({ firstMs: timeMs, lastMs: timeMs })
+    .nullable()
+    .default(null)
+    .describe('Of an agent: when a breach of its RPO target was foreseen, again and again.'),
+});
 export type StoredReport = z.infer<typeof storedReport>;

@@ -14,7 +14,7 @@ import { limits } from '../limits.ts';
 import { definitionSchema } from '../wire/definition.ts';
 import { count, diskName, nameSchema, timeMs } from './fields.ts';
 
-const { disk } = limits;
+const { control, disk } = limits;
 
 const powerOfTwo = (value: number): boolean => Number.isInteger(Math.log2(value));
 
@@ -33,40 +33,54 @@ const textFor = (parse: (value: string) => unknown) =>
     });
 const timeZone = textFor(localTimeIn);
 
-export const policySchema = z.strictObject({
-  compression: z.enum(['lz4', 'zstd', 'off']).default('lz4'),
-  intervalSeconds: z.int().min(1).max(86_400).default(5).describe('Seconds from one cut to the next.'),
-  blockSize: z
-    .int()
-    .min(disk.blockBytesMin)
-    .max(disk.blockBytesMax)
-    .refine(powerOfTwo, 'a power of two')
-    .default(disk.blockBytesDefault),
-  retentionHours: z
-    .int()
-    .min(1)
-    .max(24 * 366)
-    .default(24)
-    .describe('How long the target keeps points; the newest, pinned ones and those in use are kept longer.'),
-  thinAfterHours: z
-    .int()
-    .min(1)
-    .max(24 * 366)
-    .nullable()
-    .default(null)
-    .describe('Points older than this are thinned; null: all in the retention are kept.'),
-  thinToMinutes: z.int().min(1).max(1440).default(60).describe('Of thinned points one per so many minutes is kept.'),
-  resyncWindow: textFor((value) => parseDayWindow(value, 'UTC'))
-    .nullable()
-    .default(null)
-    .describe('When a resync may read the disk: HH:MM-HH:MM, several with commas; null: at any time.'),
-  resyncTimeZone: timeZone.default('UTC').describe('Time zone of the window, by its IANA name.'),
-  resyncAtDirtyPercent: z
-    .union([z.int().min(1).max(100), z.literal('never')])
-    .default(50)
-    .describe('A change log that names more of the disk than this is given up for a resync.'),
-  appConsistentHours: z.int().min(0).max(12).default(0).describe('Hours between app-consistent points; 0: none.'),
-});
+export const policySchema = z
+  .strictObject({
+    compression: z.enum(['lz4', 'zstd', 'off']).default('lz4'),
+    intervalSeconds: z.int().min(1).max(86_400).default(5).describe('Seconds from one cut to the next.'),
+    rpoTargetSeconds: z
+      .int()
+      .min(1)
+      .max(control.rpoTargetSecondsMax)
+      .nullable()
+      .default(null)
+      .describe(
+        `How old the newest committed point may be; null: ${control.rpoDefaultIntervals} intervals, at least ${control.rpoDefaultSecondsMin} s.`,
+      ),
+    blockSize: z
+      .int()
+      .min(disk.blockBytesMin)
+      .max(disk.blockBytesMax)
+      .refine(powerOfTwo, 'a power of two')
+      .default(disk.blockBytesDefault),
+    retentionHours: z
+      .int()
+      .min(1)
+      .max(24 * 366)
+      .default(24)
+      .describe('How long the target keeps points; the newest, pinned ones and those in use are kept longer.'),
+    thinAfterHours: z
+      .int()
+      .min(1)
+      .max(24 * 366)
+      .nullable()
+      .default(null)
+      .describe('Points older than this are thinned; null: all in the retention are kept.'),
+    thinToMinutes: z.int().min(1).max(1440).default(60).describe('Of thinned points one per so many minutes is kept.'),
+    resyncWindow: textFor((value) => parseDayWindow(value, 'UTC'))
+      .nullable()
+      .default(null)
+      .describe('When a resync may read the disk: HH:MM-HH:MM, several with commas; null: at any time.'),
+    resyncTimeZone: timeZone.default('UTC').describe('Time zone of the window, by its IANA name.'),
+    resyncAtDirtyPercent: z
+      .union([z.int().min(1).max(100), z.literal('never')])
+      .default(50)
+      .describe('A change log that names more of the disk than this is given up for a resync.'),
+    appConsistentHours: z.int().min(0).max(12).default(0).describe('Hours between app-consistent points; 0: none.'),
+  })
+  .refine(({ rpoTargetSeconds, intervalSeconds }) => (rpoTargetSeconds ?? intervalSeconds) >= intervalSeconds, {
+    path: ['rpoTargetSeconds'],
+    message: 'is less than intervalSeconds: no point can be that new; raise it, or make points more often',
+  });
 export type Policy = z.infer<typeof policySchema>;
 export const policyReply = z.object({ name: nameSchema, ...policySchema.shape });
 

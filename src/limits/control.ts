@@ -27,10 +27,24 @@ export const control = {
   /** A role whose last report is older is said to be silent. */
   reportSilentMs: 60_000,
   reportersMax: 4096,
-  /** Age of the newest point, in intervals above the grace, from which health is not `ok`. */
+  /** Age of the newest point, in intervals above the grace, from which health is not `ok` though the RPO target holds. */
   rpoWarningIntervals: 3,
-  rpoCriticalIntervals: 12,
   rpoGraceMs: 30_000,
+  /** The RPO target where none was set, in intervals, and at least so many seconds; one of fewer intervals than the last is warned of. */
+  rpoDefaultIntervals: 12,
+  rpoDefaultSecondsMin: 60,
+  rpoTightIntervals: 2,
+  rpoTargetSecondsMax: 30 * 24 * 3600,
+  /** A breach is warned of when it was foreseen for so long, within so many seconds, and until none was foreseen for so long. */
+  forecastRaiseMs: 30_000,
+  forecastClearMs: 120_000,
+  forecastHorizonSeconds: 3600,
+  /** What a cycle or a wait has to take of the interval or the window for a stage to bind. */
+  bindingShare: 0.25,
+  /** A transfer that takes more of the RPO target than this is warned of when a policy is set. */
+  preflightShare: 0.5,
+  /** A target that is full within this is warned of. */
+  fullForecastMs: 24 * 3600 * 1000,
   /** Proofs run in the background, so they may lag this much behind commits. */
   proofGraceMs: 300_000,
 } as const;

@@ -60,7 +60,7 @@ export class AgentPolicy {
     return parsed.isOpen(nowMs) ? { open: true } : { open: false, opensAtMs: parsed.opensAt(nowMs) };
   }
 
-  get #told(): Omit<Policy, 'retentionHours' | 'thinAfterHours' | 'thinToMinutes'> {
+  get #told(): Omit<Policy, 'rpoTargetSeconds' | 'retentionHours' | 'thinAfterHours' | 'thinToMinutes'> {
     return this.#policy() ?? agentDefaults;
   }
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { reportRequest, type StoredReport } from '../../src/control/report-schemas.ts';
+import { storedReport, type StoredReport } from '../../src/control/report-schemas.ts';
 import { policySchema, type StoredResync } from '../../src/control/schemas.ts';
 import { judge } from '../../src/control/status.ts';
 import { limits } from '../../src/limits.ts';
@@ -9,7 +9,7 @@ const nowMs = 1_000_000_000;
 const policy = policySchema.parse({ intervalSeconds: 30 });
 
 function stored(name: string, report: object, receivedMs = nowMs): StoredReport {
-  return { name, receivedMs, report: reportRequest.parse(report) };
+  return storedReport.parse({ name, receivedMs, report });
 }
 
 function judged(reports: readonly StoredReport[], disks = ['root'], asked?: StoredResync) {
@@ -64,12 +64,15 @@ describe('status', () => {
   });
 
   it('turns from ok to warning to critical as the newest point ages', () => {
-    const { rpoGraceMs, rpoWarningIntervals, rpoCriticalIntervals } = limits.control;
-    const at = (intervals: number) => judged([agent(), target(nowMs - rpoGraceMs - intervals * 30_000 - 1)]);
+    const { rpoGraceMs, rpoWarningIntervals, rpoDefaultIntervals } = limits.control;
+    const aged = (ms: number) => judged([agent(), target(nowMs - ms)]);
+    const at = (intervals: number) => aged(rpoGraceMs + intervals * 30_000 + 1);
     expect(at(rpoWarningIntervals - 1).disk).toEqual([]);
     expect(at(rpoWarningIntervals).disk).toEqual(['warning behind']);
-    expect(at(rpoCriticalIntervals).disk).toEqual(['critical rpo-breached']);
-    expect(at(rpoCriticalIntervals).report.health).toBe('critical');
+    const targetMs = rpoDefaultIntervals * 30_000;
+    expect(aged(targetMs).disk).toEqual(['warning behind']);
+    expect(aged(targetMs + 1).disk).toEqual(['critical rpo-breached']);
+    expect(aged(targetMs + 1).report.health).toBe('critical');
   });
 
   it('says when a role fell silent, and when an agent has nobody to send to', () => {
