@@ -28,11 +28,21 @@ export class AppSchedule {
     return this.#asked || (this.#everyMs() !== null && this.#clock.monotonicMs() >= this.#notBeforeMs);
   }
 
+  /** In how many milliseconds one is due by itself; null: never. */
+  get dueInMs(): number | null {
+    return this.#everyMs() === null ? null : Math.max(0, this.#notBeforeMs - this.#clock.monotonicMs());
+  }
+
   /** Whether it was asked for or due, a try was made. */
   tried(made: boolean): void {
     const everyMs = this.#everyMs() ?? 0;
     const nextMs = made ? everyMs : Math.min(everyMs, limits.agent.appRetryMs);
     this.#asked = false;
     this.#notBeforeMs = this.#clock.monotonicMs() + nextMs;
+  }
+
+  /** One that was made is not known to be committed, and its session is over. */
+  lost(): void {
+    this.#notBeforeMs = this.#clock.monotonicMs() + Math.min(this.#everyMs() ?? 0, limits.agent.appRetryMs);
   }
 }

@@ -1,9 +1,9 @@
 /**
- * One cycle: pre-copy rounds, a cut, the last round under it, POINT and its answer. Plan (`plan.ts`), drive (here), report
- * (the returned outcome).
+ * One cycle: pre-copy rounds, a cut, the last round under it, POINT. Plan (`plan.ts`), drive (here), report (the returned outcome). The answer
+ * comes later, perhaps while the next cycle runs (`points-in-flight.ts`).
  *
  * What ends a cycle early never loses a set: the caller calls `sessionEnded` (session gone) or this file gives the cut up
- * (void cut, writes that did not drain, rejection), and everything returns to *current* (DESIGN §3).
+ * (void cut, writes that did not drain), and everything returns to *current*, also what POINTs in flight wait for (DESIGN §3).
  */
 import type { CutAll, CutReport } from '../capture/contract.ts';
 import { withLayer } from '../kernels/layer-run.ts';
@@ -12,25 +12,23 @@ import { limits } from '../limits.ts';
 import type { MachineDefinition } from '../wire/definition.ts';
 import type { Gap } from '../wire/gap.ts';
 import type { PointMessage } from '../wire/point.ts';
-import type { AgentCounters, FlightLog } from './counters.ts';
+import type { AgentCounters } from './counters.ts';
+import type { FlightLog } from './flight-log.ts';
 import { nextStep } from './plan.ts';
+import type { PointsInFlight, SentPoint } from './points-in-flight.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
 import { LayerSender, type BuilderPool, type LayerResult } from './sender.ts';
 import type { Session } from './session.ts';
 
 export type CycleOutcome =
-  | { readonly kind: 'committed'; readonly point: number; readonly cut: CutReport; readonly payloadBytes: number }
-  | {
-      readonly kind: 'rejected';
-      readonly reason: string;
-      readonly disk: string;
-      readonly detail: string;
-      readonly retryable: boolean;
-    }
+  | { readonly kind: 'sent'; readonly cutTimeMs: number }
   | { readonly kind: 'given-up'; readonly cause: Gap['reason']; readonly reason: string };
 
 export interface CycleContext {
   readonly session: Session;
+  readonly points: PointsInFlight;
+  /** Called right before POINT goes out. */
+  readonly sending: (point: SentPoint) => void;
   readonly disks: readonly ReplicaDisk[];
   readonly cutAll: CutAll;
   readonly counters: AgentCounters;
@@ -49,7 +47,7 @@ interface Sums {
   payloadBytes: number;
 }
 
-/** Rejects only when the session ended; everything else is an outcome. */
+/** Rejects when the session ended, and with what the state directory refused; everything else is an outcome. */
 export async function runCycle(context: CycleContext): Promise<CycleOutcome> {
   const sums: Sums[] = context.disks.map(() => ({ records: 0, payloadBytes: 0 }));
   await preCopy(context, sums);
@@ -81,7 +79,7 @@ export async function runCycle(context: CycleContext): Promise<CycleOutcome> {
     }
     disk.capture.endSending();
   }
-  return commit(context, cut, sums);
+  return sendPoint(context, cut, sums);
 }
 
 async function preCopy(context: CycleContext, sums: Sums[]): Promise<void> {
@@ -112,7 +110,8 @@ async function sendLayer(
   return new LayerSender({ session, disk, index, begin, underCut, pace, counters, flight, clock, builders }).send();
 }
 
-async function commit(context: CycleContext, cut: CutReport, sums: readonly Sums[]): Promise<CycleOutcome> {
+async function sendPoint(context: CycleContext, cut: CutReport, sums: readonly Sums[]): Promise<CycleOutcome> {
+  const { session, points } = context;
   const disks: PointMessage['disks'] = context.disks.map((disk, index) => ({
     disk: index,
     size: disk.capture.geometry.size,
@@ -123,31 +122,14 @@ async function commit(context: CycleContext, cut: CutReport, sums: readonly Sums
     payloadBytes: sums[index]?.payloadBytes ?? 0,
     writes: cut.writes[index] ?? 0,
   }));
-  const askedMs = context.clock.monotonicMs();
-  const definition = context.definition?.() ?? null;
-  const answer = await context.session.commit({ cutTimeMs: cut.cutTimeMs, ...claimOf(context), definition, disks });
-  context.counters.stageMs.commit += context.clock.monotonicMs() - askedMs;
-  if (answer.kind === 'committed') {
-    for (const disk of context.disks) await disk.committed(answer.message.point);
-    context.counters.pointsCommitted += 1;
-    return {
-      kind: 'committed',
-      point: answer.message.point,
-      cut,
-      payloadBytes: sums.reduce((sum, each) => sum + each.payloadBytes, 0),
-    };
-  }
-  context.counters.pointsRejected += 1;
-  const refused = context.disks[answer.message.disk];
-  for (const disk of context.disks) disk.capture.giveUp();
-  if (answer.message.reason === 'root-mismatch') refused?.distrustLeaves();
-  return {
-    kind: 'rejected',
-    reason: answer.message.reason,
-    disk: refused?.name ?? String(answer.message.disk),
-    detail: answer.message.detail,
-    retryable: answer.message.retryable,
-  };
+  const { cutTimeMs } = cut;
+  if (!points.mayFollow(cutTimeMs)) await points.answered();
+  for (const disk of context.disks) await disk.pointSent(points.count + 1);
+  const claim = claimOf(context);
+  const payloadBytes = sums.reduce((sum, each) => sum + each.payloadBytes, 0);
+  context.sending({ cut, payloadBytes, app: claim.consistency === 'app' });
+  await session.sendPoint({ cutTimeMs, ...claim, definition: context.definition?.() ?? null, disks });
+  return { kind: 'sent', cutTimeMs };
 }
 
 /** What the point may claim: the least any of its disks can, `app` only with the evidence. */

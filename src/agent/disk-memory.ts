@@ -8,7 +8,9 @@
  *  2. A change of the file is announced before it is made: the state file first names the root the file will have (`next`). At the next start the
  *     file is what `next` or what `leaves` says, or nothing that counts: then every block is marked, which makes 1 true of any file. A crash in
  *     the middle thus costs hashing, never a change.
- *  3. Leaves are `asOf` a committed point, or of none. Of a point: the target can say what changed since. Of none: they are compared.
+ *  3. Before a POINT may be committed unseen, the state file says so (`point` and `ahead`): one answer may always be lost, more only as many as
+ *     it names. So a target that is further than that is not the one this agent left, or its own host was rolled back.
+ *  4. Leaves are `asOf` a committed point, or of none. Of a point: the target can say what changed since. Of none: they are compared.
  */
 import * as path from 'node:path';
 import { geometryOf, type Geometry } from '../disk/geometry.ts';
@@ -31,6 +33,12 @@ export interface DiskMemoryOptions {
 
 function rootOf(leaves: LeafFile): string {
   return Buffer.from(leaves.committedRoot()).toString('hex');
+}
+
+const aheadStep = 8;
+
+function furthest({ point, ahead }: Pick<DiskState, 'point' | 'ahead'>): number | null {
+  return point === null ? null : point + Math.max(1, ahead);
 }
 
 function openLeaves({ files, directory, name, geometry }: DiskMemoryOptions, size: number): Promise<LeafFile> {
@@ -78,12 +86,15 @@ export class DiskMemory {
   #givenUp = false;
   readonly #options: DiskMemoryOptions;
   #state: DiskState;
+  /** Of `#state`, as the file says it. */
+  #written: Pick<DiskState, 'point' | 'ahead'>;
 
   private constructor(options: DiskMemoryOptions, leaves: LeafFile, record: LeavesRecord | null) {
     this.#leaves = leaves;
     this.#options = options;
     const { blockSize } = options.geometry;
     this.#state = { ...(options.state ?? newDiskState(null)), blockSize, leaves: record, next: null };
+    this.#written = this.#state;
   }
 
   /** Opens the leaf file and writes the state file if there is none yet. If `found` is false afterwards, every block must be marked. */
@@ -127,8 +138,23 @@ export class DiskMemory {
   }
 
   /** Takes facts over; durable with the next `write` or `fold`. */
-  note(facts: Partial<Pick<DiskState, 'diskId' | 'point' | 'resync'>>): void {
+  note(facts: Partial<Pick<DiskState, 'diskId' | 'point' | 'ahead' | 'resync'>>): void {
     this.#state = { ...this.#state, ...facts };
+  }
+
+  /** The newest point the target may have: so many behind the one we were told of were never answered. */
+  get furthestPoint(): number | null {
+    return furthest(this.#state);
+  }
+
+  /** So many POINTs are about to wait for their answers (invariant 3). Written in steps, so that it is done seldom. */
+  async expect(points: number): Promise<void> {
+    const { point, ahead } = this.#state;
+    const known = furthest(this.#written);
+    if (point === null || (known !== null && point + points <= known)) return;
+    const steps = Math.ceil(Math.log(points) / Math.log(aheadStep));
+    this.#state = { ...this.#state, ahead: Math.max(ahead, aheadStep ** Math.max(1, steps)) };
+    await this.write();
   }
 
   /** The leaves stand at no point any more, as the target sees it; what they say of the disk still holds. */
@@ -150,6 +176,7 @@ export class DiskMemory {
     } catch (error) {
       throw refusal(directory, error);
     }
+    this.#written = this.#state;
   }
 
   /** Makes the working leaves the durable ones, as of a committed point or of none (invariant 2). */

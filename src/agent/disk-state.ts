@@ -39,6 +39,8 @@ const schema = z.object({
     .nullable(),
   /** Newest committed point this agent was told of. */
   point: z.number().int().min(1).nullable(),
+  /** How many points behind `point` may be committed without this agent's having been told: POINTs were in flight. In older files: none. */
+  ahead: z.number().int().min(0).default(0),
   /** What the leaf file holds: `leaves`, or `next` if its change was under way. Both null: nothing. */
   leaves: leavesRecord.nullable(),
   next: leavesRecord.nullable(),
@@ -51,7 +53,7 @@ const schema = z.object({
 export type DiskState = z.infer<typeof schema>;
 
 export function newDiskState(blockSize: number | null): DiskState {
-  return { format, diskId: null, point: null, leaves: null, next: null, resync: null, blockSize };
+  return { format, diskId: null, point: null, ahead: 0, leaves: null, next: null, resync: null, blockSize };
 }
 
 function statePath(directory: string, disk: string): string {

@@ -8,8 +8,10 @@
  *
  * Invariants:
  *  1. The sum of `points` of what is told and what is kept never loses one: a full list merges entries of one reason.
- *  2. A gap counts as told once a point that was asked for after it was committed; before, a lost session brings it back. It may then be told
- *     twice, never not at all.
+ *  2. A gap counts as told once a point that was asked for after it was committed; before, a lost session brings it back, unless the next one
+ *     says that the point is there. It may then be told twice, never not at all.
+ *  3. Only cuts whose points were committed are accounted for, in their order, each with what happened before it: of points in flight the target may
+ *     have made none, some or all. One that the process server merged into a later one counts as made: who merged it tells of it.
  *
  * Rejected: a file of gaps. What it would add over the second source is the reason, for an agent that is killed while it is offline.
  */
@@ -19,20 +21,41 @@ import { gapReasons, type Gap } from '../wire/gap.ts';
 
 export type GapReason = Gap['reason'];
 
+/** What lay between a cut and the one before it. */
+interface Before {
+  /** Time without a session, milliseconds. */
+  awayMs: number;
+  /** For the resync window. */
+  waited: boolean;
+  paused: boolean;
+}
+
+/** A cut whose POINT was sent and not answered, or the failure of one behind such. */
+interface Pending {
+  readonly failed: boolean;
+  /** Of the cut, or when it failed. */
+  readonly atMs: number;
+  readonly intervalMs: number;
+  readonly before: Before;
+  /** Told since the POINT before it. */
+  readonly gaps: readonly Gap[];
+}
+
+const nothingBefore = (): Before => ({ awayMs: 0, waited: false, paused: false });
+
 export class Gaps {
   #waiting: Gap[] = [];
-  /** Sent in this session, not confirmed. */
-  #sent: Gap[] = [];
+  /** Told behind the newest POINT. */
+  #told: Gap[] = [];
+  /** Oldest first; of a session that was lost until the next one says what became of them. */
+  #sent: Pending[] = [];
   readonly #totals = new Map<GapReason, number>(gapReasons.map((reason) => [reason, 0]));
   /** Wall clock of the last cut that was committed or whose failure was noted; null: no point was ever due. */
   #accountedMs: number | null = null;
   /** Since when there is no session; null: there is one. 0: since before this agent started. */
   #awaySinceMs: number | null = 0;
-  /** Time without a session since the last accounted cut, milliseconds. */
-  #awayMs = 0;
-  /** Since the accounted cut. */
-  #waited = false;
-  #paused = false;
+  /** Since the newest cut. */
+  #before = nothingBefore();
 
   /** Points missed since the start, by reason. */
   get totals(): ReadonlyMap<GapReason, number> {
@@ -41,26 +64,37 @@ export class Gaps {
 
   /** Points that the target may not have been told of. */
   get untold(): number {
-    return [...this.#sent, ...this.#waiting].reduce((sum, gap) => sum + gap.points, 0);
+    const sent = this.#sent.flatMap(({ gaps }) => gaps);
+    return [...sent, ...this.#told, ...this.#waiting].reduce((sum, gap) => sum + gap.points, 0);
   }
 
   /** `newestCutMs`: of the target's newest point, null if there is none. */
   sessionOpened(atMs: number, newestCutMs: number | null): void {
+    if (newestCutMs !== null) this.committed(newestCutMs);
+    const lost = this.#sent.splice(0);
+    this.#waiting = merged([...lost.flatMap(({ gaps }) => gaps), ...this.#waiting]);
+    const since = this.#takeBefore();
+    for (const { failed, atMs: thenMs, intervalMs, before } of lost) {
+      this.#also(before);
+      if (failed) this.#accountAll(thenMs, intervalMs);
+    }
+    this.#also(since);
     this.#accountedMs ??= newestCutMs;
     if (this.#awaySinceMs !== null && this.#accountedMs !== null)
-      this.#awayMs += Math.max(0, atMs - Math.max(this.#awaySinceMs, this.#accountedMs));
+      this.#before.awayMs += Math.max(0, atMs - Math.max(this.#awaySinceMs, this.#accountedMs));
     this.#awaySinceMs = null;
   }
 
   sessionEnded(atMs: number): void {
     this.#awaySinceMs ??= atMs;
-    this.#waiting = merged([...this.#sent, ...this.#waiting]);
-    this.#sent = [];
+    this.#waiting = merged([...this.#told, ...this.#waiting]);
+    this.#told = [];
   }
 
   /** A cut was given up, or its point rejected. */
   cutFailed(atMs: number, reason: GapReason, detail: string, intervalMs: number): void {
-    this.#account(atMs, intervalMs);
+    if (this.#sent.length === 0) this.#accountAll(atMs, intervalMs);
+    else this.#sent.push({ failed: true, atMs, intervalMs, before: this.#takeBefore(), gaps: [] });
     this.#note({ atMs, points: 1, reason, detail: detail.slice(0, 1024) });
   }
 
@@ -69,37 +103,62 @@ export class Gaps {
     this.#note({ atMs, points: 1, reason: 'hooks', detail: detail.slice(0, 1024) });
   }
 
-  committed(cutTimeMs: number, intervalMs: number): void {
-    this.#account(cutTimeMs, intervalMs);
-    this.#sent = [];
+  /** POINT goes out for a cut; what was told before it is confirmed with it. */
+  pointSent(cutTimeMs: number, intervalMs: number): void {
+    const before = this.#takeBefore();
+    this.#sent.push({ failed: false, atMs: cutTimeMs, intervalMs, before, gaps: this.#told });
+    this.#told = [];
+  }
+
+  /** The point of this cut is committed, and with it those of the cuts before it. */
+  committed(cutTimeMs: number): void {
+    for (;;) {
+      const next = this.#sent[0];
+      // A failure is final, whatever becomes of what was sent behind it.
+      if (!next || (!next.failed && next.atMs > cutTimeMs)) return;
+      this.#sent.shift();
+      this.#account(next.atMs, next.intervalMs, next.before);
+    }
   }
 
   /** A resync waits for its window, and with it the points of all disks of the machine. */
   waitedForWindow(): void {
-    this.#waited = true;
+    this.#before.waited = true;
   }
 
   /** An operator wants no points now. */
   wasPaused(): void {
-    this.#paused = true;
+    this.#before.paused = true;
   }
 
   /** What is to be sent now; it is kept until it is confirmed. */
   take(): readonly Gap[] {
     const gaps = this.#waiting;
-    this.#sent = merged([...this.#sent, ...gaps]);
+    this.#told = merged([...this.#told, ...gaps]);
     this.#waiting = [];
     return gaps;
   }
 
+  #takeBefore(): Before {
+    const before = this.#before;
+    this.#before = nothingBefore();
+    return before;
+  }
+
+  #also({ awayMs, waited, paused }: Before): void {
+    this.#before.awayMs += awayMs;
+    this.#before.waited ||= waited;
+    this.#before.paused ||= paused;
+  }
+
+  #accountAll(atMs: number, intervalMs: number): void {
+    this.#account(atMs, intervalMs, this.#takeBefore());
+  }
+
   /** Notes what was due between the accounted cut and one at `atMs`. */
-  #account(atMs: number, intervalMs: number): void {
-    const [sinceMs, awayMs] = [this.#accountedMs, this.#awayMs];
+  #account(atMs: number, intervalMs: number, { awayMs, waited, paused }: Before): void {
+    const sinceMs = this.#accountedMs;
     this.#accountedMs = atMs;
-    this.#awayMs = 0;
-    const [waited, paused] = [this.#waited, this.#paused];
-    this.#waited = false;
-    this.#paused = false;
     if (sinceMs === null) return;
     const missed = Math.floor((atMs - sinceMs) / intervalMs) - 1;
     if (missed < 1) return;

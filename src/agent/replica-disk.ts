@@ -6,7 +6,8 @@
  *  1. `leaves` (working) = the target's working state: last committed point plus durable or sent layers of this session. LEAVES or a
  *     comparison bring them there; what was sent and not durable when a session ended is discarded with the session.
  *  2. A leaf that is not what the disk holds, because it came from the target, belongs to a marked block.
- *  3. Order at a commit and at a checkpoint: leaf file (durable) → change log forgets. A crash in between costs hashing, never a change.
+ *  3. Order at a fold and at a checkpoint: leaf file (durable) → change log forgets. A crash in between costs hashing, never a change.
+ *  4. A fold takes the leaves over as of a committed point: no POINT is in flight then, and no leaf was laid behind the newest one.
  *
  * What OPENED may say, and what follows:
  *
@@ -15,7 +16,7 @@
  * | all as this agent left it | as of its point | by the change log, and what LEAVES name | cycles |
  * | another replica (other leaf key) | worthless | all | survey, comparison |
  * | another root of the point we stand at | as of no point | all | survey, comparison |
- * | more than one point ahead (our host was rolled back) | as of no point | all | survey, comparison |
+ * | further ahead than POINTs were unanswered (our host was rolled back) | as of no point | all | survey, comparison |
  * | behind what we were told: it lost points | as of no point | by the change log | comparison |
  * | does not know our point, or we had none | as of no point | by the change log | comparison |
  * | nothing there, and nothing in the leaf file | zeros | by the change log: all | cycles (initial) |
@@ -129,6 +130,16 @@ export class ReplicaDisk {
     return this.#memory.state.resync;
   }
 
+  /** Whether points of it may be in flight while the next is made: its leaf file stands at a point, and nothing is due but what changes. */
+  get isSteady(): boolean {
+    return this.kind === 'delta' && this.knownPoint !== null && !this.comparisonDue && !this.reopeningDue;
+  }
+
+  /** A comparison is asked for, which begins with another session. */
+  get resyncRequested(): boolean {
+    return this.#requested && partial.has(this.resyncReason);
+  }
+
   /** Kind of the cycles until the next commit. */
   get kind(): CycleKind {
     if (this.committedPoint === null) return 'initial';
@@ -219,6 +230,7 @@ export class ReplicaDisk {
   #findingIn(message: Opened): Finding | null {
     const { diskId, point, leaves } = this.#memory.state;
     const committed = message.committed?.point ?? 0;
+    const furthest = this.#memory.furthestPoint;
     if (diskId !== null && diskId !== message.diskId) {
       const text = `the target holds replica ${message.diskId}, this agent knew ${diskId}`;
       return { text, worthless: true, all: true };
@@ -227,8 +239,8 @@ export class ReplicaDisk {
       const text = `the target is at point ${committed}, this agent was told point ${point} is committed`;
       return { text, worthless: false, all: false };
     }
-    if (point !== null && committed > point + 1) {
-      const text = `the target is at point ${committed}, this agent knows of ${point}: its host was rolled back, or two answers were lost`;
+    if (furthest !== null && committed > furthest) {
+      const text = `the target is at point ${committed}, this agent knows of none behind ${furthest}: its host was rolled back`;
       return { text, worthless: false, all: true };
     }
     if (leaves?.asOf === committed && message.committed?.root !== leaves.root) {
@@ -295,14 +307,24 @@ export class ReplicaDisk {
     this.reopeningDue = true;
   }
 
-  /** A point with everything sent is committed. */
-  async committed(point: number): Promise<void> {
-    if (this.#marksToSettle) await this.settle();
-    this.#memory.note({ point, resync: null });
-    await this.#memory.fold(point);
-    await this.capture.forget();
+  /** So many POINTs are about to wait for their answers, the newest with everything that was sent. */
+  async pointSent(waiting: number): Promise<void> {
+    await this.#memory.expect(waiting);
     this.layers = null;
+  }
+
+  /** A point is committed; what it listed may be forgotten with the next fold. */
+  committed(point: number): void {
+    this.#memory.note({ point, resync: null });
     this.committedPoint = point;
+  }
+
+  /** The newest committed point is the disk as of the last cut, with all leaves that were laid (invariant 4). */
+  async fold(): Promise<void> {
+    if (this.#marksToSettle) await this.settle();
+    this.#memory.note({ ahead: 0 });
+    await this.#memory.fold(this.committedPoint);
+    await this.capture.forget();
   }
 
   /** The session ended or the cut was given up with it (invariant 1). */

@@ -22,7 +22,8 @@ import { limits } from '../limits.ts';
 import { BatchBuilder } from '../wire/batch.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
 import type { Session } from './session.ts';
-import type { AgentCounters, FlightLog } from './counters.ts';
+import type { AgentCounters } from './counters.ts';
+import type { FlightLog } from './flight-log.ts';
 
 const readAhead = 3;
 const pieceBytes = 512 * KiB;
@@ -229,7 +230,9 @@ export class LayerSender {
       flight.sending(index, block, bytes);
     }
     const { payloadBytes } = builder;
-    flight.sent({ disk: index, seq, batch: this.#batch, blocks: this.#packed.map(({ block }) => block), payloadBytes });
+    const { blockCount } = disk.capture.geometry;
+    const blocks = Uint32Array.from(this.#packed, ({ block }) => block);
+    flight.sent({ disk: index, blockCount, seq, batch: this.#batch, blocks, payloadBytes });
     this.#packed = [];
     this.#batch += 1;
     this.#builder = null;

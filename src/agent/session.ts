@@ -4,7 +4,7 @@
  * Invariants:
  *  1. One state value; `#end` is the one way out and is idempotent. Everyone who waits is told the reason.
  *  2. A batch is sent only against credit (C5); nothing is queued here beyond the one batch that waits.
- *  3. At most one POINT waits for its answer, and `limits.wire.comparisonsMax` CHECKSUMS.
+ *  3. At most `limits.wire.comparisonsMax` CHECKSUMS wait for their answers, and as many POINTs as `pointsMax` says: their answers go to who keeps them.
  */
 import type { Clock } from '../kit/clock.ts';
 import { Credit } from '../kit/credit.ts';
@@ -22,6 +22,7 @@ import { type MachineDefinition, sameDefinition } from '../wire/definition.ts';
 import { decodeDurable, type Durable } from '../wire/durable.ts';
 import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
 import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
+import { features } from '../wire/features.ts';
 import { encodeGap, type Gap } from '../wire/gap.ts';
 import { encodeHello, protocolVersion } from '../wire/hello.ts';
 import { decodeLeaves } from '../wire/leaves.ts';
@@ -30,13 +31,10 @@ import { decodeOpened, type Opened } from '../wire/opened.ts';
 import { encodePointMessage, type PointMessage } from '../wire/point.ts';
 import { decodeRejected, type Rejected } from '../wire/rejected.ts';
 import { decodeRepair } from '../wire/repair.ts';
+import { seqOf } from '../wire/seq.ts';
 import { decodeWelcome } from '../wire/welcome.ts';
 import { Comparisons } from './comparisons.ts';
 import type { ReplicaDisk } from './replica-disk.ts';
-
-export type PointAnswer =
-  | { readonly kind: 'committed'; readonly message: Committed }
-  | { readonly kind: 'rejected'; readonly message: Rejected };
 
 type Waiting<T> = PromiseWithResolvers<T>;
 
@@ -49,11 +47,15 @@ type State =
       opened: Opened | null;
       readonly done: Waiting<Opened>;
     }
-  | { readonly kind: 'ready'; answer: Waiting<PointAnswer> | null }
+  | { readonly kind: 'ready' }
   | { readonly kind: 'ended'; readonly reason: Problem };
 
 export interface SessionEvents {
-  durable(disk: number, message: Durable): void;
+  durable(message: Durable): void;
+  /** @throws Problem `protocol-error`: no POINT waits for it. */
+  committed(message: Committed): void;
+  /** Answers why the session is over now. @throws Problem `protocol-error`. */
+  rejected(message: Rejected): Problem;
   /** The target is not where this agent was told it is; the disk is compared with it. */
   surprise(disk: string, reason: string): void;
 }
@@ -65,8 +67,10 @@ export class Session {
   epoch = 0;
   /** Cut time of the newest point the target has of these disks, milliseconds since the Unix epoch; null: it has none. */
   newestCutMs: number | null = null;
+  /** POINTs that may wait for their answers at a time. */
+  pointsMax = 1;
   #nextCounter = 1;
-  /** As the target was told with a point of this session. */
+  /** As it was told with a point of this session. */
   #definition: MachineDefinition | null = null;
   #state: State;
   readonly #ended = Promise.withResolvers<Problem>();
@@ -149,11 +153,16 @@ export class Session {
     return Math.max(this.#connection.bytesIn, this.#connection.bytesOut);
   }
 
+  /** Of the layers begun in this session; before the first, of those before it. */
+  get newestSeq(): number {
+    return seqOf(this.epoch, this.#nextCounter - 1);
+  }
+
   /** Begins the disk's next layer and returns its seq. */
   async beginLayer(index: number, cycle: Pick<Cycle, 'kind' | 'base'>): Promise<number> {
     this.#assertReady();
-    const seq = this.epoch * 2 ** 32 + this.#nextCounter;
     this.#nextCounter += 1;
+    const seq = this.newestSeq;
     await this.#send(encodeCycle({ disk: index, seq, kind: cycle.kind, base: cycle.base }));
     return seq;
   }
@@ -175,20 +184,15 @@ export class Session {
     await this.#send(encodeGap(gap));
   }
 
-  /** Sends POINT and waits for its answer. The definition goes out with the first point of the session, and when it changed. */
-  async commit({
+  /** Sends POINT; the answer comes as an event. The definition goes out with the first point of the session, and when it changed. */
+  async sendPoint({
     definition = null,
     ...message
-  }: Omit<PointMessage, 'definition'> & { readonly definition?: MachineDefinition | null }): Promise<PointAnswer> {
-    const state = this.#assertReady();
-    invariant(state.answer === null, 'one POINT at a time');
-    const answer = Promise.withResolvers<PointAnswer>();
-    state.answer = answer;
+  }: Omit<PointMessage, 'definition'> & { readonly definition?: MachineDefinition | null }): Promise<void> {
+    this.#assertReady();
     const news = definition !== null && !sameDefinition(definition, this.#definition);
+    this.#definition = definition;
     await this.#send(encodePointMessage(news ? { ...message, definition } : message));
-    const answered = await answer.promise;
-    if (answered.kind === 'committed') this.#definition = definition;
-    return answered;
   }
 
   /** What of these checksums differs at the target. Answers come in order. */
@@ -208,10 +212,9 @@ export class Session {
     this.#end(reason);
   }
 
-  #assertReady(): State & { kind: 'ready' } {
-    if (this.#state.kind === 'ended') throw this.#state.reason;
+  #assertReady(): void {
+    this.#refuseEnded();
     invariant(this.#state.kind === 'ready', `ready, not ${this.#state.kind}`);
-    return this.#state;
   }
 
   #refuseEnded(): void {
@@ -235,8 +238,9 @@ export class Session {
       welcomed.reject(new Problem('timeout', 'the process server sent no WELCOME', { retryable: true }));
     });
     try {
+      const offered = [features.pointsInFlight];
       await this.#send(
-        encodeHello({ protocol: [protocolVersion], role: 'agent', machine, version, features: [], instance }),
+        encodeHello({ protocol: [protocolVersion], role: 'agent', machine, version, features: offered, instance }),
       );
       await welcomed.promise;
     } finally {
@@ -264,7 +268,7 @@ export class Session {
     this.epoch = opened.epoch;
     if (opened.committed) this.newestCutMs = Math.max(this.newestCutMs ?? 0, opened.committed.cutTimeMs);
     this.#nextCounter = Math.max(this.#nextCounter, opened.nextCounter);
-    this.#state = { kind: 'ready', answer: null };
+    this.#state = { kind: 'ready' };
   }
 
   #receive(message: Uint8Array): void {
@@ -283,11 +287,12 @@ export class Session {
         this.credit.give(decodeCredit(frame.body));
         return;
       case frameType.durable:
-        this.#events.durable(frame.disk, decodeDurable(frame.body));
+        this.#events.durable(decodeDurable(frame.body));
         return;
       case frameType.welcome:
         if (this.#state.kind !== 'greeting') throw protocolError('WELCOME twice');
-        decodeWelcome(frame.body);
+        if (decodeWelcome(frame.body).features.includes(features.pointsInFlight))
+          this.pointsMax = limits.wire.pointsInFlightMax;
         this.#state.welcomed.resolve(undefined);
         return;
       case frameType.opened:
@@ -298,13 +303,13 @@ export class Session {
         this.#diskOf(frame).requestRepair(decodeRepair(frame.body, this.#diskOf(frame).capture.geometry.blockCount));
         return;
       case frameType.committed:
-        this.#answer({ kind: 'committed', message: decodeCommitted(frame.body) });
+        this.#events.committed(decodeCommitted(frame.body));
         return;
       case frameType.different:
         this.#comparisons.answered(frame);
         return;
       case frameType.rejected:
-        this.#answer({ kind: 'rejected', message: decodeRejected(frame.body) });
+        this.#end(this.#events.rejected(decodeRejected(frame.body)));
         return;
       case frameType.error: {
         const told = decodeErrorMessage(frame.body);
@@ -354,13 +359,6 @@ export class Session {
     return disk;
   }
 
-  #answer(answer: PointAnswer): void {
-    if (this.#state.kind !== 'ready' || !this.#state.answer) throw protocolError('an answer without a POINT');
-    const waiting = this.#state.answer;
-    this.#state.answer = null;
-    waiting.resolve(answer);
-  }
-
   #end(reason: Problem): void {
     const state = this.#state;
     if (state.kind === 'ended') return;
@@ -378,8 +376,6 @@ export class Session {
         state.done.promise.catch(() => undefined);
         break;
       case 'ready':
-        state.answer?.reject(reason);
-        state.answer?.promise.catch(() => undefined);
         break;
     }
     this.#ended.resolve(reason);

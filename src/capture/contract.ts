@@ -38,6 +38,8 @@ export interface CaptureDisk {
   readonly currentBlocks: number;
   /** Bytes in current, by page masks. */
   readonly currentBytes: number;
+  /** Bytes that writes have added to current so far, by page masks; what is written again before it is swapped counts once. Not told by `scan`: 0. */
+  readonly changedBytes: number;
   /** Bytes in the three sets together, by page masks: not yet in a committed point. What is in two of them counts twice. */
   readonly uncommittedBytes: number;
   /**

@@ -15,6 +15,7 @@ export class DirtySets {
   #current: ChangeSet;
   #sending: ChangeSet;
   #unacknowledged: ChangeSet;
+  #changedPages = 0;
 
   constructor(layout: LogLayout) {
     this.#layout = layout;
@@ -32,6 +33,11 @@ export class DirtySets {
     return this.#current.pages * this.#geometry.pageSize;
   }
 
+  /** What ranges that were marked have added to current so far. */
+  get changedBytes(): number {
+    return this.#changedPages * this.#geometry.pageSize;
+  }
+
   get uncommittedBytes(): number {
     return (this.#current.pages + this.#sending.pages + this.#unacknowledged.pages) * this.#geometry.pageSize;
   }
@@ -44,9 +50,11 @@ export class DirtySets {
   markRange(offset: number, length: number): void {
     const { blockSize } = this.#geometry;
     const last = Math.floor((offset + length - 1) / blockSize);
+    const before = this.#current.pages;
     for (let block = Math.floor(offset / blockSize); block <= last; block += 1) {
       this.#current.add(block, maskOfRange(this.#geometry, block, offset, length));
     }
+    this.#changedPages += this.#current.pages - before;
   }
 
   markAll(): void {

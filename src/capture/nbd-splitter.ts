@@ -184,6 +184,10 @@ export class NbdCapture implements CaptureDisk, Backend, Cuttable {
     return this.#sets.currentBytes;
   }
 
+  get changedBytes(): number {
+    return this.#sets.changedBytes;
+  }
+
   get uncommittedBytes(): number {
     return this.#sets.uncommittedBytes;
   }

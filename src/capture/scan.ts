@@ -56,6 +56,7 @@ export class ScanCapture implements CaptureDisk, Cuttable {
   readonly logLoss = null;
   readonly logFailure = null;
   readonly writesAccepted = 0;
+  readonly changedBytes = 0;
   readonly name: string;
   readonly consistency: 'crash' | 'none';
   readonly #options: ScanCaptureOptions;

@@ -7,8 +7,14 @@ export const agent = {
   /** A round smaller than this is made the last one, under a cut. */
   lastRoundBytes: 32 * MiB,
   roundsMax: 16,
+  /** Quick tries after a failure: their first and longest pause, and how long they go on; then the longer pauses of the configuration. */
   reconnectBaseMs: 200,
   reconnectMaxMs: 10_000,
+  reconnectQuicklyMs: 60_000,
+  retryMinutesDefault: [1, 2, 4, 8, 10, 30],
+  retryMinutesMax: 32,
+  /** A session that stayed open so long was a success, also if no point came of it. */
+  sessionGoodMs: 60_000,
   /** After a refusal that trying again does not mend. */
   criticalRetryMs: 300_000,
   /** How often replication that an operator paused looks whether it may go on. */
@@ -25,6 +31,16 @@ export const agent = {
   resyncWindowPollMs: 30_000,
   /** Between two looks whether a disk has its change log; below `capture.logRetryBaseMs` / 2, so that no failure passes unseen. */
   logWatchMs: 250,
+  /** Answers that are always late are waited for, all together, once per so many points for each that waits: what was sent is forgotten then. */
+  pointsPerWait: 32,
+  /** Of batches in flight: block numbers kept, 4 bytes each. */
+  flightBlocksMax: 1024 * KiB,
+  /** Rates are means over these times, counted in buckets. */
+  flowMinuteMs: 60_000,
+  flowQuarterHourMs: 900_000,
+  flowBucketMs: 5_000,
+  /** What stages waited is told of the last so many. */
+  flowWaitsMs: 10_000,
   /** Gaps kept until they are told; more are merged. */
   gapsKeptMax: 64,
   appRetryMs: 60_000,

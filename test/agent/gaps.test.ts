@@ -16,18 +16,23 @@ function connected(): Gaps {
   gaps.sessionOpened(t0, t0);
   return gaps;
 }
+/** A point of this cut, sent and committed. */
+function made(gaps: Gaps, cutTimeMs: number): void {
+  gaps.pointSent(cutTimeMs, interval);
+  gaps.committed(cutTimeMs);
+}
 const short = (gaps: readonly Gap[]) => gaps.map(({ atMs, points, reason }) => [atMs - t0, points, reason]);
 
 test('points in time leave no gap, nor does one that is a little late', () => {
   const gaps = connected();
   let cut = t0;
-  for (const lateMs of [0, 10, 4999]) gaps.committed((cut += interval + lateMs), interval);
+  for (const lateMs of [0, 10, 4999]) made(gaps, (cut += interval + lateMs));
   expect(gaps.take()).toEqual([]);
 });
 
 test('sending that takes longer than the interval is one gap, with what was due meanwhile', () => {
   const gaps = connected();
-  gaps.committed(t0 + 3 * interval + 100, interval);
+  made(gaps, t0 + 3 * interval + 100);
   expect(gaps.take()).toEqual([
     { atMs: t0 + interval, points: 2, reason: 'other', detail: 'sending one point took 15 s' },
   ]);
@@ -39,7 +44,7 @@ test('what was due while the link was away is one gap; what was due while the ba
   // Attempts to connect that came to nothing.
   gaps.sessionEnded(t0 + 2000);
   gaps.sessionOpened(t0 + 61_000, t0);
-  gaps.committed(t0 + 100_000, interval);
+  made(gaps, t0 + 100_000);
   // 19 intervals after the first due point; 12 of them fit into the minute without a session.
   expect(gaps.take()).toEqual([
     { atMs: t0 + interval, points: 12, reason: 'disconnected', detail: 'without a session for 60 s' },
@@ -51,14 +56,14 @@ test('a link that was away for less than an interval leaves no gap', () => {
   const gaps = connected();
   gaps.sessionEnded(t0 + 1000);
   gaps.sessionOpened(t0 + 4000, t0);
-  gaps.committed(t0 + 6000, interval);
+  made(gaps, t0 + 6000);
   expect(gaps.take()).toEqual([]);
 });
 
 test('what an agent missed while it did not run is found from the newest point of the target', () => {
   const gaps = new Gaps();
   gaps.sessionOpened(t0 + 60_000, t0);
-  gaps.committed(t0 + 60_100, interval);
+  made(gaps, t0 + 60_100);
   expect(short(gaps.take())).toEqual([[interval, 11, 'disconnected']]);
 });
 
@@ -67,7 +72,7 @@ test('before the first point of a machine nothing is due', () => {
   gaps.sessionOpened(t0, null);
   gaps.sessionEnded(t0 + 1000);
   gaps.sessionOpened(t0 + 60_000, null);
-  gaps.committed(t0 + 3_600_000, interval);
+  made(gaps, t0 + 3_600_000);
   expect(gaps.take()).toEqual([]);
 });
 
@@ -75,7 +80,7 @@ test('cuts that were given up count once, and what is told is what failed', () =
   const gaps = connected();
   for (let due = 1; due <= 3; due += 1) gaps.cutFailed(t0 + due * interval, 'drain', 'slow disk', interval);
   gaps.hooksFailed(t0 + 4 * interval, 'x'.repeat(5000));
-  gaps.committed(t0 + 4 * interval, interval);
+  made(gaps, t0 + 4 * interval);
   const told = gaps.take();
   expect(short(told)).toEqual([
     [interval, 1, 'drain'],
@@ -92,7 +97,7 @@ test('cuts that were given up count once, and what is told is what failed', () =
 
 test('a clock that was set back makes no gap', () => {
   const gaps = connected();
-  gaps.committed(t0 - 3_600_000, interval);
+  made(gaps, t0 - 3_600_000);
   expect(gaps.take()).toEqual([]);
 });
 
@@ -103,9 +108,64 @@ test('what was told before a lost session is told again, unless a point was comm
   expect(gaps.take()).toEqual([]);
   gaps.sessionEnded(t0 + interval);
   expect(short(gaps.take())).toEqual([[interval, 1, 'drain']]);
-  gaps.committed(t0 + 2 * interval, interval);
+  made(gaps, t0 + 2 * interval);
   gaps.sessionEnded(t0 + 2 * interval);
   expect([gaps.take(), gaps.untold]).toEqual([[], 0]);
+});
+
+test('of points in flight when a session is lost those count that the target has; what was missed before each is told once', () => {
+  const gaps = connected();
+  // The second is late by one interval, the fourth was given up.
+  for (const at of [1, 3, 4]) gaps.pointSent(t0 + at * interval, interval);
+  gaps.cutFailed(t0 + 5 * interval, 'drain', '', interval);
+  gaps.pointSent(t0 + 6 * interval, interval);
+  expect(short(gaps.take())).toEqual([[5 * interval, 1, 'drain']]);
+  gaps.sessionEnded(t0 + 6 * interval + 1000);
+  gaps.sessionOpened(t0 + 6 * interval + 2000, t0 + 3 * interval);
+  expect(short(gaps.take())).toEqual([
+    [5 * interval, 1, 'drain'],
+    [2 * interval, 1, 'other'],
+    [4 * interval, 1, 'other'],
+  ]);
+  made(gaps, t0 + 7 * interval);
+  expect(short(gaps.take())).toEqual([[6 * interval, 1, 'other']]);
+  expect([...gaps.totals.values()].reduce((sum, points) => sum + points, 0)).toBe(4);
+});
+
+test('points that were merged on the way are told by who merged them', () => {
+  const gaps = connected();
+  for (const at of [1, 2, 3, 4]) gaps.pointSent(t0 + at * interval, interval);
+  gaps.committed(t0 + 3 * interval);
+  gaps.committed(t0 + 4 * interval);
+  expect([gaps.take(), gaps.untold]).toEqual([[], 0]);
+});
+
+test('what was told before a POINT is confirmed with it, not with one before it', () => {
+  const gaps = connected();
+  gaps.pointSent(t0 + interval, interval);
+  gaps.hooksFailed(t0 + interval, 'x');
+  gaps.take();
+  gaps.pointSent(t0 + 2 * interval, interval);
+  gaps.hooksFailed(t0 + 2 * interval, 'y');
+  gaps.take();
+  gaps.committed(t0 + interval);
+  expect(gaps.untold).toBe(2);
+  gaps.sessionEnded(t0 + 2 * interval);
+  gaps.sessionOpened(t0 + 2 * interval, t0 + 2 * interval);
+  expect(gaps.take().map(({ detail }) => detail)).toEqual(['y']);
+});
+
+test('a pause and an absence belong to the cut behind them, also while points wait', () => {
+  const gaps = connected();
+  gaps.pointSent(t0 + interval, interval);
+  gaps.wasPaused();
+  gaps.pointSent(t0 + 4 * interval, interval);
+  gaps.pointSent(t0 + 7 * interval, interval);
+  gaps.committed(t0 + 7 * interval);
+  expect(short(gaps.take())).toEqual([
+    [2 * interval, 2, 'paused'],
+    [5 * interval, 2, 'other'],
+  ]);
 });
 
 test('however many come while nobody listens, they are few, and their points all there', () => {
@@ -141,10 +201,10 @@ test('however many come while nobody listens, they are few, and their points all
 test('a wait for the resync window is named as such, once', () => {
   const gaps = new Gaps();
   gaps.sessionOpened(t0, null);
-  gaps.committed(t0, interval);
+  made(gaps, t0);
   gaps.waitedForWindow();
-  gaps.committed(t0 + 3 * interval, interval);
-  gaps.committed(t0 + 6 * interval, interval);
+  made(gaps, t0 + 3 * interval);
+  made(gaps, t0 + 6 * interval);
   const [waited, slow] = gaps.take().map(({ detail }) => detail);
   expect(waited).toBe('a resync waited for its window and was sent, in 15 s');
   expect(slow).toBe('sending one point took 15 s');

@@ -38,7 +38,8 @@ test('a block the comparison named is in the change log before the leaf of the t
   disk.opened(openedAt(disk, null));
   capture.swap();
   capture.endSending();
-  await disk.committed(5);
+  disk.committed(5);
+  await disk.fold();
   disk.opened(openedAt(disk, 5));
   await disk.settle();
 
@@ -73,7 +74,8 @@ test('a leaf file whose sync failed once is replaced before the next session, an
     capture.swap();
     capture.endSending();
     disk.leaves.set(7, new Uint8Array(32).fill(point));
-    return disk.committed(point);
+    disk.committed(point);
+    return disk.fold();
   };
   disk.opened(openedAt(disk, null));
   await commit(1);

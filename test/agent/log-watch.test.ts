@@ -72,6 +72,11 @@ it('is a metric and a problem of its disk', async () => {
     ],
     inFlightBytes: 0,
     counters: newCounters(),
+    flow: {
+      ...{ pointsInFlight: 0, cycle: null, open: null, churn: null, drain: { minute: null, quarterHour: null } },
+      waits: { windowMs: 0, readMs: 0, hashMs: 0, sendMs: 0, commitMs: 0 },
+      ...{ retry: null, nextCutMs: null, nextAppPointMs: null },
+    },
     gaps: new Map(),
   };
   const registry = createRegistry();

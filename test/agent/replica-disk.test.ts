@@ -37,7 +37,8 @@ beforeEach(async () => {
   expect([disk.comparisonDue, disk.kind, disk.resync]).toEqual([false, 'initial', null]);
   capture.swap();
   capture.endSending();
-  await disk.committed(5);
+  disk.committed(5);
+  await disk.fold();
   expect([capture.currentBlocks, disk.knownPoint]).toEqual([0, 5]);
 });
 afterEach(async () => {
@@ -198,7 +199,8 @@ test.each(['before', 'after'] as const)('a stop %s the leaf file was changed lea
   const old = await readFile(file);
   capture.swap();
   capture.endSending();
-  await disk.committed(6);
+  disk.committed(6);
+  await disk.fold();
   if (when === 'before') await writeFile(file, old);
   await restarted();
   expect([disk.knownPoint, capture.currentBlocks, disk.resyncReason]).toEqual([when === 'before' ? 5 : 6, 0, null]);
