@@ -136,13 +136,18 @@ export class TargetSite {
   }
 
   /** Another run of the target on what a killed one left, whose `files` these were. */
-  async killed(dying: MortalFiles, options: Parameters<typeof TargetSite.start>[0] = {}): Promise<TargetSite> {
+  async killed(
+    dying: MortalFiles,
+    options: Parameters<typeof TargetSite.start>[0] = {},
+    between: () => Promise<void> = () => Promise.resolve(),
+  ): Promise<TargetSite> {
     const gone = dying.die();
     void this.target.close();
     await gone;
     for (const machine of this.target.stores().keys())
       await loseIndex(path.join(this.data, 'machines', machine, 'index'));
     await this.#data.close();
+    await between();
     return TargetSite.start({ ...options, directory: this.#directory });
   }
 
@@ -294,7 +299,7 @@ export class Peer {
 }
 
 /** One whole block, sealed for real, as the body of a SEALED frame. */
-function sealedBody(
+export function sealedBody(
   keys: Pick<Opened, 'diskId' | 'diskKey' | 'leafKey'>,
   { seq, batch, block, pages }: { seq: number; batch: number; block: number; pages: Buffer },
 ): { body: Uint8Array; leaf: Uint8Array } {
