@@ -44,6 +44,15 @@ export interface ServedDisk {
   readonly uri: string | null;
   /** What qemu-img and its like take in its place, as words for a shell; null: the URI itself. */
   readonly qemuImage: string | null;
+  /** Why it takes no writes now; null: it does, or it is not served. */
+  readonly trouble: DiskTrouble | null;
+}
+
+export interface DiskTrouble {
+  /** `full`: it goes on where there is room; `read-only`: it does not. */
+  readonly code: 'full' | 'read-only';
+  readonly message: string;
+  readonly remedy: string;
 }
 
 export interface FailoverReport {

@@ -15,6 +15,7 @@ import { readExportTls } from '../recovery/export-tls.ts';
 import { type Failover, FailoverDirectory } from '../recovery/failover-directory.ts';
 import { Overlay } from '../recovery/overlay.ts';
 import { OverlaySpace } from '../recovery/overlay-space.ts';
+import { tellTroubles } from '../recovery/overlay-trouble.ts';
 import { PointBackend } from '../recovery/point-backend.ts';
 import { ReadPool } from '../recovery/read-pool.ts';
 import { lockIdentity, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
@@ -28,7 +29,9 @@ export function serveFailover(common: Parts, request: Parameters<Roles['serveFai
   return RoleBuilder.build(async (builder) => {
     const { closers } = builder;
     const place = new FailoverDirectory(files, data, machine, id);
-    const lock = await place.lock(clock, lockIdentity(clock, `failover ${id} of ${machine}`));
+    const overlays = new Map<number, Overlay>();
+    const identity = lockIdentity(clock, `failover ${id} of ${machine}`);
+    const lock = await place.lock(clock, identity, () => tellTroubles(overlays));
     closers.add(() => lock.release());
     const failover = await place.read();
     if (!failover || failover.state === 'ending')
@@ -58,6 +61,7 @@ export function serveFailover(common: Parts, request: Parameters<Roles['serveFai
         }),
       });
       closers.add(() => overlay.close());
+      overlays.set(no, overlay);
       exports.set(name, overlay);
     }
     const listen = await listenOf(files, place, failover);

@@ -1,10 +1,15 @@
 /** Composition of `tidemark failover`: the steps of FAILOVER.md, each by whoever holds the turn of the machine. */
 import { tmpdir } from 'node:os';
-import type { FailoverReport, FailoverRequest, FailoverRoles, MachineOfVault } from '../cli/failover-roles.ts';
+import type {
+  DiskTrouble,
+  FailoverReport,
+  FailoverRequest,
+  FailoverRoles,
+  MachineOfVault,
+} from '../cli/failover-roles.ts';
 import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
 import { MiB } from '../kit/sizes.ts';
 import { limits } from '../limits.ts';
-import type { Files } from '../posix/files.ts';
 import { lockHolder } from '../posix/lock.ts';
 import { clientDirectory, writeExportTls } from '../recovery/export-tls.ts';
 import {
@@ -22,6 +27,7 @@ import { writeAside } from './data-writer.ts';
 import { machineWordsOf, writeMachine } from './failover-machine.ts';
 import { choosePointFor } from './failover-point.ts';
 import { endServing } from '../recovery/failover-process.ts';
+import { diskTroubles } from './failover-troubles.ts';
 import { failoverNamed, inTurn, pointsSaid, removeFailover, served, type Turn } from './failover-turn.ts';
 import { qemuImageWords } from '../recovery/qemu.ts';
 import type { Parts } from './parts.ts';
@@ -165,27 +171,29 @@ export async function reportRunning(
   const now = { ...failover, state, listen: withPort(failover.listen, port) };
   if (JSON.stringify(now) !== JSON.stringify(failover)) await place.write(now);
   await writeMachine(turn.parts.files, place, now, process);
-  return report(turn.parts.files, place, now, process, turn.points);
+  return report(turn.parts, place, now, process, turn.points);
 }
 
 async function report(
-  files: Files,
+  parts: Parts,
   place: FailoverDirectory,
   failover: Failover,
   process: FailoverProcess | null,
   points: PointsView,
 ): Promise<FailoverReport> {
   const { id, kind, machine, point, createdMs, state, generation, disks } = failover;
+  const troubles = process ? await diskTroubles(parts, place, failover) : new Map<number, DiskTrouble>();
   return {
     ...{ id, kind, machine, point, createdMs, state, generation },
     cutTimeMs: points.point(point)?.cutTimeMs ?? null,
     served: process !== null,
-    disks: disks.map(({ name, size }) => {
+    disks: disks.map(({ no, name, size }) => {
       const uri = process?.disks.find((disk) => disk.name === name)?.uri ?? null;
-      return { name, size, uri, qemuImage: uri === null ? null : qemuImageWords(uri) };
+      const qemuImage = uri === null ? null : qemuImageWords(uri);
+      return { name, size, uri, qemuImage, trouble: troubles.get(no) ?? null };
     }),
     certificates: 'tls' in failover.listen ? clientDirectory(place.tls) : null,
-    ...(await machineWordsOf(files, place, failover, process)),
+    ...(await machineWordsOf(parts.files, place, failover, process)),
     directory: place.path,
   };
 }
@@ -248,7 +256,7 @@ export function commitFailover(parts: Parts, request: MachineOfVault): Promise<F
     }
     const committed = { ...failover, state: 'committed' as const };
     if (failover.state !== 'committed') await place.write(committed);
-    return report(parts.files, place, committed, await processOf(parts, place), turn.points);
+    return report(parts, place, committed, await processOf(parts, place), turn.points);
   });
 }
 
@@ -311,7 +319,7 @@ export async function listAllFailovers(
     const { view: points } = await pointsSaid(parts, data, machine);
     for (const place of await listFailovers(parts.files, data, machine)) {
       const failover = await place.read();
-      if (failover) failovers.push(await report(parts.files, place, failover, await processOf(parts, place), points));
+      if (failover) failovers.push(await report(parts, place, failover, await processOf(parts, place), points));
     }
   }
   return { failovers };

@@ -21,7 +21,7 @@ import { limits } from '../limits.ts';
 import type { Files } from './files.ts';
 import { lockSync } from './syscalls.ts';
 
-const identitySchema = z.object({ pid: z.number().int(), role: z.string(), since: z.string() });
+const holderSchema = z.object({ pid: z.number().int(), role: z.string(), since: z.string(), says: z.unknown().optional() });
 
 /** Who holds a lock; told to whoever asks. */
 export interface LockIdentity {
@@ -31,6 +31,9 @@ export interface LockIdentity {
   /** ISO 8601. */
   readonly since: string;
 }
+
+/** As it was told; what it says besides is for those who know its role, and was not checked. */
+export type LockHolder = LockIdentity & { readonly says?: unknown };
 
 export interface Lock {
   /** Idempotent. */
@@ -47,11 +50,20 @@ async function nameOf(files: Files, path: string): Promise<string> {
   return `\0tidemark-lock-${kind === 'block-device' ? 'b' : 'f'}-${device.toString(16)}-${inode.toString(16)}`;
 }
 
-/** Locks `path`, which must exist. @throws Problem `locked`, naming the holder. */
-export async function acquireLock(files: Files, clock: Clock, path: string, identity: LockIdentity): Promise<Lock> {
+/**
+ * Locks `path`, which must exist. @param says what is told besides, as of when it is asked for; with the identity at most `lockAnswerBytesMax` as JSON.
+ * @throws Problem `locked`, naming the holder.
+ */
+export async function acquireLock(
+  files: Files,
+  clock: Clock,
+  path: string,
+  identity: LockIdentity,
+  says: () => unknown = () => undefined,
+): Promise<Lock> {
   const name = await nameOf(files, path);
   for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
-    const lock = await tryListen(name, identity);
+    const lock = await tryListen(name, () => ({ ...identity, says: says() }));
     if (lock) return await fenced(clock, path, lock);
     const holder = await askHolder(clock, name);
     if (holder !== 'gone') throw lockedBy(path, holder);
@@ -98,7 +110,7 @@ async function takeFlock(clock: Clock, path: string): Promise<number> {
 }
 
 /** Who holds `path` now; `null`: nobody, or one who does not answer. */
-export async function lockHolder(files: Files, clock: Clock, path: string): Promise<LockIdentity | null> {
+export async function lockHolder(files: Files, clock: Clock, path: string): Promise<LockHolder | null> {
   const holder = await askHolder(clock, await nameOf(files, path));
   return holder === 'gone' ? null : holder;
 }
@@ -112,8 +124,8 @@ function lockedBy(path: string, holder: LockIdentity | null): Problem {
   });
 }
 
-/** Listens under `name` and answers with `identity`; `null` when the name is taken. */
-function tryListen(name: string, identity: LockIdentity): Promise<Lock | null> {
+/** Listens under `name` and answers with what `holder` says then; `null` when the name is taken. */
+function tryListen(name: string, holder: () => LockHolder): Promise<Lock | null> {
   const open = new Set<net.Socket>();
   const server = net.createServer((socket) => {
     open.add(socket);
@@ -121,7 +133,7 @@ function tryListen(name: string, identity: LockIdentity): Promise<Lock | null> {
     socket.on('error', () => socket.destroy());
     socket.on('close', () => open.delete(socket));
     socket.resume();
-    socket.end(JSON.stringify(identity));
+    socket.end(JSON.stringify(holder()));
   });
   server.maxConnections = 16;
   server.unref();
@@ -148,11 +160,11 @@ function tryListen(name: string, identity: LockIdentity): Promise<Lock | null> {
 }
 
 /** What the holder says; `null` when it says nothing sensible in time, `gone` when there is none. */
-function askHolder(clock: Clock, name: string): Promise<LockIdentity | null | 'gone'> {
+function askHolder(clock: Clock, name: string): Promise<LockHolder | null | 'gone'> {
   return new Promise((resolve) => {
     const socket = net.connect({ path: name });
     let heard = '';
-    const end = (answer: LockIdentity | null | 'gone'): void => {
+    const end = (answer: LockHolder | null | 'gone'): void => {
       deadline.cancel();
       socket.destroy();
       resolve(answer);
@@ -169,14 +181,14 @@ function askHolder(clock: Clock, name: string): Promise<LockIdentity | null | 'g
       end(systemCode(error) === 'ECONNREFUSED' || systemCode(error) === 'ENOENT' ? 'gone' : null);
     });
     socket.on('end', () => {
-      end(parseIdentity(heard));
+      end(parseHolder(heard));
     });
   });
 }
 
-function parseIdentity(text: string): LockIdentity | null {
+function parseHolder(text: string): LockHolder | null {
   try {
-    const parsed = identitySchema.safeParse(JSON.parse(text));
+    const parsed = holderSchema.safeParse(JSON.parse(text));
     return parsed.success ? parsed.data : null;
   } catch {
     return null;

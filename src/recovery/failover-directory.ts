@@ -137,9 +137,9 @@ export class FailoverDirectory {
     await this.#files.remove(this.#processFile);
   }
 
-  /** Invariant 3. @throws Problem `locked`: it is served. */
-  lock(clock: Clock, identity: LockIdentity): Promise<Lock> {
-    return acquireLock(this.#files, clock, this.path, identity);
+  /** Invariant 3. @param says what is told to who asks for the holder. @throws Problem `locked`: it is served. */
+  lock(clock: Clock, identity: LockIdentity, says?: () => unknown): Promise<Lock> {
+    return acquireLock(this.#files, clock, this.path, identity, says);
   }
 
   /** Removes all of it; its process has ended. Killed anywhere, the next one goes on: `ending` is durable before the first file goes. */

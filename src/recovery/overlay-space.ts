@@ -1,5 +1,6 @@
 /** What all overlays of one failover may take together, in bytes (C5). */
 import { Problem } from '../kit/problem.ts';
+import { remedies } from './overlay-trouble.ts';
 
 export class OverlaySpace {
   readonly bytesMax: number;
@@ -13,11 +14,16 @@ export class OverlaySpace {
     return this.#used;
   }
 
+  /** Whether there is room for so many more. */
+  has(bytes: number): boolean {
+    return bytes <= 0 || this.#used + bytes <= this.bytesMax;
+  }
+
   /** @throws Problem `ENOSPC`: nothing was taken. */
   take(bytes: number): void {
-    if (bytes > 0 && this.#used + bytes > this.bytesMax) {
+    if (!this.has(bytes)) {
       throw new Problem('ENOSPC', `the overlays of this failover may take ${this.bytesMax} bytes and no more`, {
-        remedy: 'start the failover with more --space',
+        remedy: remedies.space,
       });
     }
     this.#used += bytes;

@@ -12,7 +12,7 @@
  *  4. A failed sync is final (C4): no further write or sync of these files, reads go on. Any other failure costs the request alone.
  *  5. A write that would pass the bound fails with ENOSPC and changes nothing.
  */
-import { messageOf, Problem, systemCode } from '../kit/problem.ts';
+import { messageOf, Problem } from '../kit/problem.ts';
 import { Serial } from '../kit/serial.ts';
 import { limits } from '../limits.ts';
 import type { Backend, Extent } from '../nbd/backend.ts';
@@ -20,6 +20,7 @@ import type { File, Files } from '../posix/files.ts';
 import { chunkFileBytes, OverlayMap, type MapFacts } from './overlay-map.ts';
 import { chunkPages, pageBytes, PageSet } from './overlay-pages.ts';
 import type { OverlaySpace } from './overlay-space.ts';
+import { type OverlayTrouble, remedies, whyNoRoom } from './overlay-trouble.ts';
 import { RangeTurns } from './overlay-turns.ts';
 
 export interface OverlayPaths {
@@ -78,6 +79,8 @@ export class Overlay implements Backend {
   #changes = 0;
   #durableChanges = 0;
   #failure: Problem | null = null;
+  /** What the last request that needed room did not find. */
+  #lack: OverlayTrouble | null = null;
 
   private constructor(options: OverlayOptions, file: File, map: OverlayMap, mapped: PageSet) {
     const { base, space, failed, full } = options;
@@ -113,6 +116,13 @@ export class Overlay implements Backend {
       await file.close();
       throw error;
     }
+  }
+
+  /** Why it takes no writes now; null: it does, as far as is known here. Whether the file system has room again, whoever asks may look. */
+  get trouble(): OverlayTrouble | null {
+    if (this.#failure) return { why: 'sync', bytes: 0 };
+    if (this.#lack?.why === 'space' && this.#space.has(this.#lack.bytes)) return null;
+    return this.#lack;
   }
 
   async read(into: Uint8Array, offset: number): Promise<void> {
@@ -197,7 +207,7 @@ export class Overlay implements Backend {
       try {
         await change();
       } catch (error) {
-        throw this.#asRequestError(error);
+        throw this.#asRequestError(error, (end - from) * pageBytes);
       }
       this.#changes += 1;
     });
@@ -209,11 +219,18 @@ export class Overlay implements Backend {
     const [first, endPage] = [Math.floor(offset / pageBytes), Math.ceil(end / pageBytes)];
     const head = await this.#filling(first, first * pageBytes, offset);
     const tail = await this.#filling(endPage - 1, end, Math.min(this.size, endPage * pageBytes));
+    const needsRoom = this.#lack !== null && !this.#isStored(first, endPage);
     this.#take(first, endPage);
     // From here on there may be bytes, even if the write fails.
     this.#stored.add(first, endPage);
     await this.#file.write([head, data, tail], offset - head.byteLength);
+    if (needsRoom) this.#lack = null;
     this.#name(first, endPage);
+  }
+
+  /** Whether all of the pages are in the overlay file with their bytes: to write them again needs no room. */
+  #isStored(first: number, end: number): boolean {
+    return [this.#mapped, this.#stored].every((pages) => pages.has(first) && pages.alike(first, end) === end);
   }
 
   /** What the point has of [from, end) of a page that is not in the overlay. */
@@ -263,6 +280,7 @@ export class Overlay implements Backend {
     for (let chunk = Math.floor(first / chunkPages); chunk * chunkPages < last; chunk += 1)
       if (!this.#mapped.bits(chunk)) chunks.push(chunk);
     const bytes = pages * pageBytes + chunks.length * chunkFileBytes;
+    if (!this.#space.has(bytes)) this.#lack = { why: 'space', bytes };
     this.#space.take(bytes);
     try {
       for (const chunk of chunks) this.#map.reserve(chunk);
@@ -293,7 +311,7 @@ export class Overlay implements Backend {
       for (const chunk of covered.chunks()) await this.#map.write(chunk, this.#nameable(chunk));
     } catch (error) {
       for (const chunk of covered.chunks()) this.#fresh.addBits(chunk, covered.bits(chunk) ?? new Uint8Array(0));
-      throw this.#asRequestError(error);
+      throw this.#asRequestError(error, chunkFileBytes);
     }
     await this.#finally(() => this.#map.sync());
     this.#durableChanges = upTo;
@@ -315,11 +333,7 @@ export class Overlay implements Backend {
       this.#failure = new Problem(
         'EIO',
         `an overlay could not be made durable, so it is read-only: ${messageOf(error)}`,
-        {
-          remedy:
-            'check the disk under the data directory; flushed writes are there when the failover is started again',
-          cause: error,
-        },
+        { remedy: remedies.sync, cause: error },
       );
       this.#onFailed(this.#failure);
       throw this.#failure;
@@ -330,22 +344,19 @@ export class Overlay implements Backend {
     if (this.#failure) throw this.#failure;
   }
 
-  #asRequestError(error: unknown): Problem {
-    const problem = asProblem(error);
-    if (problem.code === 'ENOSPC') this.#onFull(problem);
+  /** @param bytes what the request needs at most. */
+  #asRequestError(error: unknown, bytes: number): Problem {
+    if (error instanceof Problem) {
+      if (error.code === 'ENOSPC') this.#onFull(error);
+      return error;
+    }
+    const why = whyNoRoom(error);
+    if (!why) return new Problem('EIO', messageOf(error), { cause: error });
+    this.#lack = { why, bytes };
+    const problem = new Problem('ENOSPC', messageOf(error), { remedy: remedies[why], cause: error });
+    this.#onFull(problem);
     return problem;
   }
-}
-
-function asProblem(error: unknown): Problem {
-  if (error instanceof Problem) return error;
-  const code = systemCode(error);
-  if (code !== 'ENOSPC' && code !== 'EDQUOT') return new Problem('EIO', messageOf(error), { cause: error });
-  return new Problem('ENOSPC', messageOf(error), {
-    remedy:
-      'make room on the file system of the data directory; what was written before is there, and writes go on then',
-    cause: error,
-  });
 }
 
 /** Pages whose place in the file is no hole. */

@@ -15,7 +15,7 @@ const report: FailoverReport = {
   state: 'running',
   generation: 0,
   served: true,
-  disks: [{ name: 'vda', size: 1024, uri: 'nbd+unix:///vda?socket=/x', qemuImage: null }],
+  disks: [{ name: 'vda', size: 1024, uri: 'nbd+unix:///vda?socket=/x', qemuImage: null, trouble: null }],
   certificates: null,
   qemu: 'qemu-system-x86_64 …',
   domainXml: '/d/domain.xml',
@@ -54,7 +54,7 @@ describe('failover', () => {
     const asked: FailoverRequest[] = [];
     const withTls: FailoverReport = {
       ...report,
-      disks: [{ name: 'vda', size: 1024, uri: 'nbds://h:1/vda', qemuImage: "--object '{}' json:{}" }],
+      disks: [{ name: 'vda', size: 1024, uri: 'nbds://h:1/vda', qemuImage: "--object '{}' json:{}", trouble: null }],
       certificates: '/d/tls/client',
     };
     const roles: Partial<FailoverRoles> = {
@@ -104,17 +104,26 @@ describe('failover', () => {
   });
 
   it('lists what there is, and hides what only it starts', async () => {
+    const trouble = { code: 'full' as const, message: 'there is no room', remedy: 'make room' };
     const failovers = [
       report,
-      { ...report, id: 'test-2', served: false, disks: [{ name: 'vda', size: 1, uri: null, qemuImage: null }] },
+      {
+        ...report,
+        id: 'test-2',
+        served: false,
+        disks: [{ name: 'vda', size: 1, uri: null, qemuImage: null, trouble: null }],
+      },
+      { ...report, id: 'test-3', disks: report.disks.map((disk) => ({ ...disk, trouble })) },
     ];
     const line = commandLine({ roles: { listFailovers: () => Promise.resolve({ failovers }) } });
     expect(await line.run('failover', 'list')).toBe(0);
     expect(line.stdout().split('\n').slice(1)).toEqual([
-      expect.stringMatching(/^web1 +test-1 +7 .* running +yes +vda +nbd\+unix/),
-      expect.stringMatching(/^web1 +test-2 +7 .* running +no +vda +-$/),
+      expect.stringMatching(/^web1 +test-1 +7 .* running +yes +vda +ok +nbd\+unix/),
+      expect.stringMatching(/^web1 +test-2 +7 .* running +no +vda +- +-$/),
+      expect.stringMatching(/^web1 +test-3 +7 .* running +yes +vda +full +nbd\+unix/),
       '',
     ]);
+    expect(line.stderr()).toBe('disk vda of web1 in test-3: there is no room\n  make room\n');
     const help = commandLine();
     await help.run('failover', '--help');
     expect(help.stdout()).toContain('cleanup');

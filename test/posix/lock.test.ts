@@ -151,3 +151,12 @@ it.skipIf(!namespaces)(
     }
   },
 );
+
+it('says what its holder says, as of when it is asked for', async () => {
+  let room = 3;
+  const held = await acquireLock(posixFiles, systemClock, image, me, () => ({ room }));
+  expect(await lockHolder(posixFiles, systemClock, image)).toEqual({ ...me, says: { room: 3 } });
+  room = 0;
+  expect(await lockHolder(posixFiles, systemClock, image)).toEqual({ ...me, says: { room: 0 } });
+  await held.release();
+});

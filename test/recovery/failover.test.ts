@@ -4,6 +4,8 @@ import * as path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { FailoverReport } from '../../src/cli/failover-roles.ts';
 import { exitCodes, type ExitName } from '../../src/fatal.ts';
+import { MiB } from '../../src/kit/sizes.ts';
+import { requireMounts, Volume } from '../faults/volume.ts';
 import { command } from '../product/command.ts';
 import { requireTool, runTool, runToolOk } from '../tools.ts';
 import { contentOf, FailoverScene, killServing, machine, uriOf, withDisk } from './failover-scene.ts';
@@ -111,9 +113,38 @@ describe('a test', () => {
     const said = await readFile(path.join(report.directory, 'serve.log'), 'utf8');
     expect(said.match(/there is no room for what is written to this disk/g)?.length).toBe(1);
     expect(said).toContain('start the failover with more --space');
+    const full = {
+      code: 'full',
+      message: expect.stringContaining('may take 32768 bytes and no more') as string,
+      remedy: expect.stringContaining('more --space') as string,
+    };
+    expect((await scene.list())[0]?.disks).toMatchObject([{ name: 'vda', trouble: full }]);
     expect((await contentOf(report)).subarray(65_536, 70_000).equals(scene.image(3).subarray(65_536, 70_000))).toBe(
       true,
     );
+    // What the machine discards is room for others.
+    await withDisk(report, (client) => client.trim(0, 16_384));
+    expect((await scene.list())[0]?.disks).toMatchObject([{ trouble: null }]);
+  });
+
+  it.skipIf(!requireMounts())('says which disk has no room on the file system, until there is', async () => {
+    const volume = await Volume.open(path.join(scene.data, 'machines', machine, 'failovers'), MiB);
+    try {
+      const report = await scene.ok('failover', 'test', machine, '--space', '512K');
+      await volume.fill(4096);
+      await expect(writeAt(report, 65_536, 2, 65_536)).rejects.toMatchObject({ code: 'ENOSPC' });
+      const { stdout, stderr } = await command(['failover', 'list', machine, '--data', scene.data]);
+      expect(stdout).toMatch(/vda +full +nbd/);
+      expect(stderr).toContain('disk vda of m1 in test-1: there is no room');
+      expect(stderr).toContain('make room on the file system of the data directory');
+      // Nothing is written meanwhile.
+      await volume.empty();
+      expect((await scene.list())[0]?.disks).toMatchObject([{ trouble: null }]);
+      await writeAt(report, 65_536, 2, 65_536);
+      await scene.ok('failover', 'cleanup', machine);
+    } finally {
+      await volume.close();
+    }
   });
 
   it.skipIf(!requireTool('nbdinfo', 'qemu-img', 'qemu-io', 'fio'))('is a disk for everybody’s tools', async () => {

@@ -274,3 +274,15 @@ test('the map as a killed process left it is durable before it is built on', asy
   for (const survivor of left)
     expect((await whole(await open(survivor))).subarray(0, 4096).equals(Buffer.alloc(4096, 1))).toBe(true);
 });
+
+test('a flush that could not be made durable is the last one, and whoever asks hears of it', async () => {
+  const files = new SimulatedFiles(['/f']);
+  await createOverlay(files, paths, { point, diskSize: size });
+  const overlay = await open(files);
+  await overlay.write(Buffer.alloc(4096, 1), 4096, false);
+  files.fault = (operation, file) => (operation === 'datasync' && file === paths.overlay ? { code: 'EIO' } : null);
+  await expect(overlay.flush()).rejects.toMatchObject({ code: 'EIO' });
+  files.fault = () => null;
+  await expect(overlay.flush()).rejects.toMatchObject({ code: 'EIO' });
+  expect(overlay.trouble).toEqual({ why: 'sync', bytes: 0 });
+});

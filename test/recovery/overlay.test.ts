@@ -103,7 +103,9 @@ describe('an overlay', () => {
     await expect(overlay.write(Buffer.alloc(1, 4), 30 * pageBytes, true)).rejects.toMatchObject({ code: 'ENOSPC' });
     // Reads go on, and so do writes to what is there; zeros make room.
     await overlay.write(Buffer.alloc(pageBytes, 5), 0, true);
+    expect(overlay.trouble).toEqual({ why: 'space', bytes: pageBytes });
     await overlay.zero(0, 2 * pageBytes, true, true);
+    expect(overlay.trouble).toBeNull();
     await overlay.write(Buffer.alloc(2 * pageBytes, 6), 40 * pageBytes, true);
     const bytes = await whole(overlay);
     expect([0, 2, 10, 20, 30, 40].map((page) => bytes[page * pageBytes])).toEqual([0, 0x22, 0x22, 3, 0x22, 6]);
@@ -113,7 +115,7 @@ describe('an overlay', () => {
   it('says ENOSPC, and why, when somebody else filled the file system; reads go on, and writes once there is room', async () => {
     const base = readOnly(Buffer.alloc(64 * pageBytes, 0x22));
     await createOverlay(files, pathsIn(directory), { point, diskSize: base.size });
-    const disk = { full: false };
+    const disk: { full: false | 'ENOSPC' | 'EDQUOT' } = { full: false };
     const filling: Files = {
       ...files,
       open: async (name, mode, permissions) => {
@@ -121,7 +123,7 @@ describe('an overlay', () => {
         const write = file.write.bind(file);
         file.write = (parts, at) =>
           disk.full
-            ? Promise.reject(Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' }))
+            ? Promise.reject(Object.assign(new Error(`${disk.full}: no space left`), { code: disk.full }))
             : write(parts, at);
         return file;
       },
@@ -131,18 +133,29 @@ describe('an overlay', () => {
     const full = (problem: Problem): void => void told.push(problem);
     const overlay = await Overlay.open({ files: filling, paths: pathsIn(directory), point, base, space, full });
     await overlay.write(Buffer.alloc(pageBytes, 1), 0, true);
-    disk.full = true;
+    expect(overlay.trouble).toBeNull();
+    disk.full = 'ENOSPC';
     await expect(overlay.write(Buffer.alloc(100, 2), 5 * pageBytes + 7, true)).rejects.toMatchObject({
       code: 'ENOSPC',
       remedy: expect.stringContaining('make room on the file system') as unknown,
     });
     expect(told.map(({ code }) => code)).toEqual(['ENOSPC']);
+    expect(overlay.trouble).toEqual({ why: 'file-system', bytes: pageBytes });
     const bytes = await whole(overlay);
     expect([0, 5].map((page) => bytes[page * pageBytes + 7])).toEqual([1, 0x22]);
+    disk.full = 'EDQUOT';
+    await expect(overlay.write(Buffer.alloc(100, 2), 5 * pageBytes + 7, true)).rejects.toMatchObject({
+      code: 'ENOSPC',
+      remedy: expect.stringContaining('quota') as unknown,
+    });
     disk.full = false;
+    // A write that needs no room says nothing of it.
+    await overlay.write(Buffer.alloc(pageBytes, 1), 0, true);
+    expect(overlay.trouble).toEqual({ why: 'quota', bytes: pageBytes });
     await overlay.write(Buffer.alloc(100, 2), 5 * pageBytes + 7, true);
+    expect(overlay.trouble).toBeNull();
     expect((await whole(overlay))[5 * pageBytes + 7]).toBe(2);
-    expect(told.length).toBe(1);
+    expect(told.length).toBe(2);
     await overlay.close();
   });
 

@@ -6,7 +6,7 @@ import { confirm } from '../confirm.ts';
 import type { CliContext } from '../context.ts';
 import type { BootedReport, FailoverReport, FailoverRequest } from '../failover-roles.ts';
 import { addJson, type Options, parsePoint, parseSize, wholeNumber } from '../options.ts';
-import { printJson, printLine, printTable, say, timeText } from '../output.ts';
+import { printJson, printLine, printTable, say, type Terminal, timeText } from '../output.ts';
 import type { PointChoice } from '../roles.ts';
 import { addVaultOptions, vaultOf } from '../vault-options.ts';
 import { interruptible, serve } from '../waiting.ts';
@@ -96,6 +96,15 @@ function printFailover({ terminal }: CliContext, report: FailoverReport, json: b
   if (qemu !== null) say(terminal, `start it with: ${qemu}`);
   else if (domainXml !== null) say(terminal, 'no QEMU command: no UEFI firmware is installed here (Debian: ovmf)');
   if (domainXml !== null) say(terminal, `as a libvirt domain: ${domainXml}`);
+  sayTroubles(terminal, report);
+}
+
+function sayTroubles(terminal: Terminal, { machine, id, disks }: FailoverReport): void {
+  for (const { name, trouble } of disks) {
+    if (!trouble) continue;
+    say(terminal, `disk ${name} of ${machine} in ${id}: ${trouble.message}`);
+    say(terminal, `  ${trouble.remedy}`);
+  }
 }
 
 function bootTest(context: CliContext, request: FailoverRequest, options: BootOptions): Promise<void> {
@@ -182,12 +191,12 @@ function addEnds(failover: Command, context: CliContext): void {
     });
 }
 
-const heads = ['MACHINE', 'FAILOVER', 'POINT', 'CUT', 'STATE', 'SERVED', 'DISK', 'URI'];
+const heads = ['MACHINE', 'FAILOVER', 'POINT', 'CUT', 'STATE', 'SERVED', 'DISK', 'WRITES', 'URI'];
 
 function rowsOf(report: FailoverReport): string[][] {
   const { machine, id, point, cutTimeMs, state, served, disks } = report;
   const cut = cutTimeMs === null ? '-' : timeText(cutTimeMs);
-  return disks.map(({ name, uri }) => [
+  return disks.map(({ name, uri, trouble }) => [
     machine,
     id,
     String(point),
@@ -195,6 +204,7 @@ function rowsOf(report: FailoverReport): string[][] {
     state,
     served ? 'yes' : 'no',
     name,
+    uri === null ? '-' : (trouble?.code ?? 'ok'),
     uri ?? '-',
   ]);
 }
@@ -207,8 +217,13 @@ export function addFailover(program: Command, context: CliContext): void {
     .argument('[machine]', 'only of this machine')
     .action(async (machine: string | undefined, options: Options) => {
       const report = await context.roles.listFailovers({ ...(await vaultOf(context, options)), machine });
-      if (options['json'] === true) printJson(context.terminal, report);
-      else printTable(context.terminal, heads, report.failovers.flatMap(rowsOf));
+      const { terminal } = context;
+      if (options['json'] === true) {
+        printJson(terminal, report);
+        return;
+      }
+      printTable(terminal, heads, report.failovers.flatMap(rowsOf));
+      for (const each of report.failovers) sayTroubles(terminal, each);
     });
   addVaultOptions(failover.command('serve', { hidden: true }).description('serve one failover; started by the others'))
     .argument('<machine>')
