@@ -143,6 +143,9 @@ export const limits = {
     closeMs: 10_000,
     /** A configuration file, or a file with a registration key. */
     textFileBytesMax: 1 * MiB,
+    /** How often a status that is watched is asked for. */
+    watchSecondsDefault: 2,
+    watchSecondsMax: 3600,
   },
 } as const;
 

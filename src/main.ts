@@ -20,6 +20,7 @@ const terminal: Terminal = {
   stdoutIsTerminal: stdout.isTTY,
   stderrIsTerminal: stderr.isTTY,
   colour: (env['NO_COLOR'] ?? '') === '' && env['TERM'] !== 'dumb',
+  size: () => (stdout.isTTY ? { columns: stdout.columns, rows: stdout.rows } : undefined),
 };
 
 function onSignal(listener: () => void): () => void {

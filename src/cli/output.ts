@@ -4,6 +4,7 @@
  */
 import cliProgress from 'cli-progress';
 import { exitCodeFor, exitCodes } from '../fatal.ts';
+import { durationText } from '../kit/figures.ts';
 import { isProblem, messageOf } from '../kit/problem.ts';
 import { GiB, KiB, MiB } from '../kit/sizes.ts';
 import type { Progress } from './roles.ts';
@@ -15,6 +16,8 @@ export interface Terminal {
   readonly stderrIsTerminal: boolean;
   /** False with NO_COLOR. */
   readonly colour: boolean;
+  /** Of standard output, in characters, as it is now; undefined: it is no terminal, or does not say. */
+  readonly size?: () => { readonly columns: number; readonly rows: number } | undefined;
 }
 
 const bold = 1;
@@ -27,7 +30,7 @@ function paint(on: boolean, code: number, text: string): string {
 }
 
 /** Peers send some of what is printed: no control character of theirs reaches a terminal. */
-const clean = (text: string): string => text.replace(/\p{Cc}/gu, ' ');
+export const clean = (text: string): string => text.replace(/\p{Cc}/gu, ' ');
 
 /** One JSON value, one line. */
 export function printJson(terminal: Terminal, value: unknown): void {
@@ -58,9 +61,9 @@ export function printTable(terminal: Terminal, heads: readonly string[], rows: r
 
 const healthColours: Readonly<Record<string, number>> = { ok: green, warning: yellow, critical: red };
 
-/** A word of health in its colour. Not for table cells: the codes would count as width. */
-function healthWord(terminal: Terminal, word: string): string {
-  return paint(terminal.stdoutIsTerminal && terminal.colour, healthColours[word] ?? bold, word);
+/** A word of health in its colour; spaces around it do not matter. The codes must not count as width. */
+export function healthWord(terminal: Terminal, word: string): string {
+  return paint(terminal.stdoutIsTerminal && terminal.colour, healthColours[word.trim()] ?? bold, word);
 }
 
 /** As `printLine`, for a line that is coloured already; `text` is cleaned, `word` is not. */
@@ -81,9 +84,7 @@ export function timeText(ms: number | null): string {
 }
 
 export function secondsText(seconds: number | null): string {
-  if (seconds === null) return 'unknown';
-  if (seconds < 120) return `${Math.round(seconds)} s`;
-  return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+  return seconds === null ? 'unknown' : durationText(seconds);
 }
 
 /** A bar on a terminal, nothing elsewhere. Call `stop` whatever happens. */

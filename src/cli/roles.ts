@@ -4,6 +4,7 @@
  *
  * Times are milliseconds since the Unix epoch, sizes bytes; `null` means not known.
  */
+import type { Priority } from '../kit/shares.ts';
 import type { Address } from '../config/tables.ts';
 import type {
   AgentConfig,
@@ -14,6 +15,7 @@ import type {
   UpConfig,
 } from '../config.ts';
 import type { FailoverRoles, MachineOfVault } from './failover-roles.ts';
+import type { StatusReason, StatusReport } from './status-report.ts';
 
 /** Something that runs until it is closed. */
 export interface Running {
@@ -185,6 +187,8 @@ export interface EnrollReport {
 export interface PolicyChange {
   readonly compression?: 'lz4' | 'zstd' | 'off' | undefined;
   readonly intervalSeconds?: number | undefined;
+  /** Null: a multiple of the interval. */
+  readonly rpoTargetSeconds?: number | null | undefined;
   readonly blockSize?: number | undefined;
   readonly retentionHours?: number | undefined;
   /** Null: points are not thinned. */
@@ -195,6 +199,15 @@ export interface PolicyChange {
   readonly resyncTimeZone?: string | undefined;
   readonly resyncAtDirtyPercent?: number | 'never' | undefined;
   readonly appConsistentHours?: number | undefined;
+  /** A table of rates (`kit/rate-table.ts`). Null: no limit. */
+  readonly throttle?: string | null | undefined;
+  readonly throttleTimeZone?: string | undefined;
+  readonly priority?: Priority | undefined;
+}
+/** What is said of the machine itself; null: as its policy. Left out: as it is. */
+export interface MachineChange {
+  readonly throttle?: string | null | undefined;
+  readonly priority?: Priority | null | undefined;
 }
 export interface ProtectRequest extends ClientConfig {
   readonly machine: string;
@@ -202,6 +215,7 @@ export interface ProtectRequest extends ClientConfig {
   /** Name of the policy; made or changed first when `change` says something. */
   readonly policy: string;
   readonly change: PolicyChange;
+  readonly own: MachineChange;
   /** Text of a libvirt domain, or what the machine is; left out: as it is known, or not. */
   readonly definition: { readonly xml: string } | Hardware | undefined;
 }
@@ -218,6 +232,8 @@ export interface ProtectReport {
   readonly machine: string;
   readonly disks: readonly string[];
   readonly policy: string;
+  /** What was measured that speaks against it; it is set all the same. */
+  readonly warnings: readonly StatusReason[];
 }
 
 /** Whether an agent makes points; it captures what changes in either case. */
@@ -260,68 +276,6 @@ export interface ResyncReport {
   /** Null: it is open, or there is none. */
   readonly opensAtMs: number | null;
   readonly timeZone: string;
-}
-
-export type Health = 'ok' | 'warning' | 'critical';
-interface Judged {
-  readonly health: Health;
-  readonly reasons: readonly {
-    readonly severity: 'warning' | 'critical';
-    readonly code: string;
-    readonly message: string;
-    readonly remedy: string;
-  }[];
-}
-interface Recency {
-  readonly newestCommittedMs: number | null;
-  readonly newestProvenMs: number | null;
-  readonly lagBytes: number | null;
-  readonly rpoActualSeconds: number | null;
-}
-export interface DiskStatus extends Judged, Recency {
-  readonly name: string;
-  readonly size: number | null;
-  readonly phase: string | null;
-  /** A comparison of every block with the replica, from the moment it is asked for or due. */
-  readonly resync: {
-    readonly reason: string;
-    readonly phase: string;
-    readonly percent: number;
-    readonly doneBytes: number;
-    readonly totalBytes: number;
-    readonly opensAtMs: number | null;
-    readonly timeZone: string | null;
-  } | null;
-}
-export interface MachineStatus extends Judged, Recency {
-  readonly name: string;
-  readonly policy: string;
-  /** What its points can claim without hooks. */
-  readonly consistency: 'crash' | 'none' | null;
-  /** The newest point that was started and answered, and after how long; null: none was. */
-  readonly booted: { readonly point: number; readonly atMs: number; readonly seconds: number } | null;
-  /** As its target told last. */
-  readonly replica: {
-    readonly points: number;
-    readonly oldestCutMs: number | null;
-    /** Between two points that are kept one after the other. */
-    readonly longestSpacingMs: number | null;
-    readonly pinned: number;
-    readonly storedBytes: number | null;
-    readonly liveBytes: number | null;
-    readonly backlogBytes: number | null;
-    /** 0 to 1. */
-    readonly checkedRatio: number | null;
-    readonly checkedSinceMs: number | null;
-    readonly failovers: readonly string[];
-  } | null;
-  /** Points that were due and not made since the agent started. */
-  readonly gaps: readonly { readonly reason: string; readonly points: number }[];
-  readonly disks: readonly DiskStatus[];
-}
-export interface StatusReport extends Judged {
-  readonly atMs: number;
-  readonly machines: readonly MachineStatus[];
 }
 
 export interface Roles extends FailoverRoles {

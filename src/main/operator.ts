@@ -11,9 +11,9 @@ import type {
   Roles,
   UnprotectReport,
   UnprotectRequest,
-  StatusReport,
   TokenReport,
 } from '../cli/roles.ts';
+import type { StatusReason, StatusReport } from '../cli/status-report.ts';
 import type { ClientConfig } from '../config.ts';
 import { ControlClient, enroll as enrollWith } from '../control/client.ts';
 import { isProblem, Problem } from '../kit/problem.ts';
@@ -78,27 +78,40 @@ async function existing<T>(call: () => Promise<T>): Promise<T | null> {
   }
 }
 
+/** What is not undefined. */
+const said = (values: object): Record<string, unknown> =>
+  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
+
 export async function protect(parts: Parts, request: ProtectRequest): Promise<ProtectReport> {
-  const { machine, disks, policy, change } = request;
-  const said = request.definition && definitionOf(request.definition, disks);
+  const { machine, disks, policy, change, own } = request;
+  const definition = request.definition && definitionOf(request.definition, disks);
   return withControl(parts, request, async (client) => {
-    const wanted = Object.fromEntries(Object.entries(change).filter(([, value]) => value !== undefined));
+    const warnings: StatusReason[] = [];
+    const wanted = said(change);
     const oldPolicy = await existing(() => client.call('getPolicy', { name: policy }));
     if (oldPolicy === null || Object.keys(wanted).length > 0) {
       const before = Object.fromEntries(Object.entries(oldPolicy?.value ?? {}).filter(([key]) => key !== 'name'));
       const ifMatch = oldPolicy?.version;
-      await client.call('putPolicy', {
+      const set = await client.call('putPolicy', {
         name: policy,
         body: { ...before, ...wanted },
         ...(ifMatch === undefined ? {} : { ifMatch }),
       });
+      warnings.push(...(set.value.warnings ?? []));
     }
     const oldMachine = await existing(() => client.call('getMachine', { name: machine }));
     const ifMatch = oldMachine?.version;
-    const { paused = false, definition: known = null } = oldMachine?.value ?? {};
-    const body = { disks: disks.map((name) => ({ name })), policy, paused, definition: said ?? known };
-    await client.call('putMachine', { name: machine, body, ...(ifMatch === undefined ? {} : { ifMatch }) });
-    return { machine, disks, policy };
+    const known = Object.fromEntries(Object.entries(oldMachine?.value ?? {}).filter(([key]) => key !== 'name'));
+    const body = { ...known, ...said({ ...own, definition }), disks: disks.map((name) => ({ name })), policy };
+    const made = await client.call('putMachine', {
+      name: machine,
+      body,
+      ...(ifMatch === undefined ? {} : { ifMatch }),
+    });
+    // Both look at the policy; the machine's own word is in both where it was protected by it before.
+    for (const warning of made.value.warnings ?? [])
+      if (!warnings.some(({ message }) => message === warning.message)) warnings.push(warning);
+    return { machine, disks, policy, warnings };
   });
 }
 

@@ -1,9 +1,10 @@
 import { describe, expect, it } from 'vitest';
 import type { AgentConfig } from '../../src/config.ts';
-import type { ExportReport, PointReport, ResyncReport, StatusReport } from '../../src/cli/roles.ts';
+import type { ExportReport, PointReport, ResyncReport } from '../../src/cli/roles.ts';
 import { exitCodes } from '../../src/fatal.ts';
 import { Problem } from '../../src/kit/problem.ts';
 import { commandLine, fakeRunning } from './fake-roles.ts';
+import { healthy } from './status-fixture.ts';
 
 const point: PointReport = {
   machine: 'web1',
@@ -33,27 +34,6 @@ const exported: ExportReport = {
   file: '/x.raw',
   seconds: 1,
 };
-const recency = { newestCommittedMs: null, newestProvenMs: null, lagBytes: null, rpoActualSeconds: null };
-const healthy: StatusReport = {
-  atMs: 0,
-  health: 'ok',
-  reasons: [],
-  machines: [
-    {
-      name: 'web1',
-      policy: 'default',
-      health: 'ok',
-      reasons: [],
-      ...recency,
-      consistency: 'none',
-      booted: null,
-      replica: null,
-      gaps: [],
-      disks: [{ name: 'vda', health: 'ok', reasons: [], ...recency, size: null, phase: null, resync: null }],
-    },
-  ],
-};
-
 describe('bad command lines', () => {
   it.each([
     [['targt'], 'Did you mean target?'],
@@ -169,40 +149,6 @@ describe('data', () => {
     expect(asked.at(-1)).toMatchObject({ format: 'qcow2', compress: true });
   });
 
-  it('status answers no when health is critical, and shows why', async () => {
-    const line = commandLine({ roles: { status: async () => healthy } });
-    expect(await line.run('status')).toBe(0);
-    expect(line.stdout()).toContain('unknown');
-    const reasons = [{ severity: 'critical' as const, code: 'damaged', message: 'blocks are damaged', remedy: 'wait' }];
-    const ill = commandLine({ roles: { status: async () => ({ ...healthy, health: 'critical', reasons }) } });
-    expect(await ill.run('status')).toBe(exitCodes['check-failed'].code);
-    expect(ill.stdout()).toContain('critical site: blocks are damaged; wait');
-    expect(await ill.run('status', '--json')).toBe(exitCodes['check-failed'].code);
-  });
-
-  it('status shows resyncs, gaps, and what the points can claim', async () => {
-    const at = { doneBytes: 1, totalBytes: 2, opensAtMs: null, timeZone: null };
-    const resync = { reason: 'lost', phase: 'hashing', percent: 50, ...at };
-    const [machine] = healthy.machines;
-    const of = async (disk: object, more: object = {}): Promise<string> => {
-      const machines = machine
-        ? [{ ...machine, ...more, disks: machine.disks.map((one) => ({ ...one, ...disk })) }]
-        : [];
-      const line = commandLine({ roles: { status: async () => ({ ...healthy, machines }) } });
-      expect(await line.run('status')).toBe(0);
-      return line.stdout();
-    };
-    expect(await of({})).toMatch(/^web1 .* none$/m);
-    expect(await of({ resync })).toMatch(/vda .* resync 50 %$/m);
-    expect(await of({ resync: { ...resync, phase: 'waiting' } })).toMatch(/vda .* resync due$/m);
-    expect(await of({}, { booted: { point: 7, atMs: 0, seconds: 3.5 } })).toMatch(
-      /^web1: point 7 was started at \S+ and answered after 3.5 s$/m,
-    );
-    expect(await of({}, { gaps: [{ points: 2, reason: 'drain' }] })).toContain(
-      'web1: 2 points that were due since the agent started were not made (drain)\n',
-    );
-  });
-
   it('resync says what happens when, and who does not hear of it', async () => {
     const asked: unknown[] = [];
     const report: ResyncReport = {
@@ -275,11 +221,12 @@ describe('data', () => {
 
   it('protect and key export pass on what was said', async () => {
     const asked: unknown[] = [];
+    const warning = { severity: 'warning' as const, code: 'transfer-long', message: 'it is slow', remedy: 'wait' };
     const line = commandLine({
       roles: {
         protect: async (request) => (
           asked.push(request),
-          { machine: request.machine, disks: request.disks, policy: request.policy }
+          { machine: request.machine, disks: request.disks, policy: request.policy, warnings: [warning] }
         ),
         keyExport: async (request) => (asked.push(request), { file: request.to, vaultId: 'v' }),
       },
@@ -287,11 +234,14 @@ describe('data', () => {
     expect(
       await line.run('protect', 'web1', '--disk', 'vda', 'vdb', '--interval-seconds', '5', '--compression', 'zstd'),
     ).toBe(0);
+    expect(line.stderr()).toContain('warning: it is slow; wait\n');
     expect(await line.run('key', 'export', '--data', '/x', '--to', '/r.json', '--json')).toBe(0);
     const window = ['--resync-window', '22:00-06:00', '--resync-time-zone', 'Asia/Kolkata'];
     const others = ['--resync-at-dirty-percent', 'never', '--app-consistent-hours', '4'];
     expect(await line.run('protect', 'web1', '--disk', 'vda', ...window, ...others)).toBe(0);
-    expect(await line.run('protect', 'web1', '--disk', 'vda', '--resync-window', 'none')).toBe(0);
+    expect(
+      await line.run('protect', 'web1', '--disk', 'vda', '--resync-window', 'none', '--rpo-target-seconds', '90'),
+    ).toBe(0);
     expect(asked.splice(2)).toMatchObject([
       {
         change: {
@@ -301,7 +251,7 @@ describe('data', () => {
           appConsistentHours: 4,
         },
       },
-      { change: { resyncWindow: null, resyncTimeZone: undefined } },
+      { change: { resyncWindow: null, resyncTimeZone: undefined, rpoTargetSeconds: 90 } },
     ]);
     expect(asked).toMatchObject([
       {

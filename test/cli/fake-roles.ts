@@ -58,6 +58,9 @@ export interface Setting {
   readonly environment?: Readonly<Record<string, string>>;
   readonly files?: Readonly<Record<string, string>>;
   readonly terminal?: boolean;
+  readonly size?: { readonly columns: number; readonly rows: number };
+  /** With a terminal; default: as it is one. */
+  readonly colour?: boolean;
   /** What the operator types; left out: nobody is there. */
   readonly typed?: string;
   readonly clock?: Clock;
@@ -86,7 +89,8 @@ export function commandLine(setting: Setting = {}): CommandLine {
       stderr: err.stream,
       stdoutIsTerminal: isTerminal,
       stderrIsTerminal: isTerminal,
-      colour: isTerminal,
+      colour: setting.colour ?? isTerminal,
+      size: () => setting.size,
     },
     environment: setting.environment ?? {},
     clock: setting.clock ?? systemClock,

@@ -6,7 +6,10 @@ it('protect passes on what the machine is, by flags or as a file, or says nothin
   const line = commandLine({
     files: { 'web1.xml': '<domain/>' },
     roles: {
-      protect: async ({ machine, disks, policy, definition }) => (said.push(definition), { machine, disks, policy }),
+      protect: async ({ machine, disks, policy, definition }) => (
+        said.push(definition),
+        { machine, disks, policy, warnings: [] }
+      ),
     },
   });
   const protect = (...flags: string[]) => line.run('protect', 'web1', '--disk', 'vda', ...flags);

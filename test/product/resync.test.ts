@@ -5,7 +5,8 @@
 import { readFile } from 'node:fs/promises';
 import { afterEach, expect, test } from 'vitest';
 import { commandOk, RoleProcess } from '../../scripts/demo/process.ts';
-import type { DiskStatus, ResyncReport } from '../../src/cli/roles.ts';
+import type { ResyncReport } from '../../src/cli/roles.ts';
+import type { DiskStatus } from '../../src/cli/status-report.ts';
 import { exitCodes } from '../../src/fatal.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { connectNbd, type NbdClient } from '../../src/nbd/client.ts';

@@ -1,7 +1,8 @@
 /** A source nobody can stand in front of: each cycle reads and compares it whole, and only what differs travels. */
 import { open, readFile, rename } from 'node:fs/promises';
 import { expect, test } from 'vitest';
-import type { PointReport, StatusReport } from '../../src/cli/roles.ts';
+import type { PointReport } from '../../src/cli/roles.ts';
+import type { StatusReport } from '../../src/cli/status-report.ts';
 import { systemClock as clock } from '../../src/kit/clock.ts';
 import { denseBytes, KiB, MiB } from './content.ts';
 import { OneDisk } from './one-disk.ts';

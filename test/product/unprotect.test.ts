@@ -5,7 +5,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { expect, test, type TestContext } from 'vitest';
-import type { StatusReport } from '../../src/cli/roles.ts';
+import type { StatusReport } from '../../src/cli/status-report.ts';
 import { exitCodes } from '../../src/fatal.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { command } from './command.ts';

@@ -30,12 +30,17 @@ function blockSize(text: string): number {
 }
 
 const windowText = checkedBy((text) => text === 'none' || parseDayWindow(text, 'UTC'));
+const rpoTarget = wholeNumber(1, limits.control.rpoTargetSecondsMax);
 const thinHours = wholeNumber(1, 24 * 366);
 const dirtyPercent = wholeNumber(1, 100);
 
 /** One flag per key of a policy that can be changed here. */
 const policyOptions: readonly Option[] = [
   new Option('--interval-seconds <n>', 'change the policy: seconds between cuts').argParser(wholeNumber(1, 86_400)),
+  new Option(
+    '--rpo-target-seconds <n>',
+    'change the policy: how old the newest committed point may be; none: 12 intervals, at least a minute',
+  ).argParser((text) => (text === 'none' ? text : rpoTarget(text))),
   new Option('--compression <codec>', 'change the policy').choices(['lz4', 'zstd', 'off']),
   new Option('--block-size <bytes>', 'change the policy: bytes per block of new disks').argParser(blockSize),
   new Option('--retention-hours <n>', 'change the policy: how long points are kept').argParser(
@@ -106,6 +111,7 @@ export function addProtect(program: Command, context: CliContext): void {
       );
       const definition = await definitionOf(context, options);
       const made = await context.roles.protect({ ...client, machine, disks: options.disk, policy, change, definition });
+      for (const { message, remedy } of made.warnings) say(context.terminal, `warning: ${message}; ${remedy}`);
       if (options.json) {
         printJson(context.terminal, made);
         return;
