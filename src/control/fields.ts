@@ -1,5 +1,7 @@
 /** What fields of the API's records are made of. */
 import { z } from 'zod';
+import { localTimeIn } from '../kit/local-time.ts';
+import { isProblem } from '../kit/problem.ts';
 
 export const nameSchema = z
   .string()
@@ -10,6 +12,21 @@ export const bytes = count.describe('Bytes.');
 export const timeMs = count.describe('Milliseconds since the Unix epoch.');
 export const text = z.string().max(1024);
 export const hash = z.string().regex(/^[0-9a-f]{64}$/, '64 lower-case hex digits');
+
+/** Text that `parse` takes; what it says to other text is the complaint. */
+export const textFor = (parse: (value: string) => unknown) =>
+  z
+    .string()
+    .max(256)
+    .superRefine((value, context) => {
+      try {
+        parse(value);
+      } catch (error) {
+        if (!isProblem(error)) throw error;
+        context.addIssue({ code: 'custom', message: `${error.message}: ${error.remedy}` });
+      }
+    });
+export const timeZone = textFor(localTimeIn);
 
 /** Roles that can hold a certificate made by enrolment; `control` gets its own at start. */
 export const enrolledRole = z.enum(['agent', 'process-server', 'target']);

@@ -20,6 +20,7 @@ import * as schemas from './schemas.ts';
 import type { Change, Collection, Json, State } from './state.ts';
 import { judge } from './status.ts';
 import type { StatusReport } from './status-schemas.ts';
+import { throttles } from './throttles.ts';
 import { protectAgain, refuseUnprotected, replicasDeleted, unprotectedMachines } from './unprotected.ts';
 
 const { certificateDays, pageItemsMax, pointsPerMachineMax } = limits.control;
@@ -235,7 +236,8 @@ function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatu
       }
       const unprotected = body.role === 'target' ? await unprotectedMachines(state) : [];
       const resync = body.role === 'agent' ? await pendingResync(state, name, body.resyncDone) : null;
-      return { value: { machines, resync, unprotected } };
+      const throttle = body.role === 'process-server' ? await throttles(state) : [];
+      return { value: { machines, resync, unprotected, throttle } };
     },
 
     getStatus: async () => ({ value: await statusOf(state, clock) }),

@@ -13,6 +13,7 @@ import { listAll } from './records.ts';
 import { storedReport } from './report-schemas.ts';
 import { rpoTargetOf } from './rpo.ts';
 import { machineSchema, type Policy } from './schemas.ts';
+import { limitAbovePolicy } from './throttles.ts';
 import { isSilent } from './sources.ts';
 import type { Reason } from './status-schemas.ts';
 import type { State } from './state.ts';
@@ -60,13 +61,17 @@ export async function preflightOf(
   only?: string,
 ): Promise<{ readonly warnings?: Reason[] }> {
   const flows = new Map<string, AgentFlow>();
+  const overridden: Reason[] = [];
   for (const { id, value } of await listAll(state, 'machines')) {
-    if (only === undefined ? machineSchema.parse(value).policy !== policyName : id !== only) continue;
+    const machine = machineSchema.parse(value);
+    if (only === undefined ? machine.policy !== policyName : id !== only) continue;
+    const above = limitAbovePolicy(id, machine.throttle, policyName, policy);
+    if (above !== null) overridden.push(because('limit-above-policy', above));
     const record = await state.get('reports', `agent/${id}`);
     if (!record) continue;
     const { report, receivedMs } = storedReport.parse(record.value);
     if (report.role === 'agent' && report.flow && !isSilent(nowMs, receivedMs)) flows.set(id, report.flow);
   }
-  const warnings = preflight(policy, flows);
+  const warnings = [...preflight(policy, flows), ...overridden];
   return warnings.length > 0 ? { warnings } : {};
 }

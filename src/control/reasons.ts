@@ -32,6 +32,7 @@ const known = {
   'spool-throttling': ['warning', 'see what keeps the target from draining it; agents are slowed down meanwhile'],
   'spool-full': ['critical', 'see what keeps the target from draining it; agents keep what changes meanwhile'],
   'transfer-long': ['warning', 'raise the RPO target, or see what binds with `tidemark status`'],
+  'limit-above-policy': ['warning', 'lower the limit of the machine, or raise that of its policy'],
   'target-tight': ['warning', 'raise the RPO target, or make points more often'],
 } as const;
 

@@ -4,6 +4,7 @@ import { limits } from '../limits.ts';
 import { bytes, count, diskName, hash, nameSchema, text, timeMs } from './fields.ts';
 import { agentFlow, replicaFlow, sessionFlow, spoolFlow, targetFlow } from './flow-schemas.ts';
 import { askedDisks } from './schemas.ts';
+import { throttleOfMachine } from './throttle-schemas.ts';
 
 const { control, disk } = limits;
 
@@ -166,6 +167,10 @@ export const reportReply = z.object({
     .nullable()
     .default(null)
     .describe('To an agent: what it is to compare; comes with every answer until `resyncDone` says this id.'),
+  throttle: z
+    .array(throttleOfMachine)
+    .default([])
+    .describe('To a process server: limits and priorities, of all machines that have any.'),
 });
 export type ReportReply = z.infer<typeof reportReply>;
 /** A report as it is stored: who sent it is the certificate's word. */

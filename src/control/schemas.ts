@@ -8,30 +8,14 @@
  */
 import { z } from 'zod';
 import { parseDayWindow } from '../kit/day-window.ts';
-import { localTimeIn } from '../kit/local-time.ts';
-import { isProblem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import { definitionSchema } from '../wire/definition.ts';
-import { count, diskName, nameSchema, timeMs } from './fields.ts';
+import { count, diskName, nameSchema, textFor, timeMs, timeZone } from './fields.ts';
+import { machineThrottle, policyThrottle } from './throttle-schemas.ts';
 
 const { control, disk } = limits;
 
 const powerOfTwo = (value: number): boolean => Number.isInteger(Math.log2(value));
-
-/** Text that `parse` takes; what it says to other text is the complaint. */
-const textFor = (parse: (value: string) => unknown) =>
-  z
-    .string()
-    .max(256)
-    .superRefine((value, context) => {
-      try {
-        parse(value);
-      } catch (error) {
-        if (!isProblem(error)) throw error;
-        context.addIssue({ code: 'custom', message: `${error.message}: ${error.remedy}` });
-      }
-    });
-const timeZone = textFor(localTimeIn);
 
 export const policySchema = z
   .strictObject({
@@ -76,6 +60,7 @@ export const policySchema = z
       .default(50)
       .describe('A change log that names more of the disk than this is given up for a resync.'),
     appConsistentHours: z.int().min(0).max(12).default(0).describe('Hours between app-consistent points; 0: none.'),
+    ...policyThrottle,
   })
   .refine(({ rpoTargetSeconds, intervalSeconds }) => (rpoTargetSeconds ?? intervalSeconds) >= intervalSeconds, {
     path: ['rpoTargetSeconds'],
@@ -96,6 +81,7 @@ export const machineSchema = z
       .refine(uniqueNames, 'disk names differ'),
     policy: nameSchema.default('default'),
     paused: z.boolean().default(false).describe('Its agent captures what changes and makes no points.'),
+    ...machineThrottle,
     definition: definitionSchema.nullable().default(null).describe('Travels with its points; null: not known.'),
   })
   .refine(

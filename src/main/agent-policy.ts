@@ -60,7 +60,7 @@ export class AgentPolicy {
     return parsed.isOpen(nowMs) ? { open: true } : { open: false, opensAtMs: parsed.opensAt(nowMs) };
   }
 
-  get #told(): Omit<Policy, 'rpoTargetSeconds' | 'retentionHours' | 'thinAfterHours' | 'thinToMinutes'> {
+  get #told(): Pick<Policy, keyof typeof agentDefaults> {
     return this.#policy() ?? agentDefaults;
   }
 }

@@ -14,7 +14,15 @@ function stored(name: string, report: object, receivedMs = nowMs): StoredReport 
 
 function judged(reports: readonly StoredReport[], disks = ['root'], asked?: StoredResync) {
   const machines = [
-    { name: 'm1', policy: 'default', paused: false, definition: null, disks: disks.map((name) => ({ name })) },
+    {
+      name: 'm1',
+      policy: 'default',
+      paused: false,
+      throttle: null,
+      priority: null,
+      definition: null,
+      disks: disks.map((name) => ({ name })),
+    },
   ];
   const resyncs = new Map(asked ? [['m1', asked]] : []);
   const report = judge({ nowMs, machines, policies: new Map([['default', policy]]), reports, resyncs });

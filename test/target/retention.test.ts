@@ -18,7 +18,7 @@ vi.mock('../../src/limits.ts', async (load) => {
 
 /** Control's answer to a report. */
 function answer(name: string, retention: ReportReply['machines'][number]['retention']): ReportReply {
-  return { machines: [{ name, newestPoint: null, retention }], resync: null, unprotected: [] };
+  return { machines: [{ name, newestPoint: null, retention }], resync: null, unprotected: [], throttle: [] };
 }
 
 /** No point is kept for its age. */

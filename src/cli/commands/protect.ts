@@ -2,6 +2,8 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { clientConfig } from '../../config.ts';
 import { parseDayWindow } from '../../kit/day-window.ts';
 import { localTimeIn } from '../../kit/local-time.ts';
+import { parseRateTable } from '../../kit/rate-table.ts';
+import { priorities, type Priority } from '../../kit/shares.ts';
 import { limits } from '../../limits.ts';
 import type { CliContext } from '../context.ts';
 import { printJson, say } from '../output.ts';
@@ -18,6 +20,8 @@ interface ProtectOptions extends Options {
   readonly machineType: string;
   readonly bus: string;
   readonly nic?: readonly string[];
+  readonly machineThrottle?: string;
+  readonly machinePriority?: Priority | 'none';
   readonly json?: boolean;
 }
 
@@ -31,6 +35,7 @@ function blockSize(text: string): number {
 
 const windowText = checkedBy((text) => text === 'none' || parseDayWindow(text, 'UTC'));
 const rpoTarget = wholeNumber(1, limits.control.rpoTargetSecondsMax);
+const rates = checkedBy((text) => text === 'none' || parseRateTable(text, 'UTC'));
 const thinHours = wholeNumber(1, 24 * 366);
 const dirtyPercent = wholeNumber(1, 100);
 
@@ -67,7 +72,27 @@ const policyOptions: readonly Option[] = [
   new Option('--app-consistent-hours <n>', 'change the policy: hours between app-consistent points; 0: none').argParser(
     wholeNumber(0, 12),
   ),
+  new Option(
+    '--throttle <rates>',
+    'change the policy: what its machines may send together, 8Mb/s or "mon-fri 08:00-18:00 8Mb/s; else unlimited"; none: all',
+  ).argParser(rates),
+  new Option('--throttle-time-zone <zone>', 'change the policy: time zone of the limits').argParser(
+    checkedBy(localTimeIn),
+  ),
+  new Option('--priority <priority>', 'change the policy: who goes first where a limit makes machines wait').choices(
+    priorities,
+  ),
 ];
+
+/** Flags of what is said of this machine only. */
+const machineThrottle = new Option(
+  '--machine-throttle <rates>',
+  'what this machine may send; its policy holds too. none: as its policy',
+).argParser(rates);
+const machinePriority = new Option('--machine-priority <priority>', 'its own priority; none: as its policy').choices([
+  ...priorities,
+  'none',
+]);
 
 /** What the machine is, for starting it elsewhere. */
 const machineOptions: readonly Option[] = [
@@ -95,9 +120,13 @@ async function definitionOf(context: CliContext, options: ProtectOptions): Promi
   return { cpus, memoryBytes: memory, firmware, type: machineType, bus, nics };
 }
 
+/** What was said; null for `none`. */
+const orNull = <T>(value: T): Exclude<T, 'none'> | null => (value === 'none' ? null : (value as Exclude<T, 'none'>));
+
 export function addProtect(program: Command, context: CliContext): void {
   const command = program.command('protect').description('protect a machine: name its disks and its policy');
-  for (const option of [...policyOptions, ...machineOptions]) command.addOption(option);
+  for (const option of [...policyOptions, machineThrottle, machinePriority, ...machineOptions])
+    command.addOption(option);
   addJson(addConfigOptions(command, 'client'))
     .argument('<machine>', 'name of the machine, as in its certificate')
     .requiredOption('--disk <names...>', 'names of its disks')
@@ -106,11 +135,18 @@ export function addProtect(program: Command, context: CliContext): void {
       const client = clientConfig(await sourcesOf(context, 'client', options));
       const { policy } = options;
       const keys = policyOptions.map((option) => option.attributeName());
-      const change: PolicyChange = Object.fromEntries(
-        keys.map((key) => [key, options[key] === 'none' ? null : options[key]]),
-      );
+      const change: PolicyChange = Object.fromEntries(keys.map((key) => [key, orNull(options[key])]));
+      const own = { throttle: orNull(options.machineThrottle), priority: orNull(options.machinePriority) };
       const definition = await definitionOf(context, options);
-      const made = await context.roles.protect({ ...client, machine, disks: options.disk, policy, change, definition });
+      const made = await context.roles.protect({
+        ...client,
+        machine,
+        disks: options.disk,
+        policy,
+        change,
+        own,
+        definition,
+      });
       for (const { message, remedy } of made.warnings) say(context.terminal, `warning: ${message}; ${remedy}`);
       if (options.json) {
         printJson(context.terminal, made);

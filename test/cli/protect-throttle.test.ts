@@ -1,0 +1,40 @@
+import { expect, it } from 'vitest';
+import { exitCodes } from '../../src/fatal.ts';
+import { commandLine } from './fake-roles.ts';
+
+const business = 'mon-fri 08:00-18:00 8Mb/s; else unlimited';
+
+it('protect passes on limits and priorities, of the policy and of the machine', async () => {
+  const said: unknown[] = [];
+  const line = commandLine({
+    roles: {
+      protect: async ({ machine, disks, policy, change, own }) => (
+        said.push({ change, own }),
+        { machine, disks, policy, warnings: [] }
+      ),
+    },
+  });
+  const protect = (...flags: string[]) => line.run('protect', 'web1', '--disk', 'vda', ...flags);
+  expect(await protect('--throttle', business, '--throttle-time-zone', 'Asia/Kolkata', '--priority', 'high')).toBe(0);
+  expect(await protect('--throttle', 'none', '--machine-throttle', '4Mb/s', '--machine-priority', 'low')).toBe(0);
+  expect(await protect('--machine-throttle', 'none', '--machine-priority', 'none')).toBe(0);
+  const untold = { throttle: undefined, priority: undefined };
+  expect(said).toMatchObject([
+    { change: { throttle: business, throttleTimeZone: 'Asia/Kolkata', priority: 'high' }, own: untold },
+    { change: { throttle: null, throttleTimeZone: undefined }, own: { throttle: '4Mb/s', priority: 'low' } },
+    { change: untold, own: { throttle: null, priority: null } },
+  ]);
+});
+
+it.each([
+  [['--throttle', '0Mb/s'], 'tidemark pause'],
+  [['--throttle', '8'], 'b for bits and B for bytes'],
+  [['--machine-throttle', 'mon-fri 8-18 8Mb/s; else unlimited'], 'did you mean "08:00-18:00"?'],
+  [['--throttle', 'mon 8Mb/s; weekdays 4Mb/s; else unlimited'], 'contradict: both speak of mon 00:00'],
+  [['--throttle-time-zone', 'UCT1'], '"UCT1" is not a time zone'],
+  [['--priority', 'urgent'], 'Allowed choices are high, normal, low'],
+])('protect refuses %j', async (flags, why) => {
+  const line = commandLine();
+  expect(await line.run('protect', 'web1', '--disk', 'vda', ...flags)).toBe(exitCodes.usage.code);
+  expect(line.stderr()).toContain(why);
+});

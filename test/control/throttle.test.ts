@@ -1,0 +1,90 @@
+/** Limits and priorities from the operator's request to what a process server is told. */
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import type { ControlClient } from '../../src/control/client.ts';
+import { isProblem, type Problem } from '../../src/kit/problem.ts';
+import { Site } from './fixture.ts';
+
+let site: Site;
+let operator: ControlClient;
+const disks = [{ name: 'root' }];
+const business = 'mon-fri 08:00-18:00 8Mb/s; else unlimited';
+
+beforeAll(async () => {
+  site = await Site.start();
+  operator = await site.operator();
+});
+afterAll(() => site.end());
+
+const put = async (name: string, policy: object, machine: object): Promise<void> => {
+  await operator.call('putPolicy', { name: `p-${name}`, body: policy });
+  await operator.call('putMachine', { name, body: { disks, policy: `p-${name}`, ...machine } });
+};
+
+async function refusal(policy: object): Promise<Problem> {
+  try {
+    await operator.call('putPolicy', { name: 'refused', body: policy });
+  } catch (error) {
+    if (isProblem(error)) return error;
+    throw error;
+  }
+  throw new Error('it was taken');
+}
+
+it('tells process servers of all machines that have a limit or a priority, and nobody else', async () => {
+  await put('plain', {}, {});
+  await put('limited', { throttle: business, throttleTimeZone: 'Europe/Berlin' }, {});
+  await put('own', { throttle: business, priority: 'low' }, { throttle: '4Mb/s', priority: 'high' });
+  await put('first', { priority: 'high' }, {});
+  const body = { role: 'process-server', atMs: 1, version: 'test', sessions: 0, inFlightBytes: 0 } as const;
+  const { client } = await site.role('process-server', 'ps1');
+  const utc = { timeZone: 'UTC', ofPolicy: null, own: null };
+  const { throttle } = (await client.call('report', { body })).value;
+  expect(throttle.sort((a, b) => a.machine.localeCompare(b.machine))).toEqual([
+    { ...utc, machine: 'first', policy: 'p-first', priority: 'high' },
+    {
+      ...utc,
+      machine: 'limited',
+      policy: 'p-limited',
+      ofPolicy: business,
+      timeZone: 'Europe/Berlin',
+      priority: 'normal',
+    },
+    { ...utc, machine: 'own', policy: 'p-own', ofPolicy: business, own: '4Mb/s', priority: 'high' },
+  ]);
+});
+
+it('refuses what is no limit with what to write instead, and keeps what was', async () => {
+  expect((await refusal({ throttle: '0Mb/s' })).message).toMatch(
+    /throttle.*"0Mb\/s" lets nothing pass.*tidemark pause/,
+  );
+  expect((await refusal({ throttle: 'mon 08-18 8Mb/s; else unlimited' })).message).toContain('"08:00-18:00"');
+  expect((await refusal({ throttle: `${business}; fri 1Mb/s` })).message).toContain('at all other times');
+  const contradiction = `fri 1Mb/s; ${business}`;
+  expect((await refusal({ throttle: contradiction })).message).toContain('both speak of fri 08:00');
+  expect((await refusal({ throttle: '8Mb/s', throttleTimeZone: 'Europe/Berln' })).message).toContain('Europe/Berlin');
+  expect((await refusal({ priority: 'hihg' })).message).toContain('priority');
+});
+
+it('says of a limit above that of its policy that the lower one counts, from either side', async () => {
+  await operator.call('putPolicy', { name: 'tight', body: { throttle: business } });
+  const above = await operator.call('putMachine', {
+    name: 'above',
+    body: { disks, policy: 'tight', throttle: 'tue 09:30-10:00 9Mb/s; else 1Mb/s' },
+  });
+  expect(above.value.warnings).toMatchObject([{ code: 'limit-above-policy', severity: 'warning' }]);
+  expect(above.value.warnings?.[0]?.message).toMatch(
+    /above may send more than its policy tight .*tue 09:30.*the lower limit counts/,
+  );
+  const ifMatch = (await operator.call('getPolicy', { name: 'tight' })).version;
+  const wider = await operator.call('putPolicy', {
+    name: 'tight',
+    body: { throttle: '8Mb/s' },
+    ...(ifMatch === undefined ? {} : { ifMatch }),
+  });
+  expect(wider.value.warnings).toMatchObject([{ code: 'limit-above-policy' }]);
+  const below = await operator.call('putMachine', {
+    name: 'below',
+    body: { disks, policy: 'tight', throttle: '8Mb/s' },
+  });
+  expect(below.value.warnings).toBeUndefined();
+});
