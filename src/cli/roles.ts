@@ -5,7 +5,6 @@
  * Times are milliseconds since the Unix epoch, sizes bytes; `null` means not known.
  */
 import type { Priority } from '../kit/shares.ts';
-import type { Priority } from '../kit/shares.ts';
 import type { Address } from '../config/tables.ts';
 import type {
   AgentConfig,
@@ -216,7 +215,6 @@ export interface ProtectRequest extends ClientConfig {
   /** Name of the policy; made or changed first when `change` says something. */
   readonly policy: string;
   readonly change: PolicyChange;
-  readonly own: MachineChange;
   readonly own: MachineChange;
   /** Text of a libvirt domain, or what the machine is; left out: as it is known, or not. */
   readonly definition: { readonly xml: string } | Hardware | undefined;

@@ -82,10 +82,6 @@ async function existing<T>(call: () => Promise<T>): Promise<T | null> {
 const said = (values: object): Record<string, unknown> =>
   Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
 
-/** What is not undefined. */
-const said = (values: object): Record<string, unknown> =>
-  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
-
 export async function protect(parts: Parts, request: ProtectRequest): Promise<ProtectReport> {
   const { machine, disks, policy, change, own } = request;
   const definition = request.definition && definitionOf(request.definition, disks);
