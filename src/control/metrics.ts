@@ -46,8 +46,14 @@ const roles = ['agent', 'process-server', 'target'] as const;
 
 const seconds = (ms: number | null): number | undefined => (ms === null ? undefined : ms / 1000);
 
+type OfMachine = (machine: MachineStatus, nowMs: number) => number | undefined;
+
 /** One number per machine; undefined: not known. */
-const machines: readonly (readonly [SeriesDeclaration<'machine'>, (machine: MachineStatus) => number | undefined])[] = [
+const machines: readonly (readonly [SeriesDeclaration<'machine'>, OfMachine])[] = [
+  [
+    ofMachine('rpo_target_seconds', 'How old the newest committed point may be, as the policy says.'),
+    ({ rpoTargetSeconds }) => rpoTargetSeconds ?? undefined,
+  ],
   [
     ofMachine('rpo_interval_seconds', 'How often a recovery point is made, as the policy says.'),
     ({ rpoIntervalSeconds }) => rpoIntervalSeconds ?? undefined,
@@ -66,7 +72,43 @@ const machines: readonly (readonly [SeriesDeclaration<'machine'>, (machine: Mach
     ),
     ({ newestProvenMs }) => seconds(newestProvenMs),
   ],
+  [
+    ofMachine(
+      'rpo_breach_forecast_timestamp_seconds',
+      'When the RPO target is breached at present churn and drain. Absent while that is not foreseen.',
+    ),
+    ({ forecast }, nowMs) => {
+      const inSeconds = forecast?.breachInSeconds ?? null;
+      return inSeconds === null ? undefined : nowMs / 1000 + inSeconds;
+    },
+  ],
+  [
+    ofMachine(
+      'drain_needed_bytes_per_second',
+      'How fast changes would have to become durable for the RPO target to hold.',
+    ),
+    ({ forecast }) => forecast?.needsBytesPerSecond,
+  ],
+  [
+    ofMachine(
+      'drain_bytes_per_second',
+      'How fast changes became durable in the last minute, while there was something to send.',
+    ),
+    ({ flow }) => flow.drain ?? undefined,
+  ],
+  [
+    ofMachine('churn_bytes_per_second', 'How fast writers changed the disks in the last minute.'),
+    ({ flow }) => flow.churn ?? undefined,
+  ],
 ];
+
+const bindingStages = ['capture', 'agent', 'link', 'process-server', 'throttle', 'spool', 'target', 'proof'] as const;
+const bindingStage = {
+  name: 'tidemark_machine_binding_stage',
+  help: '1 for the stage that holds the machine up, 0 for the others. All 0: none does, or nobody says enough.',
+  type: 'gauge',
+  labels: ['machine', 'stage'],
+} as const;
 
 const count = (machine: MachineStatus, state: 'warning' | 'critical'): number =>
   [machine, ...machine.disks].flatMap((one) => one.reasons).filter(({ severity }) => severity === state).length;
@@ -83,7 +125,7 @@ export function registerControlSeries(registry: MetricRegistry, status: () => Pr
     known().flatMap((machine) => machine.disks.map((disk) => sample(machine.name, disk)));
   for (const [declaration, value] of machines)
     registry.sampled(declaration, () =>
-      known().map((machine) => ({ labels: { machine: machine.name }, value: value(machine) })),
+      known().map((machine) => ({ labels: { machine: machine.name }, value: value(machine, report()?.atMs ?? 0) })),
     );
   registry.sampled(siteHealth, () => {
     const health = report()?.health;
@@ -91,6 +133,11 @@ export function registerControlSeries(registry: MetricRegistry, status: () => Pr
   });
   registry.sampled(machineHealth, () =>
     known().flatMap(({ name, health }) => oneOf<'machine'>({ machine: name }, health)),
+  );
+  registry.sampled(bindingStage, () =>
+    known().flatMap(({ name, stage: binding }) =>
+      bindingStages.map((stage) => ({ labels: { machine: name, stage }, value: stage === binding?.name ? 1 : 0 })),
+    ),
   );
   registry.sampled(reasons, () =>
     known().flatMap((machine) =>

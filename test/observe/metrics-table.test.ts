@@ -10,11 +10,12 @@ import { documentedLabels, documentedSeries, valuesOf } from './documented.ts';
 const suffixes: Readonly<Record<string, RegExp>> = {
   'Unix time': /_timestamp_seconds$/,
   seconds: /(?<!_timestamp)_seconds$/,
+  'bytes/s': /_bytes_per_second$/,
   bytes: /_bytes$/,
   ratio: /_ratio$/,
   cores: /_cores$/,
-  '0 or 1': /(?<!_seconds|_bytes|_ratio|_cores)$/,
-  count: /(?<!_seconds|_bytes|_ratio|_cores)$/,
+  '0 or 1': /(?<!_seconds?|_bytes|_ratio|_cores)$/,
+  count: /(?<!_seconds?|_bytes|_ratio|_cores)$/,
 };
 
 describe('METRICS.md', () => {
