@@ -1,11 +1,13 @@
 /** Bits that rot in the target's segments while everything runs: found by the scrub, healed from the source where it has the content still. */
-import { closeSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import * as path from 'node:path';
 import { afterEach, expect, test, vi } from 'vitest';
+import { flipBit } from '../../scripts/demo/damage.ts';
 import type { ReportReply, TargetReport } from '../../src/control/report-schemas.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import type { Parts } from '../../src/main/parts.ts';
 import { TargetReporter } from '../../src/main/target-report.ts';
+import { segmentName } from '../../src/store/segment-format.ts';
 import { readBack } from './read-back.ts';
 import { Site } from './site.ts';
 
@@ -32,20 +34,14 @@ async function started(): Promise<Site> {
 }
 
 /** Flips a bit of the content of the block that the point's own layers hold. */
-function rot(site: Site, block: number, point: number): void {
+async function rot(site: Site, block: number, point: number): Promise<void> {
   const store = site.target?.store;
   const layers = store?.points.point(point)?.disks[0]?.layers;
   const records = store?.storedRecords();
   for (let seq = layers?.last ?? 0; records && seq >= (layers?.first ?? 0); seq -= 1) {
     const entry = records.entry(0, block, seq);
     if (!entry) continue;
-    const name = `${String(entry.segment).padStart(6, '0')}.seg`;
-    const file = openSync(path.join(site.store, 'segments', name), 'r+');
-    const byte = Buffer.alloc(1);
-    readSync(file, byte, 0, 1, entry.payloadOffset + 5);
-    byte.writeUInt8(byte.readUInt8(0) ^ 2);
-    writeSync(file, byte, 0, 1, entry.payloadOffset + 5);
-    closeSync(file);
+    await flipBit(path.join(site.store, 'segments', segmentName(entry.segment)), entry.payloadOffset + 5, 1);
     return;
   }
   throw new Error(`point ${point} has no record of block ${block}`);
@@ -78,7 +74,7 @@ test('old points are healed from a source that did not change the block since', 
   await site.proven(await site.point());
   const reporter = new TargetReporter();
   expect(told(reporter, site).length).toBe(2);
-  rot(site, 0, 1);
+  await rot(site, 0, 1);
   await site.until(() => site.stateOf(1) === 'damaged', 'the damage is found');
   await site.until(() => site.stateOf(2) === 'damaged', 'so is who took it over');
   await site.until(() => (site.agent?.replicas[0]?.repair.size ?? 0) > 0, 'the agent was asked');
@@ -99,7 +95,7 @@ test('where the source has it no longer, exactly the points that had it are dama
   await site.proven(await site.point());
   await site.write(0, 0, Buffer.alloc(blockSize, 'fourth'));
   await site.proven(await site.point());
-  rot(site, 0, 2);
+  await rot(site, 0, 2);
   await site.until(() => site.stateOf(2) === 'damaged', 'the damage is found');
   await site.until(() => site.stateOf(3) === 'damaged', 'so is who leans on it');
   await site.proven(await site.point());

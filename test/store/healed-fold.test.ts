@@ -1,5 +1,5 @@
 /** Points that were damaged or healed, and compaction that empties the segments they were written to. */
-import { open, readdir, rm } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { invariant } from '../../src/kit/invariant.ts';
 import { posixFiles } from '../../src/posix/files.ts';
@@ -20,12 +20,7 @@ async function flipPayload(block: number, point: number): Promise<void> {
   const seq = life.store.points.point(point)?.disks[0]?.layers?.last ?? 0;
   const entry = life.store.storedRecords().entry(0, block, seq);
   invariant(entry, 'the record is there');
-  const file = await open(life.path('segments', `${String(entry.segment).padStart(6, '0')}.seg`), 'r+');
-  const byte = Buffer.alloc(1);
-  await file.read(byte, 0, 1, entry.payloadOffset + 3);
-  byte.writeUInt8(byte.readUInt8(0) ^ 4);
-  await file.write(byte, 0, 1, entry.payloadOffset + 3);
-  await file.close();
+  await life.flip(entry.segment, entry.payloadOffset + 3);
 }
 
 /** Ends the segment that is written to. */

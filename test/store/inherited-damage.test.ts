@@ -3,7 +3,6 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import { limits } from '../../src/limits.ts';
 import { posixFiles, type Files } from '../../src/posix/files.ts';
-import { flipBit } from './flip.ts';
 import { MachineLife } from './machine-fixture.ts';
 import { unreadable } from './unreadable.ts';
 
@@ -13,7 +12,6 @@ beforeEach(async () => {
 });
 afterEach(() => life.remove());
 
-const segment = (number: number): string => life.path('segments', `00000${number}.seg`);
 const some = (count: number, first = 0): { block: number }[] =>
   Array.from({ length: count }, (_, index) => ({ block: first + index }));
 
@@ -24,7 +22,7 @@ async function repairList(): Promise<number[]> {
 /** Flips a bit of the last payload of a segment (the batch is its last entry; up to 7 bytes of padding follow). */
 async function rot(number: number, before = 100): Promise<void> {
   const extent = life.store.points.extents.find((each) => each.segment === number);
-  await flipBit(segment(number), (extent?.length ?? 0) - before);
+  await life.flip(number, (extent?.length ?? 0) - before);
 }
 
 it('a point after a damaged one is not proven by its own blocks while it takes over unrepaired ones', async () => {
@@ -95,7 +93,7 @@ it('a sector that is gone for good is damage after some tries, and holds up no l
   await life.point([{ block: 1 }]);
   let broken = false;
   const extent = life.store.points.extents[0]?.length ?? 0;
-  life = await life.again(unreadable(segment(1), { offset: extent - 100, broken: () => broken }));
+  life = await life.again(unreadable(life.segment(1), { offset: extent - 100, broken: () => broken }));
   broken = true;
   let wake: () => void = () => undefined;
   const clock: Clock = {

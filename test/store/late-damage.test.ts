@@ -8,7 +8,6 @@ import { PointProofs } from '../../src/store/point-proofs.ts';
 import { PointsView } from '../../src/store/points-view.ts';
 import { runOf } from '../layers.ts';
 import { MachineLife } from './machine-fixture.ts';
-import { flipBit } from './flip.ts';
 
 let life: MachineLife;
 /** Of segments. */
@@ -38,14 +37,13 @@ it('reads a version with pages from before the damage once, however many later p
   await life.point([{ block: 1 }]);
   life = await life.again(countingReads);
   await life.point([{ block: 1, mask: 1 }]);
-  const damaged = life.path('segments', '000002.seg');
   const end = life.store.points.mark?.offset ?? 0;
   life = await life.again(countingReads);
   // Whole: what it has of the damaged version it replaced, the rest is from before.
   await life.point([{ block: 1, mask: 1 }]);
   for (let block = 10; block < 30; block += 1) await life.point([{ block }]);
   await life.prove();
-  await flipBit(damaged, end - 20);
+  await life.flip(2, end - 20);
   await life.store.markDamaged(2, await life.disk(), [1]);
   expect(life.store.points.proven.size).toBe(2);
   reads = 0;

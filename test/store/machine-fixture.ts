@@ -2,6 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { flipBit } from '../../scripts/demo/damage.ts';
 import { gatherPages } from '../../src/disk/page-mask.ts';
 import { digest, leafOf } from '../../src/kernels/hash.ts';
 import { deriveLayerKey } from '../../src/kernels/keys.ts';
@@ -16,6 +17,7 @@ import { openMachineStore, type OpeningReport } from '../../src/store/machine-op
 import type { FoldOutcome, SpaceUse } from '../../src/store/machine-fold.ts';
 import type { MachineStore } from '../../src/store/machine-store.ts';
 import type { RetentionPolicy } from '../../src/store/retention.ts';
+import { segmentName } from '../../src/store/segment-format.ts';
 import { Vault } from '../../src/store/vault.ts';
 import { newTargetCounters } from '../../src/target/counters.ts';
 import { Prover } from '../../src/target/prover.ts';
@@ -107,6 +109,16 @@ export class MachineLife {
 
   path(...parts: string[]): string {
     return path.join(this.directory, 'data', 'machines', machine, ...parts);
+  }
+
+  /** Its file. */
+  segment(number: number): string {
+    return this.path('segments', segmentName(number));
+  }
+
+  /** Bit rot: one bit of a segment, in place. */
+  flip(segment: number, at: number): Promise<void> {
+    return flipBit(this.segment(segment), at, 2);
   }
 
   disk(): Promise<DiskStore> {

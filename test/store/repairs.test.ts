@@ -1,5 +1,5 @@
 /** Damaged blocks that the source sends again as they were: old points are whole again, and only those that had that content. */
-import { open, rm } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
 import { invariant } from '../../src/kit/invariant.ts';
@@ -30,18 +30,9 @@ function entryOf(block: number, point: number): IndexEntry {
   return entry;
 }
 
-async function flip(segment: number, at: number): Promise<void> {
-  const file = await open(life.path('segments', `${String(segment).padStart(6, '0')}.seg`), 'r+');
-  const byte = Buffer.alloc(1);
-  await file.read(byte, 0, 1, at);
-  byte.writeUInt8(byte.readUInt8(0) ^ 4);
-  await file.write(byte, 0, 1, at);
-  await file.close();
-}
-
 async function flipPayload(block: number, point: number): Promise<void> {
   const { segment, payloadOffset } = entryOf(block, point);
-  await flip(segment, payloadOffset + 3);
+  await life.flip(segment, payloadOffset + 3);
 }
 
 async function contentAt(block: number, point: number): Promise<Buffer> {
@@ -150,7 +141,7 @@ it('heals a block of zeros, and one whose row is lost', async () => {
   await life.prove();
   // The batch's own header: all three rows are lost to who has no index.
   const { segment, payloadOffset } = entryOf(0, 1);
-  await flip(segment, payloadOffset - 3 * 72 - 128 + 70);
+  await life.flip(segment, payloadOffset - 3 * 72 - 128 + 70);
   await scrub();
   expect(life.states()).toEqual(['damaged', 'damaged']);
   await life.point([
@@ -194,7 +185,7 @@ it('does not take an older version for the one that is lost with the index', asy
   await life.prove();
   const { segment, payloadOffset } = entryOf(1, 2);
   await life.close();
-  await flip(segment, payloadOffset - 72 - 128 + 20);
+  await life.flip(segment, payloadOffset - 72 - 128 + 20);
   await rm(life.path('index'), { recursive: true });
   life = await MachineLife.open(life.directory, posixFiles, life.image);
   await life.store.markDamaged(2, await life.disk(), [1]);

@@ -1,5 +1,4 @@
 /** Which records a place that does not check condemns: those that stand there, all of them, and no others. */
-import { open } from 'node:fs/promises';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
 import { invariant } from '../../src/kit/invariant.ts';
@@ -38,18 +37,9 @@ function place(block: number, point: number): { segment: number; payloadOffset: 
   throw new Error(`block ${block} is in the index`);
 }
 
-async function flip(segment: number, at: number): Promise<void> {
-  const file = await open(life.path('segments', `${String(segment).padStart(6, '0')}.seg`), 'r+');
-  const byte = Buffer.alloc(1);
-  await file.read(byte, 0, 1, at);
-  byte.writeUInt8(byte.readUInt8(0) ^ 4);
-  await file.write(byte, 0, 1, at);
-  await file.close();
-}
-
 async function flipPayload(block: number, point: number): Promise<void> {
   const { segment, payloadOffset } = place(block, point);
-  await flip(segment, payloadOffset + 3);
+  await life.flip(segment, payloadOffset + 3);
 }
 
 async function scrubbed(): Promise<void> {
@@ -103,7 +93,7 @@ it('a zero record that ends an entry has nothing to do with the damage that begi
   await life.prove();
   const { segment, payloadOffset: end } = place(1, 1);
   // The next LAYER.
-  await flip(segment, end + 20);
+  await life.flip(segment, end + 20);
   await scrubbed();
   expect(life.states()).toEqual(['proven', 'damaged']);
   expect(damagedAt(2)).toEqual([2]);

@@ -1,5 +1,5 @@
 /** Bits that flip in what is stored, found while the store is in use: what is told, which points are hit, and what the search may cost. */
-import { open, rm, stat } from 'node:fs/promises';
+import { rm, stat } from 'node:fs/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import { invariant } from '../../src/kit/invariant.ts';
@@ -24,16 +24,6 @@ afterEach(() => life.remove());
 
 const some = (count: number, first = 0): { block: number }[] =>
   Array.from({ length: count }, (_, index) => ({ block: first + index }));
-const segmentFile = (segment: number): string => life.path('segments', `${String(segment).padStart(6, '0')}.seg`);
-
-async function flip(segment: number, at: number): Promise<void> {
-  const file = await open(segmentFile(segment), 'r+');
-  const byte = Buffer.alloc(1);
-  await file.read(byte, 0, 1, at);
-  byte.writeUInt8(byte.readUInt8(0) ^ 4);
-  await file.write(byte, 0, 1, at);
-  await file.close();
-}
 
 function place(block: number, seq: number): { segment: number; payloadOffset: number } {
   const entry = life.store.storedRecords().entry(0, block, seq);
@@ -43,7 +33,7 @@ function place(block: number, seq: number): { segment: number; payloadOffset: nu
 
 async function flipPayload(block: number, seq: number): Promise<void> {
   const { segment, payloadOffset } = place(block, seq);
-  await flip(segment, payloadOffset + 3);
+  await life.flip(segment, payloadOffset + 3);
 }
 
 /** Where the entry of a layer's only batch begins, in a layer of so many records. */
@@ -155,7 +145,7 @@ describe('a flipped bit', () => {
     const [first = 0] = seqsOf();
     const { segment, offset } = batchAt(first, 0, 4);
     // The tag of the third row.
-    await flip(segment, offset + 128 + 2 * 72 + 60);
+    await life.flip(segment, offset + 128 + 2 * 72 + 60);
     await scrubbed();
     expect(life.states()).toEqual(['damaged', 'damaged', 'proven']);
     expect([...(life.store.points.damaged.get(1)?.get(0) ?? [])]).toEqual([2]);
@@ -169,7 +159,7 @@ describe('a flipped bit', () => {
     await life.point(some(3));
     await life.prove();
     const { segment, offset } = batchAt(seqsOf()[1] ?? 0, 0, 3);
-    await flip(segment, offset + at);
+    await life.flip(segment, offset + at);
     await scrubbed();
     expect(life.states()).toEqual(['proven', 'damaged']);
     expect([...(life.store.points.damaged.get(2)?.get(0) ?? [])]).toEqual([0, 1, 2]);
@@ -180,7 +170,7 @@ describe('a flipped bit', () => {
     await life.point(some(3));
     await life.prove();
     const { segment, offset } = batchAt(seqsOf()[1] ?? 0, 0, 3);
-    await flip(segment, offset - 40);
+    await life.flip(segment, offset - 40);
     await scrubbed();
     expect(life.states()).toEqual(['proven', 'damaged']);
     expect([...(life.store.points.damaged.get(2)?.get(0) ?? [])]).toEqual([0, 1, 2]);
@@ -227,7 +217,7 @@ describe('the index', () => {
     await life.prove();
     const { segment, offset } = batchAt(seqsOf()[1] ?? 0, 1, 2);
     await life.close();
-    await flip(segment, offset + 20);
+    await life.flip(segment, offset + 20);
     await rm(life.path('index'), { recursive: true });
     life = await MachineLife.open(life.directory, posixFiles, life.image);
     await scrubbed();
@@ -318,7 +308,7 @@ describe('a sector the medium does not give back', () => {
     const sleeps: number[] = [];
     const clock: Clock = { ...systemClock, sleep: (ms) => (sleeps.push(ms), Promise.resolve()) };
     let broken = false;
-    life = await life.again(unreadable(segmentFile(segment), { offset: payloadOffset, broken: () => broken }));
+    life = await life.again(unreadable(life.segment(segment), { offset: payloadOffset, broken: () => broken }));
     broken = true;
     const made = scrubberOf(clock);
     await made.scrubber.pass();
