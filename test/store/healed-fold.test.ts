@@ -37,7 +37,8 @@ it('a batch that compaction finds damaged condemns the records in it that are, a
   await life.prove();
   // Read by no point that is kept: the first one is retired below.
   await flipPayload(5, 1);
-  await life.fold({ ...keepAll, hours: -1 });
+  const { outcome } = await life.fold({ ...keepAll, hours: -1 });
+  expect(outcome.damage).toMatchObject([{ segment: 1 }]);
   expect(life.store.points.isRetired(1)).toBe(true);
   expect(life.states().slice(1)).toEqual(['proven', 'proven']);
   expect(life.store.points.damaged.size).toBe(0);
@@ -49,6 +50,7 @@ it('what healed a point is kept for as long as the point is, wherever it goes', 
   await nextSegment();
   await flipPayload(1, 1);
   await life.prove();
+  expect(life.states()).toEqual(['damaged']);
   // Little of its segment is left when its own point is retired.
   await life.point([{ block: 1, same: true }, ...some(6, 10)]);
   await life.prove();
