@@ -5,35 +5,28 @@ import type { Agent } from './agent.ts';
 import type { AgentCounters } from './counters.ts';
 
 const counter = (name: string, help: string) =>
-  ({ name, help, type: 'counter', labels: [] }) as const satisfies SeriesDeclaration;
+  ({ name: `tidemark_agent_${name}_total`, help, type: 'counter', labels: [] }) as const satisfies SeriesDeclaration;
 
-/** Counters of the whole agent: field of `AgentCounters`, factor to the base unit. */
-const counters: readonly (readonly [Exclude<keyof AgentCounters, 'stageMs'>, SeriesDeclaration<never>])[] = [
-  ['blocksHashed', counter('tidemark_agent_blocks_hashed_total', 'Blocks read and hashed.')],
-  [
-    'blocksSurveyed',
-    counter('tidemark_agent_blocks_surveyed_total', 'Blocks hashed by surveys, to be compared with the replica.'),
-  ],
-  [
-    'blocksUnchanged',
-    counter('tidemark_agent_blocks_unchanged_total', 'Blocks whose leaf was what the target has; not sent.'),
-  ],
-  ['batchesSent', counter('tidemark_agent_batches_sent_total', 'Batches handed to the connection.')],
-  ['batchesDurable', counter('tidemark_agent_batches_durable_total', 'Batches the target said are durable.')],
-  ['payloadBytesSent', counter('tidemark_agent_payload_sent_bytes_total', 'Pages sent, before compression.')],
-  [
-    'payloadBytesResent',
-    counter(
-      'tidemark_agent_payload_resent_bytes_total',
-      'Pages sent again because their session ended before they were durable.',
-    ),
-  ],
-  ['frameBytesSent', counter('tidemark_agent_frames_sent_bytes_total', 'Batch frames sent, headers included.')],
-  ['sessions', counter('tidemark_agent_sessions_total', 'Sessions opened with a process server.')],
-  ['pointsCommitted', counter('tidemark_agent_points_committed_total', 'Recovery points committed.')],
-  ['pointsRejected', counter('tidemark_agent_points_rejected_total', 'Recovery points the target rejected.')],
-  ['cutsGivenUp', counter('tidemark_agent_cuts_given_up_total', 'Cuts given up; the sets returned to current.')],
-];
+/** Counters of the whole agent: a new one does not compile without its series. */
+const counters: Readonly<
+  Record<Exclude<keyof AgentCounters, 'stageMs' | 'writersHeldMsMax'>, SeriesDeclaration<never>>
+> = {
+  blocksHashed: counter('blocks_hashed', 'Blocks read and hashed.'),
+  blocksSurveyed: counter('blocks_surveyed', 'Blocks hashed by surveys, to be compared with the replica.'),
+  blocksUnchanged: counter('blocks_unchanged', 'Blocks whose leaf was what the target has; not sent.'),
+  batchesSent: counter('batches_sent', 'Batches handed to the connection.'),
+  batchesDurable: counter('batches_durable', 'Batches the target said are durable.'),
+  payloadBytesSent: counter('payload_sent_bytes', 'Pages sent, before compression.'),
+  payloadBytesResent: counter(
+    'payload_resent_bytes',
+    'Pages sent again because their session ended before they were durable.',
+  ),
+  frameBytesSent: counter('frames_sent_bytes', 'Batch frames sent, headers included.'),
+  sessions: counter('sessions', 'Sessions opened with a process server.'),
+  pointsCommitted: counter('points_committed', 'Recovery points committed.'),
+  pointsRejected: counter('points_rejected', 'Recovery points the target rejected.'),
+  cutsGivenUp: counter('cuts_given_up', 'Cuts given up; the sets returned to current.'),
+};
 
 const heldSeconds = {
   name: 'tidemark_agent_writers_held_max_seconds',
@@ -68,10 +61,23 @@ const agentState = {
   labels: ['machine', 'state'],
 } as const;
 
+const pointsInFlight = {
+  name: 'tidemark_agent_points_in_flight',
+  help: 'Points cut and sent that wait for their answer.',
+  type: 'gauge',
+  labels: ['machine'],
+} as const;
+const nextAttempt = {
+  name: 'tidemark_agent_next_attempt_timestamp_seconds',
+  help: 'When the agent tries again after a failure, by the class of the pause: quick ones first, then those of the table, or after a refusal. Absent while it does not wait for that.',
+  type: 'gauge',
+  labels: ['machine', 'state'],
+} as const;
+
 const stages = ['read', 'hash', 'send', 'commit'] as const;
 const stageSeconds = {
   name: 'tidemark_agent_stage_seconds_total',
-  help: 'Time by stage, summed: waiting for the disk, hashing, handing batches over, POINT to its answer.',
+  help: 'Time by stage, summed: waiting for the disk, hashing, handing batches over, and while a POINT waited for its answer.',
   type: 'counter',
   labels: ['stage'],
 } as const;
@@ -139,9 +145,8 @@ function registerResyncSeries(registry: MetricRegistry, agent: Agent): void {
 }
 
 export function registerAgentSeries(registry: MetricRegistry, agent: Agent): void {
-  for (const [field, declaration] of counters) {
+  for (const [field, declaration] of Object.entries(counters) as [keyof typeof counters, SeriesDeclaration<never>][])
     registry.sampled(declaration, () => [{ labels: {}, value: agent.report().counters[field] }]);
-  }
   registry.sampled(heldSeconds, () => [{ labels: {}, value: agent.report().counters.writersHeldMsMax / 1000 }]);
   registry.sampled(stageSeconds, () =>
     stages.map((stage) => ({ labels: { stage }, value: agent.report().counters.stageMs[stage] / 1000 })),
@@ -160,6 +165,14 @@ export function registerAgentSeries(registry: MetricRegistry, agent: Agent): voi
   registry.sampled(agentState, () => {
     const { machine, state: now } = agent.report();
     return states.map((state) => ({ labels: { machine, state }, value: state === now ? 1 : 0 }));
+  });
+  registry.sampled(pointsInFlight, () => {
+    const { machine, flow } = agent.report();
+    return [{ labels: { machine }, value: flow.pointsInFlight }];
+  });
+  registry.sampled(nextAttempt, () => {
+    const { machine, flow } = agent.report();
+    return flow.retry ? [{ labels: { machine, state: flow.retry.class }, value: flow.retry.atMs / 1000 }] : [];
   });
   registerResyncSeries(registry, agent);
   registry.sampled(newestCut, () => {

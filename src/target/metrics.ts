@@ -11,28 +11,30 @@ import type { Target } from './target.ts';
 const counter = (name: string, help: string) =>
   ({ name: `tidemark_target_${name}_total`, help, type: 'counter', labels: [] }) as const satisfies SeriesDeclaration;
 
-const counters: readonly (readonly [Exclude<keyof TargetCounters, 'stageMs'>, SeriesDeclaration<never>])[] = [
-  ['sealedBytesIn', counter('sealed_received_bytes', 'Sealed batches received, rows included.')],
-  ['plainBytesIn', counter('plain_bytes', 'Bytes of pages in them before compression.')],
-  ['recordsIn', counter('records', 'Records received.')],
-  ['batchesDurable', counter('batches_durable', 'Batches made durable and indexed.')],
-  ['pointsCommitted', counter('points_committed', 'Recovery points committed.')],
-  ['pointsRejected', counter('points_rejected', 'Recovery points rejected.')],
-  ['pointsProven', counter('points_proven', 'Recovery points proven from stored bytes.')],
-  ['blocksProven', counter('blocks_proven', 'Blocks rebuilt from stored bytes and matched to their leaf.')],
-  ['integrityErrors', counter('integrity_errors', 'Blocks whose stored bytes failed a check.')],
-  ['scrubbedBytes', counter('scrubbed_bytes', 'Stored bytes read and checked again in the background.')],
-  ['scrubDamage', counter('scrub_damaged_blocks', 'Versions of blocks that were found damaged in doing so.')],
-  ['pointsRetired', counter('points_retired', 'Recovery points no longer kept.')],
-  ['recordsFolded', counter('records_folded', 'Records no kept point reads, taken out of the index.')],
-  ['bytesMoved', counter('moved_bytes', 'Live records copied out of segments with little left in them.')],
-  ['bytesRemoved', counter('removed_bytes', 'Segments removed.')],
-  ['refused', counter('sessions_refused', 'Sessions ended for breaking the protocol or lacking authority.')],
-  [
-    'storesFailed',
-    counter('stores_failed', 'Stores closed and opened again because their index could not be written.'),
-  ],
-];
+/** A new counter does not compile without its series. */
+const counters: Readonly<Record<Exclude<keyof TargetCounters, 'stageMs' | 'queuedBytes'>, SeriesDeclaration<never>>> = {
+  sealedBytesIn: counter('sealed_received_bytes', 'Sealed batches received, rows included.'),
+  plainBytesIn: counter('plain_bytes', 'Bytes of pages in them before compression.'),
+  recordsIn: counter('records', 'Records received.'),
+  batchesDurable: counter('batches_durable', 'Batches made durable and indexed.'),
+  pointsCommitted: counter('points_committed', 'Recovery points committed.'),
+  pointsRejected: counter('points_rejected', 'Recovery points rejected.'),
+  pointsProven: counter('points_proven', 'Recovery points proven from stored bytes.'),
+  blocksProven: counter('blocks_proven', 'Blocks rebuilt from stored bytes and matched to their leaf.'),
+  integrityErrors: counter('integrity_errors', 'Blocks whose stored bytes failed a check.'),
+  scrubbedBytes: counter('scrubbed_bytes', 'Stored bytes read and checked again in the background.'),
+  scrubDamage: counter('scrub_damaged_blocks', 'Versions of blocks that were found damaged in doing so.'),
+  pointsRetired: counter('points_retired', 'Recovery points no longer kept.'),
+  recordsFolded: counter('records_folded', 'Records no kept point reads, taken out of the index.'),
+  bytesMoved: counter('moved_bytes', 'Live records copied out of segments with little left in them.'),
+  bytesRemoved: counter('removed_bytes', 'Segments removed.'),
+  refused: counter('sessions_refused', 'Sessions ended for breaking the protocol or lacking authority.'),
+  staleRefused: counter(
+    'stale_refused',
+    'Sessions of process servers that no longer had the machine, refused at their HELLO or at what they sent.',
+  ),
+  storesFailed: counter('stores_failed', 'Stores closed and opened again because their index could not be written.'),
+};
 
 const perMachine = (name: string, help: string) =>
   ({ name: `tidemark_${name}`, help, type: 'gauge', labels: ['machine'] }) as const;
@@ -170,9 +172,8 @@ type OfStores = (value: (store: MachineStore) => number | undefined) => () => Sa
 
 /** @param free bytes left for the target's directory. */
 export function registerTargetSeries(registry: MetricRegistry, target: Target, free: () => Promise<number>): void {
-  for (const [field, declaration] of counters) {
+  for (const [field, declaration] of Object.entries(counters) as [keyof typeof counters, SeriesDeclaration<never>][])
     registry.sampled(declaration, () => [{ labels: {}, value: target.counters[field] }]);
-  }
   const each: OfStores = (value) => () =>
     [...target.stores()].map(([machine, store]) => ({ labels: { machine }, value: value(store) }));
   registry.sampled(
