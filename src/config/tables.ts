@@ -7,6 +7,7 @@ import { z } from 'zod';
 import { parseDayWindow } from '../kit/day-window.ts';
 import { localTimeIn } from '../kit/local-time.ts';
 import { isProblem } from '../kit/problem.ts';
+import { parseRateTable } from '../kit/rate-table.ts';
 import { limits } from '../limits.ts';
 
 export interface Address {
@@ -143,6 +144,10 @@ export const tables = {
     spoolGiB: wholeNumber(0, 1024 * 1024)
       .default(16)
       .describe('what the spool may take, GiB; 0: none, and agents wait with the target'),
+    throttle: textFor((text) => parseRateTable(text, 'UTC'))
+      .optional()
+      .describe('what it may send to its target, 8Mb/s or "mon-fri 08:00-18:00 8Mb/s; else unlimited"'),
+    throttleTimeZone: textFor(localTimeIn).default('UTC').describe('time zone of that, by its IANA name'),
   }),
   agent: z.strictObject({
     data: filePath.optional().describe("the agent's directory: change logs and leaves"),

@@ -15,6 +15,7 @@ import { formatAddress } from '../transport/address.ts';
 import { connect } from '../transport/client.ts';
 import { listen } from '../transport/server.ts';
 import { controlLink } from './control-link.ts';
+import { LimitsTold } from './limits-told.ts';
 import { credentialsFor, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 
 export function startProcessServer(common: Parts, config: ProcessServerConfig): Promise<Running> {
@@ -28,6 +29,7 @@ export function startProcessServer(common: Parts, config: ProcessServerConfig): 
     }
     const sealer = new SealPool({ threads: config.workers ?? availableParallelism() });
     builder.closers.add(() => sealer.close());
+    const limitsTold = new LimitsTold(clock, config, logger);
     const server = new ProcessServer({
       connectTarget: (_machine, signal) =>
         connect({
@@ -40,6 +42,7 @@ export function startProcessServer(common: Parts, config: ProcessServerConfig): 
         }),
       spool:
         config.spoolGiB === 0 ? null : { directory: config.spool, bytesMax: config.spoolGiB * GiB, files: parts.files },
+      throttle: limitsTold.throttle,
       sealer,
       clock,
       random,
@@ -71,17 +74,23 @@ export function startProcessServer(common: Parts, config: ProcessServerConfig): 
     builder.closers.add(() => {
       link.close();
     });
-    link.reportEvery(() => ({
-      role: 'process-server',
-      atMs: Math.round(clock.wallMs()),
-      version,
-      problems: problemsOf(server, config),
-      sessions: server.sessions.length,
-      inFlightBytes: Math.min(server.grantedBytes, limits.processServer.inFlightBytesMax),
-      machines: [],
-      spool: null,
-      target: null,
-    }));
+    link.reportEvery(
+      () => ({
+        role: 'process-server',
+        atMs: Math.round(clock.wallMs()),
+        version,
+        problems: problemsOf(server, config),
+        sessions: server.sessions.length,
+        inFlightBytes: Math.min(server.grantedBytes, limits.processServer.inFlightBytesMax),
+        machines: [],
+        spool: null,
+        target: null,
+      }),
+      ({ throttle }) => {
+        limitsTold.tell(throttle);
+        return false;
+      },
+    );
   }, config.data);
 }
 

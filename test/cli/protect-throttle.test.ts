@@ -1,4 +1,5 @@
 import { expect, it } from 'vitest';
+import { processServerConfig } from '../../src/config.ts';
 import { exitCodes } from '../../src/fatal.ts';
 import { commandLine } from './fake-roles.ts';
 
@@ -37,4 +38,19 @@ it.each([
   const line = commandLine();
   expect(await line.run('protect', 'web1', '--disk', 'vda', ...flags)).toBe(exitCodes.usage.code);
   expect(line.stderr()).toContain(why);
+});
+
+it('a process server has a limit of its own, by file, environment or flag, and is told what is wrong with it', () => {
+  const config = (throttle: string) =>
+    processServerConfig({
+      file: {
+        name: 'c.yaml',
+        text: `processServer: { target: t, throttle: "${throttle}", throttleTimeZone: Asia/Kolkata }`,
+      },
+      environment: {},
+      flags: {},
+    });
+  expect(config(business)).toMatchObject({ throttle: business, throttleTimeZone: 'Asia/Kolkata' });
+  expect(() => config('0 Mb/s')).toThrow('"0 Mb/s" lets nothing pass');
+  expect(() => config(`fri 8Mb/s; ${business}`)).toThrow('contradict: both speak of fri 08:00');
 });
