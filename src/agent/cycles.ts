@@ -172,7 +172,7 @@ export class Cycles {
   /** Invariant 1: does nothing while it may not. */
   async #fold(): Promise<void> {
     const { disks } = this.#parts.options;
-    if (this.#points.count > 0 || this.#unfolded === 0 || disks.some((disk) => disk.layers !== null)) return;
+    if (!this.#points.allAnswered || this.#unfolded === 0 || disks.some((disk) => disk.layers !== null)) return;
     for (const disk of disks) await disk.fold();
     this.#unfolded = 0;
   }

@@ -49,6 +49,7 @@ export class PointsInFlight {
   #durable = 0;
   /** Monotonic, since when the time that points wait is not counted yet. */
   #countedMs = 0;
+  #over = false;
   #empty = Promise.withResolvers<undefined>();
 
   constructor(clock: Clock, counters: AgentCounters) {
@@ -59,6 +60,11 @@ export class PointsInFlight {
 
   get count(): number {
     return this.#waiting.length;
+  }
+
+  /** Whether every POINT that was sent got its answer. */
+  get allAnswered(): boolean {
+    return this.#waiting.length === 0 && !this.#over;
   }
 
   /** Of the oldest one, or null. */
@@ -124,6 +130,7 @@ export class PointsInFlight {
   /** The session is over: what waits is not answered any more. */
   end(reason: Problem): void {
     this.#countTime();
+    this.#over = true;
     this.#waiting.length = 0;
     this.#durable = 0;
     this.#empty.reject(reason);

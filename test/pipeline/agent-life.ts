@@ -59,6 +59,7 @@ export class AgentLife {
       compression: () => 'lz4',
       ...(site.app ? { app: site.app } : {}),
       definition: () => site.definition,
+      hold: () => site.held,
       resyncWindow: () => site.resyncWindow(),
       resyncAtDirtyRatio: () => site.resyncAtDirtyRatio,
       ...(site.hasher ? { hasher: site.hasher } : {}),

@@ -73,6 +73,8 @@ export class Site implements Surroundings {
   intervalMs: number;
   app: AppConsistency | undefined;
   definition: MachineDefinition | null = null;
+  /** Why an operator wants no points now. */
+  held: string | null = null;
   oldPagesBytesMax = 256 * 1024;
   /** When the resync window opens; null: it is open. */
   resyncOpensAtMs: number | null = null;
@@ -249,7 +251,8 @@ export class Site implements Surroundings {
     let found = 0;
     const newer = (): boolean => {
       for (const [point, cutTimeMs] of this.acknowledged) if (cutTimeMs > fromMs) found = point;
-      if (found === 0 && this.agent?.agent.report().state === 'idle') this.agent.agent.requestCycle();
+      const report = found === 0 ? this.agent?.agent.report() : undefined;
+      if (report?.state === 'idle' && report.flow.pointsInFlight === 0) this.agent?.agent.requestCycle();
       return found > 0;
     };
     await this.until(newer, 'a new point', ms);

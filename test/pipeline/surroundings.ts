@@ -38,6 +38,8 @@ export interface Surroundings {
   readonly app: AppConsistency | undefined;
   /** What the agent is told that its machine is. */
   readonly definition: MachineDefinition | null;
+  /** Why it makes no points now. */
+  readonly held: string | null;
   /** Bounds of copy-before-write: memory, and as much again in the scratch file. */
   readonly oldPagesBytesMax: number;
   readonly agentHop: Hop;

@@ -4,8 +4,11 @@ import { MemoryConnection } from '../transport/memory-connection.ts';
 
 /** `forward`: away from the source (agent → process server → target). */
 export type Way = 'forward' | 'back';
-/** Sees a frame before it goes out; may change it in place. Answers `cut` to break the wire instead of sending it. */
-export type Tap = (frame: Buffer, way: Way) => 'cut' | undefined;
+/**
+ * Sees a frame before it goes out; may change it in place. Answers `cut` to break the wire instead of sending it, `kept` to send nothing (`pass`
+ * sends what it is given on the same wire at any time), or another frame to be sent instead.
+ */
+export type Tap = (frame: Buffer, way: Way, pass: (frame: Buffer) => void) => 'cut' | 'kept' | Buffer | undefined;
 
 class TappedConnection extends MemoryConnection {
   #way: Way;
@@ -17,10 +20,16 @@ class TappedConnection extends MemoryConnection {
     this.#tap = tap;
   }
 
+  readonly #pass = (frame: Buffer): void => {
+    super.send(frame).catch(() => undefined);
+  };
+
   override send(frame: Uint8Array): Promise<void> {
     const copy = Buffer.from(frame);
-    if (!this.isClosed && this.#tap(copy, this.#way) === 'cut') this.cut();
-    const sending = super.send(copy);
+    const said = this.isClosed ? undefined : this.#tap(copy, this.#way, this.#pass);
+    if (said === 'kept') return Promise.resolve();
+    if (said === 'cut') this.cut();
+    const sending = super.send(Buffer.isBuffer(said) ? said : copy);
     // Every frame of a story would be kept otherwise.
     this.sent.length = 0;
     return sending;
@@ -38,6 +47,8 @@ export class Hop {
   #present: MemoryConnection | null = null;
   #cutAfter: number | null = null;
   delayMs = 0;
+  /** Of what is sent that the wire takes at once; null: as a socket does. For wires joined later. */
+  bufferBytes: number | null = null;
 
   /** The wire in use is cut after `frames` more frames in either direction; now, if 0. */
   cutAfter(frames: number): void {
@@ -59,12 +70,12 @@ export class Hop {
 
   /** Two joined ends: the first for who connects, the second for who listens. */
   join(client: PeerIdentity, server: PeerIdentity): [MemoryConnection, MemoryConnection] {
-    const tap: Tap = (frame, way) => {
+    const tap: Tap = (frame, way, pass) => {
       if (this.#cutAfter !== null && (this.#cutAfter -= 1) <= 0) {
         this.#cutAfter = null;
         return 'cut';
       }
-      return this.tap(frame, way);
+      return this.tap(frame, way, pass);
     };
     const here = new TappedConnection(server, 'forward', tap);
     const there = new TappedConnection(client, 'back', tap);
@@ -72,6 +83,7 @@ export class Hop {
     there.join(here);
     here.delayMs = this.delayMs;
     there.delayMs = this.delayMs;
+    here.bufferBytes = this.bufferBytes ?? here.bufferBytes;
     this.#present = here;
     return [here, there];
   }
