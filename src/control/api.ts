@@ -5,6 +5,7 @@
 import type { z } from 'zod';
 import * as enrolment from './enrolment-schemas.ts';
 import type * as fields from './fields.ts';
+import * as leases from './lease-schemas.ts';
 import * as reports from './report-schemas.ts';
 import * as schemas from './schemas.ts';
 import * as status from './status-schemas.ts';
@@ -109,6 +110,29 @@ export const routes = {
     summary: 'What the calling agent is to protect, and how',
     callers: ['agent'],
     reply: schemas.agentConfigReply,
+  },
+  holdLeases: {
+    method: 'POST',
+    path: '/v1/leases',
+    summary: 'A process server takes, keeps and gives up machines',
+    callers: ['process-server'],
+    body: leases.leasesRequest,
+    reply: leases.leasesReply,
+  },
+  listProcessServers: {
+    method: 'GET',
+    path: '/v1/process-servers',
+    summary: 'Process servers that were heard, and the machines they have',
+    callers: operator,
+    reply: leases.processServersReply,
+  },
+  moveMachine: {
+    method: 'POST',
+    path: '/v1/machines/{name}/move',
+    summary: 'Have another process server take a machine over',
+    callers: operator,
+    body: leases.moveRequest,
+    reply: leases.moveReply,
   },
   report: {
     method: 'POST',

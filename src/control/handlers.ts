@@ -12,6 +12,7 @@ import type { Authority } from '../transport/authority.ts';
 import { foreseenBy } from './foresight.ts';
 import type { Call, Handlers } from './http.ts';
 import { preflightOf } from './preflight.ts';
+import { leasing, processServersFor } from './leasing.ts';
 import { conflict, listAll, machineOf, policyOf } from './records.ts';
 import { pendingResync, resyncing } from './resync.ts';
 import * as enrolment from './enrolment-schemas.ts';
@@ -163,7 +164,9 @@ function protection({ state, clock }: Parts): MachineHandlers {
       await refuseUnprotected(state, identity.name);
       const { disks, paused, definition, ...machine } = await machineOf(state, identity.name);
       const { policy } = await policyOf(state, machine.policy);
-      return { value: { machine: identity.name, disks, policyName: machine.policy, policy, paused, definition } };
+      const processServers = await processServersFor(state, identity.name);
+      const duties = { disks, policyName: machine.policy, policy, paused, definition, processServers };
+      return { value: { machine: identity.name, ...duties } };
     },
   };
 }
@@ -260,5 +263,11 @@ export async function statusOf(state: State, clock: Clock): Promise<StatusReport
 }
 
 export function createHandlers(parts: Parts): Handlers {
-  return { ...enrolling(parts), ...protection(parts), ...resyncing(parts), ...reporting(parts) };
+  return {
+    ...enrolling(parts),
+    ...protection(parts),
+    ...resyncing(parts),
+    ...leasing(parts.state),
+    ...reporting(parts),
+  };
 }

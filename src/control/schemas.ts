@@ -110,6 +110,10 @@ export const agentConfigReply = z.object({
   policy: z.object(policySchema.shape),
   paused: z.boolean().default(false),
   definition: definitionSchema.nullable().default(null),
+  processServers: z
+    .array(z.string().max(300))
+    .default([])
+    .describe('Addresses of process servers, that which it should go to first; none: as it was configured.'),
 });
 export type AgentDuties = z.infer<typeof agentConfigReply>;
 

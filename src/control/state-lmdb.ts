@@ -94,7 +94,7 @@ export function openLmdbState(directory: string, clock: Clock): State {
       for (const { collection, id } of changes) keyOf(collection, id);
       return await database.transaction(() => apply(changes));
     },
-    nowMs: () => Promise.resolve(clock.wallMs()),
+    nowMs: () => Promise.resolve(Math.floor(clock.wallMs())),
     close: () => (closing ??= database.close()),
   };
 }

@@ -155,7 +155,7 @@ class PostgresState implements State {
     const text = 'select extract(epoch from clock_timestamp())::float8 * 1000 as ms';
     const [row] = await this.#read<{ ms: number }>(text, []);
     invariant(row, 'the server tells the time');
-    return row.ms;
+    return Math.floor(row.ms);
   }
 
   close(): Promise<void> {

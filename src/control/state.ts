@@ -68,7 +68,7 @@ export interface State {
   get(collection: Collection, id: string): Promise<StateRecord | undefined>;
   list(collection: Collection, options: ListOptions): Promise<readonly StateRecord[]>;
   commit(changes: readonly Change[]): Promise<CommitResult>;
-  /** Milliseconds since the Unix epoch. */
+  /** Whole milliseconds since the Unix epoch. */
   nowMs(): Promise<number>;
   /** Idempotent. */
   close(): Promise<void>;

@@ -15,6 +15,12 @@ export const leases = {
   askMs: 3_000,
   /** It ends the machine's session so long before the lease can be over: clocks may differ in rate, and ending takes a moment. */
   stopEarlyMs: 1_000,
+  /** Who did not ask for so long missed it: its lease will be over. */
+  silentMs: 4_500,
+  /** A process server that is asked for a machine waits so long for the lease of one that fell silent to be over. */
+  takeWaitMs: 6_000,
+  /** For so long after a move nobody else may take the machine. */
+  moveMs: 30_000,
   /** Machines of one question. */
   machinesPerAskMax: 512,
   /** A question whose records were changed meanwhile is decided anew so often. */

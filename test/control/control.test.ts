@@ -91,6 +91,7 @@ describe('enrolment', () => {
     expect((await client.call('getAgentConfig')).value).toEqual({
       machine: 'm1',
       paused: false,
+      processServers: [],
       definition: null,
       disks: [{ name: 'root' }],
       policyName: 'default',

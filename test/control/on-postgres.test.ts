@@ -21,6 +21,7 @@ if (there) {
   await import('./control.test.ts');
   await import('./resync.test.ts');
   await import('./unprotect.test.ts');
+  await import('./leasing.test.ts');
 }
 
 const machine = { disks: [{ name: 'root' }] };
