@@ -56,7 +56,7 @@ export interface AgentModel {
   readonly replica: Replica;
   /** Content of every block that was ever read, by its leaf. */
   readonly contents: ReadonlyMap<string, Buffer>;
-  /** The leaf file was given up as worthless, and is all zeros now; or it was lost by then, which stays the reason of the resync until a point. */
+  /** The leaf file was given up as worthless, and is all zeros now. */
   readonly blank: boolean;
 }
 
@@ -76,6 +76,8 @@ export class AgentRun {
   /** The process is about to end, or has. */
   #ended = false;
   #fill = 0;
+  /** Found so at the last start: it stays the reason of the resync until the state file knows of its point. */
+  #leavesLostBefore = false;
 
   constructor() {
     const image = new SparseBytes();
@@ -95,9 +97,8 @@ export class AgentRun {
   }
 
   model(): AgentModel {
-    const disk = this.#disk;
-    const lost = disk === null || disk.resyncReason === 'leaves-lost';
-    const blank = lost || isZero(disk.leaves.committedLeavesOf(0, disk.leaves.geometry.blockCount));
+    const leaves = this.#disk?.leaves;
+    const blank = !leaves || isZero(leaves.committedLeavesOf(0, leaves.geometry.blockCount));
     return { replica: this.replica.copy(), contents: this.#contents, blank };
   }
 
@@ -118,6 +119,7 @@ export class AgentRun {
     const files = this.door(this.files);
     this.#disk = null;
     const state = await readDiskState(files, directory, 'vda');
+    this.#leavesLostBefore = state?.resync === 'leaves-lost';
     const capture = await openCapture(this.files, { files, hadLog: state !== null });
     this.#capture = capture;
     const read = capture.readBlocks.bind(capture);
@@ -277,7 +279,8 @@ export class AgentRun {
 
   /** A kill tears nothing: a leaf file that counted counts, so nothing is hashed again that was durable. */
   expectFound(): void {
-    if (this.disk.resyncReason === 'leaves-lost') throw new Error('the leaf file counts no more');
+    if (this.disk.resyncReason === 'leaves-lost' && !this.#leavesLostBefore)
+      throw new Error('the leaf file counts no more');
   }
 
   /** Nobody writes: the newest point is the disk. */
