@@ -51,7 +51,7 @@ export const sessionFlow = z.object({
     }),
   ).describe('Of the last `windowMs`: what the head of its queue waited for; agent: nothing was there to do.'),
   durableMs: orNull(duration).describe('Mean time of a batch from sent to durable at the target.'),
-  target: orNull(z.object({ reachable: z.boolean(), sinceMs: timeMs })),
+  target: orNull(z.object({ reachable: z.boolean(), sinceMs: orNull(timeMs) })),
   spool: orNull(z.object({ bytes, points: count, oldestMs: orNull(timeMs) })).describe('What waits on disk of it.'),
 });
 export type SessionFlow = z.infer<typeof sessionFlow>;
@@ -68,7 +68,7 @@ export const replicaFlow = z.object({
   unprovenPoints: orNull(count),
   oldestUnprovenMs: orNull(timeMs).describe('Commit time of the oldest point that is kept and not proven.'),
   nextScrubMs: orNull(timeMs),
-  scrubOverdueMs: orNull(timeMs).describe('Since when a whole pass of checks should have ended.'),
+  scrubOverdueMs: orNull(timeMs).describe('From when on a pass of checks that has not ended is overdue.'),
 });
 export type ReplicaFlow = z.infer<typeof replicaFlow>;
 
@@ -77,7 +77,7 @@ export const targetFlow = z.object({
   batchMs: orNull(duration).describe('Mean time of a batch from its arrival to durable, lately.'),
   commitMs: orNull(duration).describe('Mean time from a POINT to its answer, lately.'),
   queuedBytes: orNull(bytes).describe('Received and not yet durable.'),
-  provenBytesPerSecond: orNull(rate).describe('Of blocks, while points are proven.'),
+  provenBlocksPerSecond: orNull(z.number().min(0)).describe('While points are proven.'),
   growthBytesPerSecond: orNull(z.number()).describe('By which free space falls; negative: it rises.'),
   fullAtMs: orNull(timeMs).describe('When no space is left at that rate.'),
 });

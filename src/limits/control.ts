@@ -43,6 +43,10 @@ export const control = {
   bindingShare: 0.25,
   /** A transfer that takes more of the RPO target than this is warned of when a policy is set. */
   preflightShare: 0.5,
+  /** Free space of a target: how often a sample is kept, for how long, and from how much time on its growth is known. */
+  growthSampleMs: 600_000,
+  growthSpanMs: 6 * 3600 * 1000,
+  growthNeedsMs: 1800 * 1000,
   /** A target that is full within this is warned of. */
   fullForecastMs: 24 * 3600 * 1000,
   /** Proofs run in the background, so they may lag this much behind commits. */

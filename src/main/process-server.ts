@@ -4,19 +4,18 @@ import type { Running } from '../cli/roles.ts';
 import type { ProcessServerConfig } from '../config.ts';
 import { providers } from '../kernels/providers.ts';
 import { GiB } from '../kit/sizes.ts';
-import { limits } from '../limits.ts';
 import { registerCertificateSeries } from '../observe/metrics.ts';
 import { registerProcessServerSeries } from '../process-server/metrics.ts';
 import { SealPool } from '../process-server/pool.ts';
 import { ProcessServer } from '../process-server/server.ts';
 import { registerSpoolSeries } from '../process-server/spool-metrics.ts';
-import type { Report } from '../control/report-schemas.ts';
 import { formatAddress } from '../transport/address.ts';
 import { connect } from '../transport/client.ts';
 import { listen } from '../transport/server.ts';
 import { controlLink } from './control-link.ts';
 import { LimitsTold } from './limits-told.ts';
 import { credentialsFor, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
+import { ProcessServerReporter } from './process-server-report.ts';
 
 export function startProcessServer(common: Parts, config: ProcessServerConfig): Promise<Running> {
   const logger = common.loggerOf(config, 'process-server');
@@ -74,37 +73,13 @@ export function startProcessServer(common: Parts, config: ProcessServerConfig): 
     builder.closers.add(() => {
       link.close();
     });
+    const reporter = new ProcessServerReporter();
     link.reportEvery(
-      () => ({
-        role: 'process-server',
-        atMs: Math.round(clock.wallMs()),
-        version,
-        problems: problemsOf(server, config),
-        sessions: server.sessions.length,
-        inFlightBytes: Math.min(server.grantedBytes, limits.processServer.inFlightBytesMax),
-        machines: [],
-        spool: null,
-        target: null,
-      }),
+      () => reporter.make({ server, target: config.target, version, nowMs: clock.wallMs() }),
       ({ throttle }) => {
         limitsTold.tell(throttle);
         return false;
       },
     );
   }, config.data);
-}
-
-/** What control is told is wrong here. */
-function problemsOf({ targetFailure }: ProcessServer, { target }: ProcessServerConfig): Report['problems'] {
-  if (!targetFailure) return [];
-  const { code, message } = targetFailure.problem;
-  const since = new Date(targetFailure.atMs).toISOString();
-  return [
-    {
-      code: code.slice(0, 64),
-      message: `target ${formatAddress(target)}, ${since}: ${message}`.slice(0, 1024),
-      remedy: 'start the target, or correct its address; agents try again by themselves',
-      retryable: true,
-    },
-  ];
 }

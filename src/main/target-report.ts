@@ -4,10 +4,12 @@ import type { Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { MachineStore } from '../store/machine-store.ts';
 import { keepAll, type RetentionPolicy } from '../store/retention.ts';
+import type { Scrubber } from '../target/scrubber.ts';
 import type { Target } from '../target/target.ts';
 import type { FailoverCount } from './failover-series.ts';
 import type { Parts } from './parts.ts';
 import { replicaFacts } from './replica-facts.ts';
+import { replicaFlow, TargetFlowMeter } from './target-flow.ts';
 import type { Deletions } from './unprotected.ts';
 
 const { pointsPerReportMax } = limits.control;
@@ -38,6 +40,7 @@ function machineReport(
   changed: ReadonlySet<number>,
   retired: readonly number[],
   replica: TargetReport['machines'][number]['replica'],
+  scrubber: Scrubber | undefined,
 ): TargetReport['machines'][number] {
   const view = store.points;
   const started = view.newestBooted;
@@ -57,7 +60,7 @@ function machineReport(
     damagedBlocks,
     booted: started && { point: started.point, atMs: Math.round(started.atMs), seconds: started.seconds },
     replica,
-    flow: null,
+    flow: replicaFlow(store, scrubber),
     disks: store.disks.map((disk) => ({
       name: disk.name,
       size: disk.geometry.size,
@@ -104,6 +107,7 @@ function problemsOf(target: Target, undeleted: Deletions['undeleted']): TargetRe
 /** Makes the target's reports, remembering what control already has. */
 export class TargetReporter {
   #undeleted: Deletions['undeleted'] = new Map();
+  readonly #flow = new TargetFlowMeter();
   readonly #known = new Map<string, number | null>();
   #deleted: readonly string[] = [];
   readonly #retention = new Map<string, RetentionPolicy>();
@@ -130,6 +134,7 @@ export class TargetReporter {
         new Set([...settled, ...healed, ...newlyDamaged]),
         this.#thinned(name, view),
         replicaFacts(target, name, failovers.of(name)),
+        target.scrubbers().get(name),
       );
       const sent = report.points.map(({ point }) => point);
       this.#told.set(name, {
@@ -146,7 +151,7 @@ export class TargetReporter {
       recoveryFileWritten,
       deleted: [...this.#deleted],
       freeBytes,
-      flow: null,
+      flow: this.#flow.measured(target.counters, freeBytes, parts.clock.wallMs()),
       machines,
     };
   }
