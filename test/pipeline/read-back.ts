@@ -2,7 +2,6 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
-import { blockBytesOnDisk } from '../../src/disk/geometry.ts';
 import { describeLayers, sameLayers } from '../../src/kernels/layer-run.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import { posixFiles } from '../../src/posix/files.ts';
@@ -14,6 +13,7 @@ import { replayAll } from '../../src/store/replay.ts';
 import { Vault } from '../../src/store/vault.ts';
 import { decodeSealedRows } from '../../src/wire/sealed.ts';
 import { runOf } from '../layers.ts';
+import { imageContent } from '../recovery/image-content.ts';
 import type { Site } from './site.ts';
 import { clock, machine } from './surroundings.ts';
 import { bootId } from './target-life.ts';
@@ -89,15 +89,7 @@ async function contentOf(site: Site, image: PointImage, exported: boolean): Prom
     await exportRaw(image, how);
     return readFileSync(to);
   }
-  await image.checkLeaves();
-  const { geometry } = image;
-  const bytes = Buffer.alloc(geometry.size);
-  const into = Buffer.alloc(geometry.blockSize);
-  for (const { block } of image.entries()) {
-    await image.readBlock(block, into);
-    into.copy(bytes, block * geometry.blockSize, 0, blockBytesOnDisk(geometry, block));
-  }
-  return bytes;
+  return imageContent(image);
 }
 
 function difference(found: Buffer, expected: Buffer, { geometry }: PointImage): string {

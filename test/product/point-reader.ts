@@ -4,7 +4,6 @@
  */
 import { rm } from 'node:fs/promises';
 import * as path from 'node:path';
-import { blockBytesOnDisk } from '../../src/disk/geometry.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import { readBootId } from '../../src/main/boot-id.ts';
@@ -12,6 +11,7 @@ import { posixFiles } from '../../src/posix/files.ts';
 import { PointImage } from '../../src/recovery/point-image.ts';
 import { MachineView } from '../../src/store/machine-view.ts';
 import { Vault } from '../../src/store/vault.ts';
+import { imageContent } from '../recovery/image-content.ts';
 
 export class PointReader {
   readonly #view: MachineView;
@@ -35,16 +35,7 @@ export class PointReader {
   /** The whole disk as of a point, every block matched with its leaf and these with the committed root. @throws Problem `damaged`. */
   async read(disk: string, point: number): Promise<Buffer> {
     const at = await this.#view.diskAt(this.#view.disk(disk), this.#view.choosePoint(point), this.#vault);
-    const image = new PointImage(at, systemClock);
-    await image.checkLeaves();
-    const { geometry } = image;
-    const bytes = Buffer.alloc(geometry.size);
-    const into = Buffer.alloc(geometry.blockSize);
-    for (const { block } of image.entries()) {
-      await image.readBlock(block, into);
-      into.copy(bytes, block * geometry.blockSize, 0, blockBytesOnDisk(geometry, block));
-    }
-    return bytes;
+    return imageContent(new PointImage(at, systemClock));
   }
 
   async close(): Promise<void> {
