@@ -111,7 +111,7 @@ export class Agent {
       quickBaseMs: reconnectBaseMs,
       quickMaxMs: reconnectMaxMs,
       quickForMs: reconnectQuicklyMs,
-      slowMs: options.retryMs ?? retryMinutesDefault.map((minutes) => minutes * 60_000),
+      slowMs: (options.retryMinutes ?? retryMinutesDefault).map((minutes) => minutes * 60_000),
       random,
     });
   }

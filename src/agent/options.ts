@@ -28,8 +28,8 @@ export interface AgentOptions extends Pick<CycleContext, 'disks' | 'cutAll' | 'd
   readonly hold?: () => string | null;
   /** Called between pieces of hashing and sending with their bytes; resolves when the next may begin. Default: at once. */
   readonly pace?: (bytes: number) => Promise<void>;
-  /** Pauses between tries behind the quick ones, milliseconds, the last one again and again; default `limits.agent.retryMinutesDefault`. */
-  readonly retryMs?: readonly number[];
+  /** Pauses between tries behind the quick ones, the last one again and again; default `limits.agent.retryMinutesDefault`. */
+  readonly retryMinutes?: readonly number[];
   /** Hashes what has to be compared; default: on this thread. */
   readonly hasher?: BlockHasher;
   readonly clock: Clock;

@@ -13,7 +13,7 @@ import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { Connection, SendOptions } from '../transport/connection.ts';
 import { Heartbeat } from '../transport/heartbeat.ts';
-import { protocolError, wireCodeOf, wireCodes } from '../wire/codes.ts';
+import { protocolError, remedyFor, wireCodeOf, wireCodes } from '../wire/codes.ts';
 import type { ChecksumBounds, Checksums, Difference } from '../wire/checksums.ts';
 import { decodeCommitted, type Committed } from '../wire/committed.ts';
 import { decodeCredit } from '../wire/credit.ts';
@@ -313,12 +313,7 @@ export class Session {
         return;
       case frameType.error: {
         const told = decodeErrorMessage(frame.body);
-        this.#end(
-          new Problem(told.code, told.message, {
-            retryable: told.retryable,
-            remedy: 'the process server or target refused; its log says more',
-          }),
-        );
+        this.#end(new Problem(told.code, told.message, { retryable: told.retryable, remedy: remedyFor(told.code) }));
         this.#connection.close(1000, 'told of an error');
         return;
       }

@@ -117,7 +117,6 @@ test('three days without anybody to send to', async () => {
     disks: firstLife.replicas,
     cutAll: site.watched(makeCutAll(steered)),
     connect,
-    retryMs: [1, 2, 4, 8, 10, 30].map((minutes) => minutes * 60_000),
     intervalMs: () => intervalMs,
     compression: () => 'off',
     clock: steered,
