@@ -1,6 +1,7 @@
 /** What an agent says about itself: to control (`control/schemas.ts`), and to whoever asks whether it is ready. */
 import type { AgentReport } from '../agent/agent.ts';
 import { logRemedy } from '../agent/log-watch.ts';
+import type { AgentFlow } from '../control/flow-schemas.ts';
 import type { Report } from '../control/report-schemas.ts';
 import type { Readiness } from '../observe/server.ts';
 
@@ -49,6 +50,31 @@ function problemsOf({ report, owed }: AgentFacts): ReportedProblem[] {
   ];
 }
 
+const whole = (ms: number | null): number | null => (ms === null ? null : Math.round(ms));
+
+function stagesOf(stages: AgentReport['flow']['cycle']): AgentFlow['cycle'] {
+  if (stages === null) return null;
+  const { cutMs, sentMs, durableMs, committedMs } = stages;
+  return {
+    cutMs: Math.round(cutMs),
+    sentMs: whole(sentMs),
+    durableMs: whole(durableMs),
+    committedMs: whole(committedMs),
+  };
+}
+
+/** As it is, with times that are whole milliseconds. */
+function flowOf({ cycle, open, retry, nextCutMs, nextAppPointMs, ...flow }: AgentReport['flow']): AgentFlow {
+  return {
+    ...flow,
+    cycle: stagesOf(cycle),
+    open: stagesOf(open),
+    retry: retry === null ? null : { ...retry, atMs: Math.round(retry.atMs) },
+    nextCutMs: whole(nextCutMs),
+    nextAppPointMs: whole(nextAppPointMs),
+  };
+}
+
 export function reportOf(facts: AgentFacts): Report {
   const { report, version, atMs, consistency, timeZone, resyncDone } = facts;
   return {
@@ -58,7 +84,7 @@ export function reportOf(facts: AgentFacts): Report {
     problems: [...problemsOf(facts), ...facts.faults],
     connected: report.state === 'idle' || report.state === 'cycling' || report.state === 'paused',
     resyncDone,
-    flow: null,
+    flow: flowOf(report.flow),
     gaps: [...report.gaps].flatMap(([reason, points]) => (points > 0 ? [{ reason, points }] : [])),
     disks: report.disks.map(({ disk, size, lagBytes, resync }) => ({
       name: disk,
