@@ -5,12 +5,11 @@
  * session opens it and catches it up from the segments. The other machines do not notice.
  *
  * A newer session of a machine supersedes the older one, unless its epoch is refused (C9): that is decided, and what was decided durable, before
- * anything happens to the session that is there. HELLOs of one machine are decided one after another.
+ * anything happens to the session that is there.
  */
 import type { Clock } from '../kit/clock.ts';
 import { FrameMemory } from '../kit/frame-memory.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
-import { Serial } from '../kit/serial.ts';
 import { SlabPool } from '../kit/slab-pool.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
@@ -50,8 +49,6 @@ interface Machine {
   readonly scrubber: Scrubber;
   readonly folder: Folder;
   readonly gaps: Gaps;
-  /** HELLOs, one at a time. */
-  readonly admissions: Serial;
 }
 
 export class Target {
@@ -225,8 +222,7 @@ export class Target {
     const scrubber = new Scrubber({ ...common, pace: this.#pace, proofsWanted: () => prover.wake() });
     const retention = (): RetentionPolicy => retentionOf?.(name) ?? keepAll;
     const folder = new Folder({ ...common, retention, isBusy: this.#isBusy });
-    const gaps = new Gaps({ store, clock, logger });
-    return { store, prover, scrubber, folder, gaps, admissions: new Serial() };
+    return { store, prover, scrubber, folder, gaps: new Gaps({ store, clock, logger }) };
   }
 
   /** The machine's session ends, and its store is closed, so that the next session opens it anew. */
@@ -252,21 +248,14 @@ export class Target {
   }
 
   async #admit(hello: Hello, session: TargetSession): Promise<{ store: MachineStore; epoch: number }> {
-    const refusal = this.#refused.get(hello.machine);
+    const { machine: name, instance, lease } = hello;
+    const refusal = this.#refused.get(name);
     if (refusal) throw refusal;
-    const machine = await this.#machine(hello.machine);
-    return machine.admissions.run(() => this.#takeOver(machine, hello, session));
-  }
-
-  async #takeOver(
-    { store }: Machine,
-    { machine: name, instance, lease }: Hello,
-    session: TargetSession,
-  ): Promise<{ store: MachineStore; epoch: number }> {
+    const { store } = await this.#machine(name);
     const { points } = store;
     const elsewhere = await this.#options.startedElsewhere?.(name, points);
     const refuse = (): void => {
-      // Opening a store, and waiting for one's turn, takes time; one who left meanwhile must not end who came after.
+      // Opening a store takes time; one who left meanwhile must not end who came after.
       if (session.isOver()) throw new Problem('closed', 'the session is over', { retryable: true });
       const moved = failedOver(name, points) ?? elsewhere;
       if (moved) throw moved;
@@ -274,6 +263,7 @@ export class Target {
         throw new Problem('store-failed', `the store of ${name} is opened again`, { retryable: true });
     };
     refuse();
+    // One HELLO after another; what follows happens in the same step, so the last one admitted is the session that stays.
     const epoch = await store.acquireEpoch(instance, { server: session.connection.peer.name, lease: lease?.epoch });
     refuse();
     const older = this.#sessions.get(name);

@@ -120,12 +120,19 @@ test('what is there is passed over, also of a layer that is not the newest, and 
   expect(facts()).toEqual(before);
   const granted = peer.frames.filter(({ type }) => type === frameType.credit);
   expect(granted.length).toBeGreaterThanOrEqual(3);
-  peer.send(batch(disk, 4, 2, 20));
-  await said(4, 3);
   // Blocks ascend across the sessions.
-  peer.send(batch(disk, 4, 3, 20));
-  const told = decodeErrorMessage((await peer.next(frameType.error)).body);
-  expect(told).toMatchObject({ code: 'protocol-error', message: 'block 20 after block 20 of the same layer' });
+  const { peer: wrong } = await session();
+  wrong.send(cycleBytes(0, seq(4)));
+  wrong.send(batch(disk, 4, 2, 10));
+  const told = decodeErrorMessage((await wrong.next(frameType.error)).body);
+  expect(told).toMatchObject({ code: 'protocol-error', message: 'block 10 after block 10 of the same layer' });
+  const { peer: last } = await session();
+  last.send(cycleBytes(0, seq(4)));
+  last.send(batch(disk, 4, 2, 20));
+  expect([await durable(last), await durable(last)]).toEqual([
+    [4, 2],
+    [4, 3],
+  ]);
 });
 
 test('an empty layer goes on with 0, and one of which nothing came is begun', async () => {

@@ -29,7 +29,6 @@ import { encodePointMessage, type PointMessage } from '../../src/wire/point.ts';
 import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } from '../../src/wire/sealed.ts';
 import { seqOf } from '../../src/wire/seq.ts';
 import { decodeWelcome } from '../../src/wire/welcome.ts';
-import type { MortalFiles } from '../pipeline/mortal-files.ts';
 import { loseIndex } from '../store/open-indexes.ts';
 import { memoryPair, testPeer, type MemoryConnection } from '../transport/memory-connection.ts';
 import type { LayerRun } from '../../src/kernels/layer-run.ts';
@@ -137,7 +136,7 @@ export class TargetSite {
 
   /** Another run of the target on what a killed one left, whose `files` these were. */
   async killed(
-    dying: MortalFiles,
+    dying: { die(): Promise<unknown> },
     options: Parameters<typeof TargetSite.start>[0] = {},
     between: () => Promise<void> = () => Promise.resolve(),
   ): Promise<TargetSite> {
