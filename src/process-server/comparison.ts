@@ -2,7 +2,7 @@
  * Comparing source and replica of a session's disks (PROTOCOL.md, "Comparing a disk"): CHECKSUMS of the agent are kept, the target is asked for its
  * own of the same range, the pool compares, DIFFERENT goes back. The target reads no data for it, and nothing here needs a key.
  *
- *   CHECKSUMS ──► queued in the egress ──its turn, and room──► asked ──CHECKSUMS of the target──► pool ──► DIFFERENT
+ *   CHECKSUMS ──► queued in the backlog ──its turn, and room──► asked ──CHECKSUMS of the target──► pool ──► DIFFERENT
  *
  * Invariants:
  *  1. ASK leaves in the order of everything else the agent sent, so what the target answers from includes every batch before it.
@@ -19,14 +19,14 @@ import { limits } from '../limits.ts';
 import { decodeChecksums, encodeAsk, type ChecksumBounds, type ChecksumRange } from '../wire/checksums.ts';
 import { protocolError } from '../wire/codes.ts';
 import { frameHeaderBytes, type Frame } from '../wire/frame.ts';
+import type { Backlog } from './backlog.ts';
 import type { SessionCounters } from './counters.ts';
-import type { Egress } from './egress.ts';
 import { targetFault } from './lane.ts';
 import type { Sealer } from './pool.ts';
 import type { ReturnPath } from './return-path.ts';
 
 export interface ComparisonOptions {
-  readonly egress: Egress;
+  readonly backlog: Backlog;
   readonly back: ReturnPath;
   readonly sealer: Sealer;
   readonly counters: SessionCounters;
@@ -59,6 +59,10 @@ export class Comparison {
     this.#options = options;
   }
 
+  get isIdle(): boolean {
+    return this.#unanswered === 0;
+  }
+
   /** CHECKSUMS of the agent about a disk within `bounds`; its memory is not needed any more. @throws Problem `protocol-error`. */
   ask({ disk, body }: Frame, bounds: ChecksumBounds): void {
     if (this.#unanswered >= limits.wire.comparisonsMax) {
@@ -67,10 +71,9 @@ export class Comparison {
     const { level, first, count, hashes } = decodeChecksums(body, bounds);
     const asked: Asked = { disk, level, first, count, source: Uint8Array.from(hashes).buffer };
     this.#unanswered += 1;
-    const { egress, counters } = this.#options;
+    const { backlog, counters } = this.#options;
     counters.checksumBytesIn += asked.source.byteLength;
-    const turn = { waitingBytes: asked.source.byteLength, ready: () => this.#take(asked) };
-    egress.control(encodeAsk(disk, asked), turn); // 1
+    backlog.control(encodeAsk(disk, asked), () => this.#take(asked), asked.source.byteLength); // 1
   }
 
   /** CHECKSUMS of the target about a disk within `bounds`. @throws Problem when it does not answer the oldest question. */

@@ -29,7 +29,16 @@ export interface SessionCounters {
   points: number;
   pointsCommitted: number;
   pointsRejected: number;
-  /** Bytes of BATCH bodies taken in and not yet durable. */
+  /** Left out because a later one waited, too (SPOOL.md, "Merging"). */
+  pointsMerged: number;
+  /** Frames written to the spool, bytes; SEALED bodies sent from there, bytes. */
+  spooledBytes: number;
+  drainedBytes: number;
+  /** Times the target was lost and the session went on. */
+  targetLosses: number;
+  /** Times what was spooled was of no use any more. */
+  spoolsDropped: number;
+  /** Bytes of BATCH bodies taken in, and neither durable nor spooled. */
   inFlightBytes: number;
   /** Batches given to the pool and not back. */
   sealing: number;
@@ -71,6 +80,11 @@ export function newCounters(): SessionCounters {
     points: 0,
     pointsCommitted: 0,
     pointsRejected: 0,
+    pointsMerged: 0,
+    spooledBytes: 0,
+    drainedBytes: 0,
+    targetLosses: 0,
+    spoolsDropped: 0,
     inFlightBytes: 0,
     sealing: 0,
     stageMs: { queue: 0, check: 0, seal: 0, digest: 0, credit: 0, send: 0, durable: 0 },

@@ -1,10 +1,10 @@
 /**
- * A lane: one disk of one session. Keeps the order of its batches, gives out nonces, and remembers what is not durable yet.
+ * A lane: one disk of one session. Keeps the order of its batches, and gives out nonces.
  *
  * Invariants:
  *  1. A layer has one sealer and a fresh random salt, so its key is new; nonces count from 0 over all its records (C6).
  *  2. Batches of a layer are numbered 0, 1, 2, …; blocks ascend strictly over the whole layer (PROTOCOL.md, BATCH).
- *  3. A batch is remembered until the target says DURABLE; only then its bytes are given back to the window (C5).
+ *  3. Layers with batches that are neither durable nor spooled are counted, and bounded (C5).
  *  4. Keys own their memory (a view would be cloned with all that lies behind it when posted to a worker) and are wiped at the end.
  */
 import type { Geometry } from '../disk/geometry.ts';
@@ -17,7 +17,6 @@ import { decodeBatch } from '../wire/batch.ts';
 import type { ChecksumBounds } from '../wire/checksums.ts';
 import { protocolError } from '../wire/codes.ts';
 import type { Cycle } from '../wire/cycle.ts';
-import type { Durable } from '../wire/durable.ts';
 import type { OpenDisk } from '../wire/open-disk.ts';
 import type { Opened } from '../wire/opened.ts';
 import { counterOf, epochOf } from '../wire/seq.ts';
@@ -43,15 +42,6 @@ interface Layer {
   lastBlock: number;
 }
 
-/** Batches of a layer not durable yet. */
-interface Unacknowledged {
-  /** Batches the target has made durable. */
-  durable: number;
-  /** Batches sent to the target. */
-  sent: number;
-  readonly waiting: { readonly bytes: number; sentAtMs: number }[];
-}
-
 type LaneState =
   | { readonly kind: 'opening' }
   | { readonly kind: 'open'; readonly keys: Keys; layer: Layer | null }
@@ -69,19 +59,27 @@ export class Lane {
   readonly geometry: Geometry;
   /** Records in a row that compression did not help; carried from batch to batch. */
   rawStreak = 0;
-  readonly #open: OpenDisk;
-  readonly #unacknowledged = new Map<number, Unacknowledged>();
+  readonly open: OpenDisk;
+  /** By layer: its batches in memory. */
+  readonly #inFlight = new Map<number, number>();
+  #hasLeaves = false;
   #state: LaneState = { kind: 'opening' };
 
   /** @throws Problem `bad-geometry`. */
   constructor(open: OpenDisk) {
-    this.#open = open;
+    this.open = open;
     this.disk = open.disk;
     this.geometry = geometryOf(open.size, open.blockSize);
   }
 
-  get isOpen(): boolean {
-    return this.#state.kind === 'open';
+  /** OPENED, and all its LEAVES went to the agent. */
+  get isReady(): boolean {
+    return this.#state.kind === 'open' && this.#hasLeaves;
+  }
+
+  /** The last LEAVES behind OPENED came. */
+  leavesEnded(): void {
+    this.#hasLeaves = true;
   }
 
   /** Takes the target's answer, keys included. @throws Problem `unreachable` when it has none or was given twice. */
@@ -109,18 +107,14 @@ export class Lane {
     if (epochOf(cycle.seq) !== epoch || counterOf(cycle.seq) < nextCounter) {
       throw protocolError(`CYCLE ${cycle.seq} does not belong to epoch ${epoch} from ${nextCounter}`);
     }
-    if (this.#unacknowledged.size >= limits.wire.layersInFlightMax) {
+    if (this.#inFlight.size >= limits.wire.layersInFlightMax) {
       // Not a broken protocol: cuts given up while the target stands still add layers, too. In the next session none is on its way.
-      throw new Problem(
-        'overloaded',
-        `disk ${this.disk} has ${this.#unacknowledged.size} layers that are not durable yet`,
-        {
-          remedy: 'nothing is lost; look at the target for what keeps it from acknowledging',
-          retryable: true,
-        },
-      );
+      throw new Problem('overloaded', `disk ${this.disk} has ${this.#inFlight.size} layers that are not durable yet`, {
+        remedy: 'nothing is lost; look at the target for what keeps it from acknowledging',
+        retryable: true,
+      });
     }
-    this.#leaveLayer(state.layer);
+    state.layer?.key.fill(0);
     const key = deriveLayerKeyBytes(diskKey, salt, diskId, cycle.seq);
     state.layer = { seq: cycle.seq, key, nextNonce: 0, nextBatch: 0, lastBlock: -1 };
     const { disk, seq, kind, base } = cycle;
@@ -140,12 +134,10 @@ export class Lane {
     layer.nextNonce += count;
     layer.nextBatch += 1;
     layer.lastBlock = lastBlock;
-    const unacknowledged = this.#unacknowledged.get(seq) ?? { durable: 0, sent: 0, waiting: [] };
-    this.#unacknowledged.set(seq, unacknowledged);
-    unacknowledged.waiting.push({ bytes: body.byteLength, sentAtMs: 0 });
+    this.#inFlight.set(seq, (this.#inFlight.get(seq) ?? 0) + 1);
     const { diskId, leafKey } = keys;
     const { disk } = this;
-    const { compression } = this.#open;
+    const { compression } = this.open;
     // Copies, because the layer's key is wiped when the next layer begins and this batch may still wait for a worker.
     const layerKey = Uint8Array.from(layer.key);
     return {
@@ -163,35 +155,11 @@ export class Lane {
     };
   }
 
-  /** The next batch of layer `seq` went out to the target. */
-  sent(seq: number, nowMs: number): void {
-    const layer = this.#unacknowledged.get(seq);
-    const entry = layer?.waiting[layer.sent - layer.durable];
-    if (!layer || !entry) return;
-    entry.sentAtMs = nowMs;
-    layer.sent += 1;
-  }
-
-  /** What a DURABLE sets free. Repeating an older one frees nothing. @throws Problem when it names what was never sent. */
-  durable(
-    message: Durable,
-    nowMs: number,
-  ): { readonly batches: number; readonly bytes: number; readonly waitedMs: number } {
-    const layer = this.#unacknowledged.get(message.seq);
-    let [bytes, waitedMs] = [0, 0];
-    if (!layer) return { batches: 0, bytes, waitedMs };
-    if (message.batches > layer.sent) {
-      throw targetFault(`DURABLE ${message.batches} of layer ${message.seq}, of which ${layer.sent} were sent`);
-    }
-    const batches = Math.max(0, message.batches - layer.durable);
-    for (const entry of layer.waiting.splice(0, batches)) {
-      bytes += entry.bytes;
-      waitedMs += nowMs - entry.sentAtMs;
-    }
-    layer.durable += batches;
-    const current = this.#state.kind === 'open' && this.#state.layer?.seq === message.seq;
-    if (layer.waiting.length === 0 && !current) this.#unacknowledged.delete(message.seq);
-    return { batches, bytes, waitedMs };
+  /** A batch of layer `seq` is durable, or spooled. */
+  settled(seq: number): void {
+    const left = (this.#inFlight.get(seq) ?? 0) - 1;
+    if (left > 0) this.#inFlight.set(seq, left);
+    else this.#inFlight.delete(seq);
   }
 
   /** Wipes the keys. Idempotent. */
@@ -201,13 +169,7 @@ export class Lane {
       this.#state.layer?.key.fill(0);
     }
     this.#state = { kind: 'ended' };
-    this.#unacknowledged.clear();
-  }
-
-  #leaveLayer(layer: Layer | null): void {
-    if (!layer) return;
-    layer.key.fill(0);
-    if (this.#unacknowledged.get(layer.seq)?.waiting.length === 0) this.#unacknowledged.delete(layer.seq);
+    this.#inFlight.clear();
   }
 
   #mustBeOpen(what: string): Extract<LaneState, { kind: 'open' }> {

@@ -1,45 +1,49 @@
 /**
  * The working life of a session: what the agent sends goes on to the target (batches through the pool), what the target answers
- * goes back (without the disk key). `session.ts` holds the life around it.
+ * goes back (without the disk key). `session.ts` holds the life around it, `delivery.ts` the way to the target.
  *
  * Invariants:
- *  1. Everything for the target leaves in the order it came (`egress.ts`).
+ *  1. Everything for the target leaves in the order it came (`backlog.ts`).
  *  2. The agent never has more in flight than its window: a byte too many is a protocol error (C5).
  *  3. Disk keys stay here: OPENED goes on to the agent without `diskKey` and `keyVersion` (DESIGN §4).
  *  4. Layers rise over the whole session, all disks alike.
  */
 import type { Clock } from '../kit/clock.ts';
 import { Credit } from '../kit/credit.ts';
-import { Problem } from '../kit/problem.ts';
+import { invariant } from '../kit/invariant.ts';
+import type { Problem } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';
 import { saltBytes } from '../kernels/keys.ts';
 import { limits } from '../limits.ts';
 import type { Connection } from '../transport/connection.ts';
-import { mustRecycle } from '../transport/heartbeat.ts';
 import { checksumsBytesMax } from '../wire/checksums.ts';
 import { protocolError } from '../wire/codes.ts';
-import { decodeCredit, encodeCredit } from '../wire/credit.ts';
-import { decodeCycle, encodeCycle } from '../wire/cycle.ts';
-import { decodeDurable } from '../wire/durable.ts';
-import { decodeErrorMessage } from '../wire/error.ts';
+import { encodeCredit } from '../wire/credit.ts';
+import { decodeCycle } from '../wire/cycle.ts';
 import { encodeFrame, frameType, type Frame } from '../wire/frame.ts';
 import { decodeOpenDisk } from '../wire/open-disk.ts';
 import { decodeOpened, encodeOpened } from '../wire/opened.ts';
 import { decodeGap } from '../wire/gap.ts';
 import { decodePointMessage } from '../wire/point.ts';
+import type { Backlog } from './backlog.ts';
 import type { Window } from './budget.ts';
 import { Comparison } from './comparison.ts';
 import type { SessionCounters } from './counters.ts';
-import { Egress } from './egress.ts';
+import type { Delivery } from './delivery.ts';
+import { HeldCredit } from './held-credit.ts';
+import type { Kept } from './kept.ts';
 import { Lane, targetFault, type PlannedBatch } from './lane.ts';
 import type { Sealer } from './pool.ts';
 import { ReturnPath } from './return-path.ts';
 import { sealingRoom, type SealOutcome } from './seal-batch.ts';
 import type { Slabs } from './slabs.ts';
+import { layerStartOf, type LayerStart } from './spool-log.ts';
+import type { AgentThrottle, Throttle } from './throttle.ts';
 
 export interface RelayOptions {
   readonly agent: Connection;
-  readonly target: Connection;
+  readonly delivery: Delivery;
+  readonly throttle: Throttle;
   readonly window: Window;
   readonly sealer: Sealer;
   readonly slabs: Slabs;
@@ -55,24 +59,43 @@ export interface RelayOptions {
 
 export class Relay {
   readonly #options: RelayOptions;
-  readonly #egress: Egress;
+  readonly #backlog: Backlog;
+  readonly #throttle: AgentThrottle;
+  readonly #held: HeldCredit;
   readonly #back: ReturnPath;
   readonly #comparison: Comparison;
   readonly #lanes = new Map<number, Lane>();
+  /** By disk: its layer. */
+  readonly #layers = new Map<number, LayerStart>();
   readonly #tasks = new Credit(limits.processServer.sessionTasksMax);
   #highestSeq = 0;
   /** Bytes of BATCH bodies the agent may still send. */
   #grantedBytes = 0;
   #firstGrantDone = false;
+  /** Of the window, and not granted again yet. */
+  #freedBytes = 0;
+  #ticks = 0;
 
   constructor(options: RelayOptions) {
-    const { agent, target, clock, sealer, slabs, counters, comparisonRoom: room, onFailure } = options;
+    const { agent, delivery, sealer, counters, comparisonRoom: room, onFailure } = options;
     this.#options = options;
-    this.#back = new ReturnPath(agent, target);
-    const onRoom = (): void => agent.resume();
-    const egress = new Egress({ connection: target, clock, slabs, counters, onFailure, onRoom });
-    this.#egress = egress;
-    this.#comparison = new Comparison({ egress, back: this.#back, sealer, counters, room, onFailure });
+    this.#backlog = delivery.backlog;
+    this.#throttle = options.throttle.agent(delivery.machine, (bytes) => this.#pass(bytes));
+    delivery.waits.isThrottled = () => this.#throttle.holds;
+    const release = (bytes: number): void => {
+      this.#freedBytes += bytes;
+      this.#grant();
+    };
+    this.#held = new HeldCredit(() => delivery.level, release);
+    this.#back = new ReturnPath(agent, delivery);
+    this.#comparison = new Comparison({
+      backlog: delivery.backlog,
+      back: this.#back,
+      sealer,
+      counters,
+      room,
+      onFailure,
+    });
   }
 
   /** Of the longest frame body the agent may send now. */
@@ -107,7 +130,8 @@ export class Relay {
       }
       case frameType.gap: {
         decodeGap(frame.body);
-        this.#toTarget(encodeFrame(frame.type, frame.disk, frame.body));
+        this.#backlog.gap(encodeFrame(frame.type, frame.disk, frame.body));
+        this.#relieve();
         return;
       }
       case frameType.error: {
@@ -120,14 +144,12 @@ export class Relay {
   }
 
   /** @throws Problem: the target broke the protocol. */
-  fromTarget(frame: Frame): void {
+  heard(frame: Frame): void {
     switch (frame.type) {
       case frameType.durable: {
-        this.#onDurable(frame);
-        return;
-      }
-      case frameType.credit: {
-        this.#egress.granted(decodeCredit(frame.body));
+        this.#laneOfTarget(frame.disk);
+        this.#forward(frame);
+        this.#grant();
         return;
       }
       case frameType.opened: {
@@ -138,26 +160,20 @@ export class Relay {
         this.#comparison.answer(frame, this.#laneOfTarget(frame.disk).checksumBounds);
         return;
       }
-      case frameType.leaves:
-      case frameType.repair:
-        this.#laneOfTarget(frame.disk);
-        {
-          this.#forward(frame);
-          return;
-        }
-      case frameType.committed: {
-        this.#onCommitted(frame);
+      case frameType.leaves: {
+        const lane = this.#laneOfTarget(frame.disk);
+        if (isLastLeaves(frame.body)) lane.leavesEnded();
+        this.#forward(frame);
         return;
       }
-      case frameType.rejected:
-        this.#options.counters.pointsRejected += 1;
-        {
-          this.#forward(frame);
-          return;
-        }
-      case frameType.error: {
-        const { code, message, retryable } = decodeErrorMessage(frame.body);
-        this.#options.end(new Problem(code, message, { retryable }));
+      case frameType.repair: {
+        this.#laneOfTarget(frame.disk);
+        this.#forward(frame);
+        return;
+      }
+      case frameType.committed:
+      case frameType.rejected: {
+        this.#forward(frame);
         return;
       }
       default:
@@ -165,10 +181,34 @@ export class Relay {
     }
   }
 
+  /** A batch takes nothing of the window any more, or has left the spool. */
+  freed({ layer, plainBytes, place }: Kept, by: 'target' | 'spool'): void {
+    if (by === 'target' && place) {
+      this.#held.drained(plainBytes);
+      return;
+    }
+    if (layer) this.#lanes.get(layer.disk)?.settled(layer.seq);
+    this.#options.counters.inFlightBytes -= plainBytes;
+    if (by === 'spool') this.#held.spooled(plainBytes);
+    else this.#freedBytes += plainBytes;
+  }
+
+  /** Every half second. */
+  tick(): void {
+    this.#ticks += 1;
+    if (this.#ticks % 2 === 0) this.#held.tick();
+    this.#grant();
+  }
+
+  /** Nothing is being opened or compared. */
+  get isSettled(): boolean {
+    return this.#lanes.size > 0 && this.#comparison.isIdle && [...this.#lanes.values()].every(({ isReady }) => isReady);
+  }
+
   /** Drops what waits and wipes keys. Idempotent. */
   end(reason: Problem): void {
     this.#tasks.end(reason);
-    this.#egress.end(reason);
+    this.#throttle.end();
     this.#comparison.end();
     for (const lane of this.#lanes.values()) lane.end();
     this.#options.counters.inFlightBytes = 0;
@@ -179,7 +219,8 @@ export class Relay {
     if (open.disk !== frame.disk) throw protocolError('OPEN_DISK names two disks');
     if (this.#lanes.has(open.disk)) throw protocolError(`disk ${open.disk} is opened twice`);
     this.#lanes.set(open.disk, new Lane(open));
-    this.#toTarget(encodeFrame(frame.type, frame.disk, frame.body));
+    this.#backlog.control(encodeFrame(frame.type, frame.disk, frame.body));
+    this.#relieve();
   }
 
   #onCycle(frame: Frame): void {
@@ -188,11 +229,14 @@ export class Relay {
     if (cycle.seq <= this.#highestSeq) throw protocolError(`layer ${cycle.seq} after layer ${this.#highestSeq}`);
     const salted = this.#laneOfAgent(cycle.disk).begin(cycle, this.#options.random.bytes(saltBytes));
     this.#highestSeq = cycle.seq;
-    this.#toTarget(encodeCycle(salted));
+    const layer = layerStartOf(salted);
+    this.#layers.set(cycle.disk, layer);
+    this.#backlog.cycle(layer);
+    this.#relieve();
   }
 
   #onBatch({ disk, body }: Frame): void {
-    const { counters, slabs, clock } = this.#options;
+    const { counters, slabs } = this.#options;
     if (body.byteLength > this.#grantedBytes) {
       throw protocolError(`a BATCH of ${body.byteLength} bytes, ${this.#grantedBytes} were granted`); // 2
     }
@@ -204,7 +248,11 @@ export class Relay {
     counters.batches += 1;
     counters.batchBytesIn += byteLength;
     counters.inFlightBytes += byteLength;
-    this.#egress.sealed(this.#seal(lane, plan, buffer), () => lane.sent(plan.seq, clock.monotonicMs()));
+    const layer = this.#layers.get(disk);
+    invariant(layer?.seq === plan.seq, 'a batch has a layer');
+    this.#throttle.used(byteLength, layer.kind);
+    const outcome = this.#seal(lane, plan, buffer);
+    this.#backlog.sealed({ layer, batch: plan.batch, plainBytes: byteLength, outcome });
     this.#relieve();
   }
 
@@ -237,15 +285,19 @@ export class Relay {
   }
 
   #onPoint(frame: Frame): void {
-    for (const { disk } of decodePointMessage(frame.body).disks) this.#laneOfAgent(disk);
+    const message = decodePointMessage(frame.body);
+    for (const { disk } of message.disks) this.#laneOfAgent(disk);
     this.#options.counters.points += 1;
-    this.#toTarget(encodeFrame(frame.type, frame.disk, frame.body));
+    this.#backlog.point(encodeFrame(frame.type, frame.disk, frame.body), message);
+    this.#relieve();
   }
 
   #onOpened(frame: Frame): void {
     const message = decodeOpened(frame.body);
     if (message.disk !== frame.disk) throw targetFault('OPENED names two disks');
-    this.#laneOfTarget(message.disk).opened(message);
+    const lane = this.#laneOfTarget(message.disk);
+    lane.opened(message);
+    this.#options.delivery.facts.opened(lane.open, message);
     const { disk, diskId, epoch, nextCounter, committed, layers, leaves, leafKey } = message; // 3
     this.#back.send(encodeOpened({ disk, diskId, epoch, nextCounter, committed, layers, leaves, leafKey }));
     if (this.#firstGrantDone) return;
@@ -253,42 +305,22 @@ export class Relay {
     this.#grant();
   }
 
-  #onDurable(frame: Frame): void {
-    const { counters, clock, window } = this.#options;
-    const lane = this.#laneOfTarget(frame.disk);
-    const { batches, bytes, waitedMs } = lane.durable(decodeDurable(frame.body), clock.monotonicMs());
-    counters.batchesDurable += batches;
-    counters.inFlightBytes -= bytes;
-    counters.stageMs.durable += waitedMs;
-    this.#forward(frame);
-    if (bytes === 0) return;
-    window.returned(bytes);
-    this.#grant();
-  }
-
-  #onCommitted(frame: Frame): void {
-    this.#options.counters.pointsCommitted += 1;
-    this.#forward(frame);
-    if (!mustRecycle(this.#options.target)) return;
-    const why = 'the connection to the target carried as much as one key should; connect again';
-    this.#options.end(new Problem('shutting-down', why, { retryable: true }));
-  }
-
   #grant(): void {
-    const bytes = this.#options.window.grant();
-    if (bytes === 0) return;
+    const { window } = this.#options;
+    if (this.#freedBytes > 0) window.returned(this.#freedBytes);
+    this.#freedBytes = 0;
+    const bytes = window.grant();
+    if (bytes > 0) this.#throttle.offer(bytes);
+  }
+
+  #pass(bytes: number): void {
     this.#grantedBytes += bytes;
     this.#back.send(encodeCredit(bytes));
   }
 
-  #toTarget(frame: Uint8Array): void {
-    this.#egress.control(frame);
-    this.#relieve();
-  }
-
   /** Reads no more from the agent while too much waits for the target. */
   #relieve(): void {
-    if (this.#egress.full) this.#options.agent.pause();
+    if (this.#backlog.full) this.#options.agent.pause();
   }
 
   /** Back to the agent as it came; copied, because a view would keep all that was read with it. */
@@ -307,4 +339,9 @@ export class Relay {
     if (!lane) throw targetFault(`it speaks of disk ${disk}, which was not opened`);
     return lane;
   }
+}
+
+/** LEAVES: its first field is flags, of which the lowest bit says so. */
+function isLastLeaves(body: Uint8Array): boolean {
+  return ((body[0] ?? 0) & 1) === 1;
 }

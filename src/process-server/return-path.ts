@@ -5,12 +5,19 @@
 import { limits } from '../limits.ts';
 import type { Connection } from '../transport/connection.ts';
 
+/** Where the frames come from. */
+export interface Upstream {
+  readonly paused: boolean;
+  pause(): void;
+  resume(): void;
+}
+
 export class ReturnPath {
   readonly #agent: Connection;
-  readonly #target: Connection;
+  readonly #target: Upstream;
   #waitingBytes = 0;
 
-  constructor(agent: Connection, target: Connection) {
+  constructor(agent: Connection, target: Upstream) {
     this.#agent = agent;
     this.#target = target;
   }

@@ -8,30 +8,21 @@ import { Problem } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
-import type { Files } from '../posix/files.ts';
 import type { Connection } from '../transport/connection.ts';
 import { wireCodeOf } from '../wire/codes.ts';
 import { Budget } from './budget.ts';
 import { addCounters, newCounters, type SessionCounters } from './counters.ts';
+import type { Delivery } from './delivery.ts';
+import type { DeliveryParts } from './delivery-parts.ts';
+import { Drains } from './drains.ts';
 import type { Sealer } from './pool.ts';
-import { Session, type ConnectTarget, type SessionOptions, type SessionPhase } from './session.ts';
+import { Session, type SessionOptions, type SessionPhase } from './session.ts';
 import { Slabs } from './slabs.ts';
-import type { SpoolReport } from './spool-report.ts';
-import type { Throttle } from './throttle.ts';
+import { Spool, type SpoolOptions } from './spool.ts';
+import { worse, type MachineSpoolReport, type SpoolReport } from './spool-report.ts';
+import type { Admission, ConnectTarget } from './target-link.ts';
+import { unthrottled, type Throttle } from './throttle.ts';
 import type { HeadWaits } from './waits.ts';
-
-/** Where what targets do not take waits on disk (SPOOL.md). One process server has a directory for itself. */
-export interface SpoolOptions {
-  readonly directory: string;
-  readonly bytesMax: number;
-  readonly files: Files;
-}
-
-/**
- * Whose epoch a machine's connection to its target claims (HELLO `lease`); null: there are no leases. Asked before each attempt. Rejects with Problem
- * `not-owner` when another process server holds the machine.
- */
-export type Admission = (machine: string) => Promise<{ readonly epoch: number } | null>;
 
 export interface ProcessServerOptions {
   readonly connectTarget: ConnectTarget;
@@ -71,6 +62,8 @@ export class ProcessServer {
   readonly #options: ProcessServerOptions;
   readonly #sessionOptions: SessionOptions;
   readonly #budget: Budget;
+  readonly #spool: Spool | null;
+  readonly #drains: Drains;
   readonly #sessions = new Set<Session>();
   /** The session of each machine that said HELLO. */
   readonly #byMachine = new Map<string, Session>();
@@ -84,22 +77,31 @@ export class ProcessServer {
     this.#options = options;
     this.#budget = options.budget ?? new Budget();
     const { connectTarget, sealer, clock, random, logger, version } = options;
-    this.#sessionOptions = {
+    this.#spool = options.spool ? new Spool(options.spool, { clock, random, logger }) : null;
+    const delivery: DeliveryParts = {
       connectTarget,
-      sealer,
+      admission: options.admission ?? (() => Promise.resolve(null)),
+      throttle: options.throttle ?? unthrottled,
+      spool: this.#spool,
+      slabs: new Slabs(),
       clock,
       random,
       logger,
       version,
-      slabs: new Slabs(),
-      comparisonRoom: options.comparisonRoom ?? new Credit(limits.processServer.comparisonBytesMax),
-      budget: this.#budget,
       instance: random.bytes(instanceBytes).toString('hex'),
-      onNamed: (session) => this.#onNamed(session),
-      onEnded: (session, reason) => this.#onEnded(session, reason),
       onTarget: (problem) => {
         this.#targetFailure = problem && { atMs: clock.wallMs(), problem };
       },
+    };
+    this.#drains = new Drains(delivery, (machine, counters) => this.#remember(machine, counters));
+    this.#sessionOptions = {
+      delivery,
+      sealer,
+      comparisonRoom: options.comparisonRoom ?? new Credit(limits.processServer.comparisonBytesMax),
+      budget: this.#budget,
+      onNamed: (session) => this.#onNamed(session),
+      admitted: (machine) => this.#drains.admitted(machine),
+      onEnded: (session, reason, way) => this.#onEnded(session, reason, way),
     };
   }
 
@@ -163,27 +165,57 @@ export class ProcessServer {
     for (const [machine, counters] of this.#past) add(machine, counters);
     for (const session of this.#sessions)
       if (this.#byMachine.get(session.machine) === session) add(session.machine, session.counters);
+    for (const [machine, counters] of this.#drains.counters) add(machine, counters);
     return totals;
   }
 
   /** Ends what there is of a machine, and drops what is spooled of it: its lease was lost. */
   endMachine(machine: string, reason: Problem): void {
-    this.#byMachine.get(machine)?.end(reason);
+    const session = this.#byMachine.get(machine);
+    void session?.delivery?.end(reason, 'dropped');
+    session?.end(reason);
+    this.#drains.end(machine, reason, 'dropped');
   }
 
   spoolReport(): SpoolReport {
-    return { usedBytes: 0, limitBytes: 0, level: 'ok', machines: [] };
+    const machines = this.#deliveries()
+      .map(({ report }) => report)
+      .filter(isWorthTelling);
+    const { usedBytes, limitBytes, level } = this.#spool ?? { usedBytes: 0, limitBytes: 0, level: 'ok' as const };
+    return {
+      usedBytes,
+      limitBytes,
+      level: machines.reduce((worst, each) => worse(worst, each.level), level),
+      machines,
+    };
   }
 
   /** What the head of the machine's session waited for; null: it has none. */
   waits(machine: string): HeadWaits | null {
-    return this.#byMachine.has(machine) ? null : null;
+    const delivery = this.#deliveries().find((each) => each.machine === machine);
+    return delivery?.waits.report() ?? null;
   }
 
-  /** Ends all sessions, retryable: agents go to another process server or come back. New connections are turned away. Idempotent. */
+  /**
+   * Ends all sessions, retryable: agents go to another process server or come back. What is spooled stays for the next start. New connections are turned
+   * away. Idempotent.
+   */
   close(): void {
     this.#closing = true;
     for (const session of this.#sessions) session.end(shuttingDown());
+    this.#drains.close(shuttingDown());
+    this.#spool?.close();
+  }
+
+  /** Resolves when no file of the spool is in use any more; after `close`, or before it, of machines that were ended. */
+  settled(): Promise<void> {
+    return this.#drains.settled();
+  }
+
+  /** Of the sessions, then those without an agent. */
+  #deliveries(): Delivery[] {
+    const ofSessions = [...this.#byMachine.values()].flatMap(({ delivery }) => (delivery ? [delivery] : []));
+    return [...ofSessions, ...this.#drains.deliveries];
   }
 
   #onNamed(session: Session): void {
@@ -192,13 +224,21 @@ export class ProcessServer {
     older?.end(new Problem('superseded', 'the same machine connected again', { retryable: true }));
   }
 
-  #onEnded(session: Session, reason: Problem | null): void {
+  #onEnded(session: Session, reason: Problem | null, delivery: Delivery | null): void {
     this.#sessions.delete(session);
     // A peer's code could be anything; a metric's label may not.
     const name = reason === null ? 'left' : wireCodeOf(reason);
     this.#ended.set(name, (this.#ended.get(name) ?? 0) + 1);
     const { machine, counters } = session;
     if (this.#byMachine.get(machine) === session) this.#byMachine.delete(machine);
+    if (delivery) {
+      const why = reason ?? new Problem('closed', 'the agent left', { retryable: true });
+      this.#drains.take(delivery, why, this.#closing ? 'kept' : 'dropped');
+    }
+    this.#remember(machine, counters);
+  }
+
+  #remember(machine: string, counters: SessionCounters): void {
     if (counters.targetBytesOut === 0) return;
     const sum = this.#past.get(machine) ?? newCounters();
     this.#past.delete(machine);
@@ -208,6 +248,11 @@ export class ProcessServer {
     const oldest = this.#past.keys().next();
     if (oldest.done !== true) this.#past.delete(oldest.value);
   }
+}
+
+/** Something is on disk, or its target is away. */
+function isWorthTelling({ bytes, targetSinceMs, failure }: MachineSpoolReport): boolean {
+  return bytes > 0 || targetSinceMs === null || failure !== null;
 }
 
 function shuttingDown(): Problem {

@@ -1,84 +1,58 @@
 /**
- * One agent connection and the target connection opened for it, in that machine's name.
+ * One agent connection, and the way to its target (`delivery.ts`) in that machine's name.
  *
- *   greeting ──HELLO──► connecting ──connection──► welcoming ──WELCOME──► open ──► ended
+ *   greeting ──HELLO──► connecting ──WELCOME of the target──► open ──► ended
  *
  * Invariants:
- *  1. One state; whatever waits (timer, attempt to connect, target, relay) lives on it. `end` is the one way out, from any state,
- *     and does its work once.
+ *  1. One state; whatever waits (timer, delivery, relay) lives on it. `end` is the one way out, from any state, and does its work once.
  *  2. The certificate decides whose disks these are; a HELLO that says otherwise is refused `not-authorised` (C8).
- *  3. Neither side outlives the other: when one goes, the other is told and closed, retryable.
+ *  3. The session does not outlive its delivery. What was spooled may outlive the session: whoever ends it says what becomes of that.
  *  4. A frame that can not be understood ends the session; nothing of it is acted upon.
  */
-import type { Clock, Timer } from '../kit/clock.ts';
+import type { Timer } from '../kit/clock.ts';
 import type { Credit } from '../kit/credit.ts';
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
-import type { Random } from '../kit/random.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
 import { closeCodes, type Connection } from '../transport/connection.ts';
 import { Heartbeat } from '../transport/heartbeat.ts';
 import { isWireCode, protocolError, wireCodeOf, wireCodes } from '../wire/codes.ts';
-import { decodeErrorMessage, encodeErrorMessage } from '../wire/error.ts';
+import { encodeErrorMessage } from '../wire/error.ts';
+import { common, features } from '../wire/features.ts';
 import { decodeFrame, frameHeaderBytes, frameType, type Frame } from '../wire/frame.ts';
-import { common } from '../wire/features.ts';
-import { decodeHello, encodeHello, protocolVersion, type Hello } from '../wire/hello.ts';
-import { decodeWelcome, encodeWelcome, type Welcome } from '../wire/welcome.ts';
+import { decodeHello, protocolVersion, type Hello } from '../wire/hello.ts';
+import { encodeWelcome, type Welcome } from '../wire/welcome.ts';
 import type { Budget, Window } from './budget.ts';
 import { newCounters, type SessionCounters } from './counters.ts';
-import { targetFault } from './lane.ts';
+import { Delivery } from './delivery.ts';
+import type { DeliveryOwner, DeliveryParts } from './delivery-parts.ts';
 import type { Sealer } from './pool.ts';
 import { Relay } from './relay.ts';
-import type { Slabs } from './slabs.ts';
-
-/** Opens a connection to the machine's target. Rejects with a Problem, or with the signal's reason. */
-export type ConnectTarget = (machine: string, signal: AbortSignal) => Promise<Connection>;
 
 export interface SessionOptions {
-  readonly connectTarget: ConnectTarget;
+  /** What all ways to targets share. */
+  readonly delivery: DeliveryParts;
   readonly sealer: Sealer;
-  readonly slabs: Slabs;
   /** Bytes of checksums that may be asked for or compared, all sessions together. */
   readonly comparisonRoom: Credit;
   readonly budget: Budget;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly logger: Logger;
-  /** Version of this program. */
-  readonly version: string;
-  /** 16 random bytes in hex, made when the process started. */
-  readonly instance: string;
   /** The machine said HELLO and may: older sessions of it end now. */
   readonly onNamed: (session: Session) => void;
-  readonly onEnded: (session: Session, reason: Problem | null) => void;
-  /** How an attempt to reach the target ended; null: it answered. */
-  readonly onTarget: (failure: Problem | null) => void;
+  /** Resolves when nothing of the machine is in the way; null: nothing is. Rejects with Problem `draining`. */
+  readonly admitted: (machine: string) => Promise<void> | null;
+  /** @param delivery how it got to its target, if it had got so far: it is to be ended, or goes on by itself. */
+  readonly onEnded: (session: Session, reason: Problem | null, delivery: Delivery | null) => void;
 }
 
 type State =
   | { readonly kind: 'greeting'; readonly timer: Timer }
-  | {
-      readonly kind: 'connecting';
-      readonly hello: Hello;
-      readonly abort: AbortController;
-      readonly timer: Timer;
-      readonly window: Window;
-    }
-  | {
-      readonly kind: 'welcoming';
-      readonly hello: Hello;
-      readonly target: Connection;
-      readonly timer: Timer;
-      readonly window: Window;
-    }
-  | { readonly kind: 'open'; readonly target: Connection; readonly relay: Relay; readonly window: Window }
+  | { readonly kind: 'connecting'; readonly hello: Hello; readonly delivery: Delivery; readonly window: Window }
+  | { readonly kind: 'open'; readonly delivery: Delivery; readonly relay: Relay; readonly window: Window }
   | { readonly kind: 'ended'; readonly reason: Problem | null };
 
-export type SessionPhase = State['kind'];
+export type SessionPhase = State['kind'] | 'welcoming';
 
 const sessionIdBytes = 8;
-/** What both hops can do through here: nothing yet. */
-const features: readonly string[] = [];
 
 export class Session {
   readonly machine: string;
@@ -92,7 +66,7 @@ export class Session {
 
   /** Takes over the connection; to be made synchronously by whoever receives it. */
   constructor(agent: Connection, options: SessionOptions) {
-    const { clock, logger, random } = options;
+    const { clock, logger, random, slabs } = options.delivery;
     this.#agent = agent;
     this.#options = options;
     this.machine = agent.peer.name;
@@ -102,8 +76,8 @@ export class Session {
     this.#state = { kind: 'greeting', timer: clock.after(limits.wire.firstFrameMs, late) };
     this.#agentHeartbeat = new Heartbeat(agent, clock);
     const fromAgent = (message: Buffer): void => this.#guard(() => this.#fromAgent(message));
-    agent.onFrame(fromAgent, options.slabs.takeFrame, () => this.#frameBytesMax);
-    void agent.closed.then(() => this.end(null)); // 3
+    agent.onFrame(fromAgent, slabs.takeFrame, () => this.#frameBytesMax);
+    void agent.closed.then(() => this.end(null));
   }
 
   get counters(): SessionCounters {
@@ -112,7 +86,13 @@ export class Session {
   }
 
   get phase(): SessionPhase {
-    return this.#state.kind;
+    const state = this.#state;
+    return state.kind === 'connecting' && state.delivery.link.phase === 'welcoming' ? 'welcoming' : state.kind;
+  }
+
+  /** The way to its target, once there is one. */
+  get delivery(): Delivery | null {
+    return 'delivery' in this.#state ? this.#state.delivery : null;
   }
 
   /** Bytes this session may have in flight. */
@@ -128,13 +108,11 @@ export class Session {
     this.#state = { kind: 'ended', reason };
     const why = reason ?? new Problem('closed', 'the agent left', { retryable: true });
     if ('timer' in state) state.timer.cancel();
-    if (state.kind === 'connecting') state.abort.abort(why);
     if (state.kind === 'open') state.relay.end(why);
-    if ('target' in state) state.target.close(closeCodes.normal, why.message);
     if ('window' in state) state.window.leave();
     this.#tellAgent(reason);
     this.#logger.info({ code: why.code, reason: why.message, phase: state.kind }, 'the session of a machine ended');
-    this.#options.onEnded(this, reason);
+    this.#options.onEnded(this, reason, 'delivery' in state ? state.delivery : null); // 3
   }
 
   /** Of the longest frame the agent may send now. */
@@ -145,11 +123,13 @@ export class Session {
 
   #countConnections(): void {
     // From when there is a target: what a refused session cost is forgotten with it, and a total never falls.
-    if (!('target' in this.#state)) return;
+    if (!('delivery' in this.#state)) return;
+    const { carried } = this.#state.delivery.link;
+    if (carried.out === 0) return;
     this.#counters.agentBytesIn = this.#agent.bytesIn;
     this.#counters.agentBytesOut = this.#agent.bytesOut;
-    this.#counters.targetBytesIn = this.#state.target.bytesIn;
-    this.#counters.targetBytesOut = this.#state.target.bytesOut;
+    this.#counters.targetBytesIn = carried.in;
+    this.#counters.targetBytesOut = carried.out;
   }
 
   #tellAgent(reason: Problem | null): void {
@@ -220,108 +200,66 @@ export class Session {
   }
 
   #connect(hello: Hello, window: Window): void {
-    const { clock, connectTarget } = this.#options;
     if (this.#state.kind === 'greeting') this.#state.timer.cancel();
-    const abort = new AbortController();
-    const unreachable = (message: string): Problem => new Problem('unreachable', message, { retryable: true });
-    const late = (): void => this.#unreached(unreachable('the target did not answer in time'));
-    const timer = clock.after(limits.wire.authenticationMs, late);
-    this.#state = { kind: 'connecting', hello, abort, timer, window };
-    // A connector that throws at once is the same failure as one that rejects.
-    Promise.resolve()
-      .then(() => connectTarget(this.machine, abort.signal))
-      .then(
-        (target) => this.#onTarget(target),
-        (error: unknown) => {
-          if (isProblem(error) && isWireCode(error.code)) this.#unreached(error);
-          else this.#unreached(unreachable(`the target can not be reached: ${messageOf(error)}`));
-        },
-      );
-  }
-
-  /** The attempt to reach the target failed, unless it was given up before because the agent went. */
-  #unreached(reason: Problem): void {
-    if (this.#state.kind === 'connecting' || this.#state.kind === 'welcoming') this.#options.onTarget(reason);
-    this.end(reason);
-  }
-
-  #onTarget(target: Connection): void {
-    const state = this.#state;
-    if (state.kind !== 'connecting') {
-      target.close(closeCodes.normal, 'the agent left');
-      return;
-    }
-    const { clock, version, instance } = this.#options;
-    const { hello, timer, window } = state;
-    this.#state = { kind: 'welcoming', hello, target, timer, window };
-    const heartbeat = new Heartbeat(target, clock);
-    target.onFrame((message) => this.#guard(() => this.#fromTarget(message, heartbeat)));
-    void target.closed.then(({ reason }) =>
-      this.#unreached(new Problem('unreachable', `the target closed the connection: ${reason}`, { retryable: true })),
-    ); // 3
-    const offered = common(hello.features, features);
-    const greeting: Hello = {
-      protocol: [protocolVersion],
-      role: 'process-server',
-      machine: this.machine,
-      version,
-      features: offered,
-      instance,
+    const owner: DeliveryOwner = {
+      welcomed: () => this.#onWelcomed(),
+      heard: (frame) => {
+        if (this.#state.kind === 'open') this.#state.relay.heard(frame);
+      },
+      freed: (entry, by) => {
+        if (this.#state.kind === 'open') this.#state.relay.freed(entry, by);
+      },
+      room: () => this.#agent.resume(),
+      tick: () => {
+        if (this.#state.kind === 'open') this.#state.relay.tick();
+      },
+      resumable: () => this.#state.kind === 'open' && this.#state.relay.isSettled,
+      failed: (error) => this.#fail(error),
     };
-    // A refused send means the target is gone, which `closed` tells.
-    target.send(encodeHello(greeting)).catch(() => undefined);
-  }
-
-  #fromTarget(message: Buffer, heartbeat: Heartbeat): void {
-    const frame = understood(() => decodeFrame(message));
-    if (heartbeat.take(frame)) return;
-    const state = this.#state;
-    if (state.kind === 'open') understood(() => state.relay.fromTarget(frame));
-    else if (state.kind === 'welcoming') this.#onWelcome(frame, state);
-  }
-
-  #onWelcome(frame: Frame, state: Extract<State, { kind: 'welcoming' }>): void {
-    this.#options.onTarget(null); // Also when it refuses this machine.
-    if (frame.type === frameType.error) {
-      const { code, message, retryable } = understood(() => decodeErrorMessage(frame.body));
-      this.end(new Problem(code, message, { retryable }));
-      return;
+    const { machine } = this;
+    const delivery = new Delivery(this.#options.delivery, owner, { machine, counters: this.#counters });
+    this.#state = { kind: 'connecting', hello, delivery, window };
+    const waiting = this.#options.admitted(machine);
+    if (!waiting) delivery.start();
+    else {
+      waiting.then(
+        () => {
+          if (this.delivery === delivery) delivery.start();
+        },
+        (error: unknown) => this.#fail(error),
+      );
     }
-    if (frame.type !== frameType.welcome) throw targetFault(`type ${frame.type} instead of WELCOME`);
-    const welcome = understood(() => decodeWelcome(frame.body));
-    const { hello, target, timer, window } = state;
-    const { sealer, slabs, comparisonRoom, clock, random, version } = this.#options;
-    timer.cancel();
+  }
+
+  #onWelcomed(): void {
+    const state = this.#state;
+    if (state.kind !== 'connecting') return;
+    const { sealer, comparisonRoom, delivery: parts } = this.#options;
+    const { hello, delivery, window } = state;
     const relay = new Relay({
       agent: this.#agent,
-      target,
+      delivery,
+      throttle: parts.throttle,
       window,
       sealer,
-      slabs,
+      slabs: parts.slabs,
       comparisonRoom,
       counters: this.#counters,
-      clock,
-      random,
+      clock: parts.clock,
+      random: parts.random,
       end: (reason) => this.end(reason),
       onFailure: (error) => this.#fail(error),
     });
-    this.#state = { kind: 'open', target, relay, window };
+    this.#state = { kind: 'open', delivery, relay, window };
+    const known = delivery.keeps ? [features.pointsInFlight] : [];
     const answer: Welcome = {
       protocol: protocolVersion,
-      version,
-      features: common(hello.features, welcome.features),
+      version: parts.version,
+      features: common(hello.features, known),
       session: this.id,
     };
     this.#agent.send(encodeWelcome(answer)).catch(() => undefined);
-    this.#logger.info({ target: target.peer.name, remote: this.#agent.remote }, 'the session of a machine began');
-  }
-}
-
-/** What the target sent and can not be understood is not the agent's fault: it may try again. */
-function understood<T>(decode: () => T): T {
-  try {
-    return decode();
-  } catch (error) {
-    throw isProblem(error) && error.code === 'protocol-error' ? targetFault(error.message) : error;
+    const fields = { target: delivery.link.connection?.peer.name, remote: this.#agent.remote, spool: delivery.keeps };
+    this.#logger.info(fields, 'the session of a machine began');
   }
 }

@@ -1,6 +1,7 @@
 /**
  * Memory of batches on their way through. A batch lies in one slab from the moment its frame begins to arrive until its sealed frame is
- * sent: connection → lane → worker → egress → here again.
+ * sent, or, where it may have to be sent again, until it is durable or spooled: connection → lane → worker → backlog → here again. So what is in
+ * slabs is at most twice what the windows allow.
  *
  *   ┌ room of the connection ┬ room sealing needs ┬ frame as it came … ┐      sealing writes from the left, in place (`seal-batch.ts`)
  *
@@ -39,6 +40,11 @@ export class Slabs {
   /** Gives back the memory of a frame whose body is not needed any more, if it was taken here. */
   free(body: Uint8Array): void {
     this.#frames.free(body);
+  }
+
+  /** At least `bytes` bytes, content undefined, until `give`. */
+  take(bytes: number): ArrayBuffer {
+    return this.#pool.take(bytes);
   }
 
   /** Takes a slab back. The caller must not use it any more. */

@@ -22,6 +22,8 @@ export class Waits {
   readonly #rows = Array.from({ length: buckets }, none);
   #second: number;
   #now: WaitsFor = 'agent';
+  /** Whether it is the throttle that keeps the agent from sending. */
+  isThrottled: () => boolean = () => false;
   #sinceMs: number;
 
   constructor(clock: Clock) {
@@ -49,11 +51,12 @@ export class Waits {
     const newest = Math.floor(nowMs / bucketMs);
     // A wait of minutes fills each row once.
     this.#second = Math.max(this.#second, newest - buckets);
+    const what = this.#now === 'agent' && this.isThrottled() ? 'throttle' : this.#now;
     let fromMs = Math.max(this.#sinceMs, this.#second * bucketMs);
     for (;;) {
       const endMs = Math.min(nowMs, (this.#second + 1) * bucketMs);
       const row = this.#rows[this.#second % buckets];
-      if (row) row[this.#now] += Math.max(0, endMs - fromMs);
+      if (row) row[what] += Math.max(0, endMs - fromMs);
       if (this.#second >= newest) break;
       fromMs = endMs;
       this.#second += 1;
