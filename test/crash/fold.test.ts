@@ -9,13 +9,9 @@ import { crashAll, noTotals, Recording, soak } from './crash-points.ts';
 import { failAt } from './faults.ts';
 import { judgeMachine, MachineRun, removeScratch } from './machine-run.ts';
 
-type Limits = typeof import('../../src/limits.ts');
 vi.mock('../../src/limits.ts', async (load) => {
-  const real = await load<Limits>();
-  const { limits } = real;
-  const target = { ...limits.target, segmentBytesMax: 49_152, groupBytesMax: 32_768 };
-  const store = { ...limits.store, movedBytes: 8_192, foldStepRecords: 16 };
-  return { ...real, limits: { ...limits, target, store } };
+  const { smallSegments } = await import('../store/small-segments.ts');
+  return smallSegments(await load(), 49_152);
 });
 
 afterAll(removeScratch);

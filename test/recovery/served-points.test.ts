@@ -19,13 +19,9 @@ import { Vault } from '../../src/store/vault.ts';
 import { MachineLife } from '../store/machine-fixture.ts';
 import { blocks, blockSize, diskBytes } from './points-made.ts';
 
-type Limits = typeof import('../../src/limits.ts');
 vi.mock('../../src/limits.ts', async (load) => {
-  const real = await load<Limits>();
-  const { limits } = real;
-  const target = { ...limits.target, segmentBytesMax: 65_536, groupBytesMax: 32_768 };
-  const store = { ...limits.store, movedBytes: 8_192, foldStepRecords: 16 };
-  return { ...real, limits: { ...limits, target, store } };
+  const { smallSegments } = await import('../store/small-segments.ts');
+  return smallSegments(await load());
 });
 
 const parts = { files, clock, random, version: '0', loggerOf: () => createLogger({ level: 'silent', clock }) };

@@ -15,13 +15,9 @@ import { segmentName } from '../../src/store/segment-format.ts';
 import { RecordIndex } from '../../src/store/record-index.ts';
 import { MachineLife, retireAll } from './machine-fixture.ts';
 
-type Limits = typeof import('../../src/limits.ts');
 vi.mock('../../src/limits.ts', async (load) => {
-  const real = await load<Limits>();
-  const { limits } = real;
-  const target = { ...limits.target, segmentBytesMax: 49_152, groupBytesMax: 32_768 };
-  const store = { ...limits.store, movedBytes: 8_192, foldStepRecords: 16 };
-  return { ...real, limits: { ...limits, target, store } };
+  const { smallSegments } = await import('./small-segments.ts');
+  return smallSegments(await load(), 49_152);
 });
 
 let life: MachineLife;

@@ -12,13 +12,9 @@ import { leaveMapped, withRealIndex } from '../crash/real-index.ts';
 import { SimulatedFiles } from '../simulated-files.ts';
 import { MachineLife, type BlockChange } from './machine-fixture.ts';
 
-type Limits = typeof import('../../src/limits.ts');
 vi.mock('../../src/limits.ts', async (load) => {
-  const real = await load<Limits>();
-  const { limits } = real;
-  const target = { ...limits.target, segmentBytesMax: 65_536, groupBytesMax: 32_768 };
-  const store = { ...limits.store, movedBytes: 8_192, foldStepRecords: 16 };
-  return { ...real, limits: { ...limits, target, store } };
+  const { smallSegments } = await import('./small-segments.ts');
+  return smallSegments(await load());
 });
 
 const soak = process.env['TIDEMARK_TEST_SOAK'] === '1';
