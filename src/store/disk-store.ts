@@ -28,7 +28,7 @@ import { completeMark } from './index-nodes.ts';
 import type { IndexReader } from './index-reader.ts';
 import type { LeafFile } from './leaf-file.ts';
 import type { MachineLog, NewLayer } from './machine-log.ts';
-import { layerUnknown, OpenLayer } from './open-layer.ts';
+import { layerUnknown, OpenLayer, type Opened } from './open-layer.ts';
 import { decodeLayerBody } from './segment-format.ts';
 import type { DiskKeys } from './vault.ts';
 
@@ -155,18 +155,18 @@ export class DiskStore {
   async beginLayer(layer: NewLayer, continues = false): Promise<number | null> {
     const { seq, epoch } = layer;
     if (epochOf(seq) !== epoch) throw new StaleEpoch(`layer ${seq} is not of epoch ${epoch}`, epoch);
-    if (seq > this.#log.highestSeq) return this.#begin(layer);
+    if (seq > this.#log.highestSeq) return this.#begin(layer, continues ? 'anew' : 'once');
     if (!continues) throw protocolError(`layer ${seq} after layer ${this.#log.highestSeq}`);
     const { had, begun } = await this.#log.inTurn((index) => this.#takeUp(layer, index));
     await begun;
     return had;
   }
 
-  async #begin(layer: NewLayer): Promise<null> {
+  async #begin(layer: NewLayer, how: Opened): Promise<null> {
     if (layer.keyVersion !== this.keys.version)
       throw protocolError(`key version ${layer.keyVersion}, the disk has ${this.keys.version}`);
     const appended = this.#log.appendLayer(this.no, layer);
-    const current = new OpenLayer(layer.seq);
+    const current = new OpenLayer(layer.seq, how);
     this.#current = current;
     try {
       await appended;
@@ -181,7 +181,7 @@ export class DiskStore {
   #takeUp(layer: NewLayer, index: IndexReader): { readonly had: number | null; readonly begun?: Promise<null> } {
     const { seq } = layer;
     const newest = Math.max(this.#listed, this.#pending?.last ?? 0, index.newestLayerOf(this.no));
-    if (seq > newest) return { had: null, begun: this.#begin(layer) };
+    if (seq > newest) return { had: null, begun: this.#begin(layer, 'anew') };
     if (seq <= this.#listed) throw layerUnknown(`layer ${seq} of disk ${this.name} is part of a point`);
     const known = decodeLayerBody(index.layer(this.no, seq) ?? new Uint8Array());
     if (!known) throw layerUnknown(`there is no layer ${seq} of disk ${this.name}`);
@@ -189,7 +189,7 @@ export class DiskStore {
       throw layerUnknown(`layer ${seq} of disk ${this.name} has another salt or key version`);
     const tail = index.layerTail(this.no, seq);
     if (seq === newest) this.#log.takeUpLayer(this.no, seq, tail.batches);
-    this.#current = new OpenLayer(seq, tail, seq < newest);
+    this.#current = new OpenLayer(seq, seq < newest ? 'closed' : 'again', tail);
     return { had: tail.batches };
   }
 

@@ -14,20 +14,29 @@ export interface LayerTail {
   readonly lastBlock: number;
 }
 
+/** How a layer came to be open. */
+export type Opened =
+  /** By a session that takes up no layers. */
+  | 'once'
+  /** By one that may know of batches which are not there any more. */
+  | 'anew'
+  | 'again'
+  /** A newer layer of the disk was begun: it is passed over, and nothing is added. */
+  | 'closed';
+
 export class OpenLayer {
   readonly seq: number;
   /** Batches that are passed over when they come again. */
   readonly had: number;
-  /** A newer layer of the disk was begun: nothing is added. */
-  readonly #closed: boolean;
+  readonly #how: Opened;
   #next: number;
   #lastBlock: number;
   #ended = false;
 
-  constructor(seq: number, tail: LayerTail = { batches: 0, lastBlock: -1 }, closed = false) {
+  constructor(seq: number, how: Opened, tail: LayerTail = { batches: 0, lastBlock: -1 }) {
     this.seq = seq;
     this.had = tail.batches;
-    this.#closed = closed;
+    this.#how = how;
     this.#next = tail.batches;
     this.#lastBlock = tail.lastBlock;
   }
@@ -36,8 +45,9 @@ export class OpenLayer {
   has({ seq, batch }: SealedHeader): boolean {
     if (this.seq !== seq || this.#ended) throw protocolError(`a batch of layer ${seq}, which is not open`);
     if (batch < this.had) return true;
-    if (this.#closed) throw layerUnknown(`layer ${seq} has ${this.had} batches, and a newer one was begun`);
-    if (batch > this.#next && this.had > 0) throw layerUnknown(`layer ${seq} has ${this.#next} batches, not ${batch}`);
+    const has = `layer ${seq} has ${this.#next} batches`;
+    if (this.#how === 'closed') throw layerUnknown(`${has}, and a newer one was begun`);
+    if (batch > this.#next && this.#how !== 'once') throw layerUnknown(`${has}, not ${batch}`);
     if (batch !== this.#next) throw protocolError(`batch ${batch} of layer ${seq}, expected ${this.#next}`);
     return false;
   }

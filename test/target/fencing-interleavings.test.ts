@@ -79,8 +79,8 @@ class Door {
 
 let door = new Door();
 beforeEach(() => {
-  const appendLayer = Reflect.get(MachineLog.prototype, 'appendLayer') as MachineLog['appendLayer'];
-  const appendBatch = Reflect.get(MachineLog.prototype, 'appendBatch') as MachineLog['appendBatch'];
+  const appendLayer = Reflect.get(MachineLog.prototype, 'appendLayer');
+  const appendBatch = Reflect.get(MachineLog.prototype, 'appendBatch');
   vi.spyOn(MachineLog.prototype, 'appendLayer').mockImplementation(function (this: MachineLog, no, layer) {
     const appended = appendLayer.call(this, no, layer);
     door.wrote(`layer ${layer.seq}`, epochOf(layer.seq));
@@ -95,7 +95,7 @@ beforeEach(() => {
     await appended;
     door.isDurable(name);
   });
-  const append = Reflect.get(PointsLog.prototype, 'append') as PointsLog['append'];
+  const append = Reflect.get(PointsLog.prototype, 'append');
   vi.spyOn(PointsLog.prototype, 'append').mockImplementation(async function (this: PointsLog, entry) {
     await append.call(this, entry);
     if (entry.type === 'epoch') {

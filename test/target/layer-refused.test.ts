@@ -158,6 +158,21 @@ test('an empty layer goes on with 0, and one of which nothing came is begun', as
   });
 });
 
+test('a batch that was acknowledged and is not there any more is no breach of the protocol', async () => {
+  const disk = await written();
+  for (const counter of [5, 5]) {
+    // Not there at all, then there and empty.
+    const { peer } = await session();
+    peer.send(cycleBytes(0, seq(counter)));
+    peer.send(batch(disk, counter, 2, 30));
+    expect(decodeErrorMessage((await peer.next(frameType.error)).body).code).toBe('layer-unknown');
+  }
+  const { peer } = await session([]);
+  peer.send(cycleBytes(0, seq(6)));
+  peer.send(batch(disk, 6, 2, 30));
+  expect(decodeErrorMessage((await peer.next(frameType.error)).body).code).toBe('protocol-error');
+});
+
 test('without the feature a layer is begun once', async () => {
   await written();
   const { peer } = await session([]);
