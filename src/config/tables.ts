@@ -48,6 +48,21 @@ const wholeNumber = (least: number, most: number) =>
     .union([z.number(), z.string().regex(/^\d+$/).transform(Number)], 'not a whole number')
     .pipe(z.int().min(least).max(most));
 
+const minutesMax = 1440;
+
+/** `1,2,4`, or a list in the file. */
+const minutesList = z
+  .union([z.string(), z.number(), z.array(z.union([z.number(), z.string()]))])
+  .transform((value, context): number[] => {
+    const list = (Array.isArray(value) ? value : String(value).split(',')).map((each) => Number(String(each) || NaN));
+    const { retryMinutesMax } = limits.agent;
+    const good = list.every((each) => Number.isInteger(each) && each >= 1 && each <= minutesMax);
+    if (good && list.length > 0 && list.length <= retryMinutesMax) return list;
+    const message = `not a list of 1 to ${retryMinutesMax} pauses of 1 to ${minutesMax} minutes`;
+    context.addIssue({ code: 'custom', message });
+    return z.NEVER;
+  });
+
 const { blockBytesMin, blockBytesMax, perMachineMax } = limits.disk;
 const filePath = z.string().min(1);
 const name = z
@@ -182,6 +197,9 @@ export const tables = {
     memoryMiB: wholeNumber(1, 1024 * 1024)
       .optional()
       .describe('memory the whole agent may take, MiB'),
+    retryMinutes: minutesList
+      .default([...limits.agent.retryMinutesDefault])
+      .describe('pauses between tries to connect after a minute of quick ones, minutes; the last one repeats'),
     credentials: filePath.optional().describe('directory of certificate and key'),
   }),
   control: z.strictObject({

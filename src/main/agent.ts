@@ -17,6 +17,7 @@ import type { Report } from '../control/report-schemas.ts';
 import type { Clock } from '../kit/clock.ts';
 import { limits } from '../limits.ts';
 import { registerCertificateSeries } from '../observe/metrics.ts';
+import type { Logger } from '../observe/logger.ts';
 import type { MachineDefinition } from '../wire/definition.ts';
 import { connect } from '../transport/client.ts';
 import { openAppConsistency } from './agent-app.ts';
@@ -107,6 +108,13 @@ function pointOnSignal(builder: RoleBuilder, agent: Agent, config: AgentConfig):
   });
 }
 
+function sayWhenLogsFail(builder: RoleBuilder, disks: readonly ReplicaDisk[], clock: Clock, logger: Logger): void {
+  const watch = watchLogs(disks, clock, logger);
+  builder.closers.add(() => {
+    watch.cancel();
+  });
+}
+
 function run(builder: RoleBuilder, agent: Agent): void {
   const loop = agent.run();
   loop.catch((error: unknown) => {
@@ -156,6 +164,7 @@ export function startAgent(common: Parts, config: AgentConfig): Promise<Running>
       compression: () => policy.compression,
       app,
       appEveryMs: () => policy.appEveryMs,
+      retryMinutes: config.retryMinutes,
       resyncWindow: () => policy.resyncWindow(clock.wallMs()),
       resyncAtDirtyRatio: () => policy.resyncAtDirtyRatio,
       hold: () => holdReason(duties()),
@@ -172,10 +181,7 @@ export function startAgent(common: Parts, config: AgentConfig): Promise<Running>
     await builder.observe(parts, config, logger, () => readiness(agent.report()));
     reportTo(link, { agent, app, disks, policy }, parts);
     pointOnSignal(builder, agent, config);
-    const watch = watchLogs(disks, clock, logger);
-    builder.closers.add(() => {
-      watch.cancel();
-    });
+    sayWhenLogsFail(builder, disks, clock, logger);
     run(builder, agent);
   }, config.data);
 }

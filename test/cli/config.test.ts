@@ -54,6 +54,25 @@ describe('sources', () => {
     expect(targetConfig(from(file, environment, { target: { listen: undefined } })).listen.port).toBe(2);
   });
 
+  it('take one process server or several, and the state of control by its address', () => {
+    const places = [
+      { host: 'a', port: 9443 },
+      { host: 'b', port: 1 },
+    ];
+    const agent = (text: string) => from(`agent: { machine: m, disks: [{ name: d, image: /i, port: 1 }], ${text} }`);
+    expect(agentConfig(agent('processServer: "a, b:1"')).processServer).toEqual(places);
+    expect(agentConfig(agent('processServer: [a, "b:1"]')).processServer).toEqual(places);
+    expect(problemOf(() => agentConfig(agent('processServer: "a,,b"'))).message).toContain('is not an address');
+    const state = 'postgres://ada@db/tidemark';
+    expect(controlConfig(from(`control: { state: "${state}", statePassword: secret }`))).toMatchObject({
+      state,
+      statePassword: process.cwd() + '/secret',
+    });
+    expect(problemOf(() => controlConfig(from('control: { state: "mysql://x" }'))).message).toContain('PostgreSQL');
+    const server = from('processServer: { target: t, advertise: ps.example, leases: false }');
+    expect(processServerConfig(server)).toMatchObject({ advertise: { host: 'ps.example', port: 0 }, leases: false });
+  });
+
   it('give each role directories of its own below the common one', () => {
     const sources = from('data: /srv/tidemark');
     expect(targetConfig(sources)).toMatchObject({
@@ -78,7 +97,7 @@ describe('sources', () => {
     expect(agentConfig(from(agentYaml))).toMatchObject({
       data: '/srv/tidemark/agent',
       machine: 'web1',
-      processServer: { host: 'backup.example', port: 9443 },
+      processServer: [{ host: 'backup.example', port: 9443 }],
       disks: [
         { name: 'vda', image: '/images/web1.raw', socket: '/run/web1.sock' },
         { name: 'vdb', image: '/images/web1-data.raw', port: 10_809 },
@@ -92,7 +111,7 @@ describe('sources', () => {
     };
     expect(agentConfig({ environment, flags: {} })).toMatchObject({
       machine: 'db1',
-      processServer: { host: 'fd00::1', port: 9999 },
+      processServer: [{ host: 'fd00::1', port: 9999 }],
       disks: [{ name: 'sda', image: '/dev/sdb', port: 0 }],
       intervalSeconds: 2,
     });
@@ -114,8 +133,12 @@ describe('sources', () => {
       resyncAtDirtyPercent: 'never',
       memoryMiB: 256,
     });
-    const flags = { agent: { resyncWindow: 'none', cpuPercent: '150' } };
-    expect(agentConfig(from(agentYaml, {}, flags))).toMatchObject({ resyncWindow: null, cpuPercent: 150 });
+    const flags = { agent: { resyncWindow: 'none', cpuPercent: '150', retryMinutes: '1,5' } };
+    expect(agentConfig(from(agentYaml, {}, flags))).toMatchObject({
+      ...{ resyncWindow: null, cpuPercent: 150, retryMinutes: [1, 5] },
+    });
+    const { retryMinutes } = agentConfig(from(`${agentYaml}\n  retryMinutes: [3]`));
+    expect(retryMinutes).toEqual([3]);
   });
 
   it('make `up` feed its own target', () => {
@@ -193,6 +216,8 @@ describe('refusals name the key and the remedy', () => {
     ['appConsistentHours', '13', '<=12', '--app-consistent-hours'],
     ['cpuPercent', '0', '>=1', 'TIDEMARK_AGENT_CPU_PERCENT'],
     ['memoryMiB', 'much', 'not a whole number', 'TIDEMARK_AGENT_MEMORY_MIB'],
+    ['retryMinutes', '1,0', 'pauses of 1 to 1440 minutes', 'TIDEMARK_AGENT_RETRY_MINUTES'],
+    ['retryMinutes', '', 'not a list of 1 to 32 pauses', '--retry-minutes'],
   ])('of an agent: %s %s', (key, value, message, remedy) => {
     const problem = problemOf(() => agentConfig(from(agentYaml, {}, { agent: { [key]: value } })));
     expect(problem.code).toBe('bad-config');
