@@ -54,7 +54,11 @@ const owners = [
     only: ['src/posix/program.ts', 'src/posix/running-program.ts', 'src/posix/detached.ts'],
     say: 'programs are started by src/posix: program.ts, running-program.ts, detached.ts',
   },
-  { modules: ['node:cluster'], only: [], say: 'nothing in the product forks itself' },
+  {
+    modules: ['node:cluster'],
+    only: ['src/main/shards.ts'],
+    say: 'the one port of several processes is kept by src/main/shards.ts',
+  },
   { modules: ['ws'], only: ['src/transport/'], say: 'WebSockets belong to transport' },
   {
     modules: ['@peculiar/x509'],

@@ -286,6 +286,12 @@ export interface Roles extends FailoverRoles {
   startControl(config: ControlConfig): Promise<Running>;
   startTarget(config: TargetConfig): Promise<Running>;
   startProcessServer(config: ProcessServerConfig): Promise<Running>;
+  /** One of the processes that `startProcessServer` starts behind one port. */
+  startShard(plan: {
+    readonly index: number;
+    readonly of: number;
+    readonly config: ProcessServerConfig;
+  }): Promise<Running>;
   startAgent(config: AgentConfig): Promise<Running>;
 
   /** Read-only NBD export of a point. */

@@ -163,6 +163,7 @@ export const tables = {
       .optional()
       .describe('what it may send to its target, 8Mb/s or "mon-fri 08:00-18:00 8Mb/s; else unlimited"'),
     throttleTimeZone: textFor(localTimeIn).default('UTC').describe('time zone of that, by its IANA name'),
+    shards: wholeNumber(1, limits.processServer.shardsMax).default(1).describe('processes that share the port'),
   }),
   agent: z.strictObject({
     data: filePath.optional().describe("the agent's directory: change logs and leaves"),

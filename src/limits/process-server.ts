@@ -44,4 +44,12 @@ export const processServer = {
   creditPartMs: 50,
   creditPartBytesMin: 16 * KiB,
   creditAheadMs: 250,
+  /** Processes on one port: each needs a port for its metrics (`observe.portsTried`). */
+  shardsMax: 16,
+  /** Pauses before one that ended is started again, and after how long it counts as good. */
+  shardRestartBaseMs: 500,
+  shardRestartMaxMs: 30_000,
+  shardSteadyMs: 60_000,
+  /** How long one may take to end. */
+  shardCloseMs: 8_000,
 } as const;

@@ -22,6 +22,7 @@ export function composeRoles(version: string): Roles {
     startControl: async (config) => (await import('./control.ts')).startControl(parts, config),
     startTarget: async (config) => (await import('./target.ts')).startTarget(parts, config),
     startProcessServer: async (config) => (await import('./process-server.ts')).startProcessServer(parts, config),
+    startShard: async (plan) => (await import('./shard.ts')).startShard(parts, plan),
     startAgent: async (config) => (await import('./agent.ts')).startAgent(parts, config),
     serveNbd: async (request) => (await import('./recovery.ts')).servePoint(parts, request),
     exportPoint: async (request, progress, signal) =>

@@ -1,10 +1,15 @@
 /** Composition of the process server: listener for agents, connections to the target, the worker pool, metrics. */
 import { availableParallelism } from 'node:os';
+import * as path from 'node:path';
 import type { Running } from '../cli/roles.ts';
 import type { ProcessServerConfig } from '../config.ts';
 import { providers } from '../kernels/providers.ts';
+import { Credit } from '../kit/credit.ts';
+import { Problem } from '../kit/problem.ts';
 import { GiB } from '../kit/sizes.ts';
+import { limits } from '../limits.ts';
 import { registerCertificateSeries } from '../observe/metrics.ts';
+import { Budget } from '../process-server/budget.ts';
 import { registerProcessServerSeries } from '../process-server/metrics.ts';
 import { SealPool } from '../process-server/pool.ts';
 import { ProcessServer } from '../process-server/server.ts';
@@ -12,13 +17,34 @@ import { registerSpoolSeries } from '../process-server/spool-metrics.ts';
 import { formatAddress } from '../transport/address.ts';
 import { connect } from '../transport/client.ts';
 import { listen } from '../transport/server.ts';
-import { controlLink } from './control-link.ts';
+import { controlLink, type ControlLink } from './control-link.ts';
 import { LimitsTold } from './limits-told.ts';
+import { startShards } from './shards.ts';
 import { credentialsFor, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 import { ProcessServerReporter } from './process-server-report.ts';
 
+const { inFlightBytesMax, comparisonBytesMax } = limits.processServer;
+
+/** What is different where several processes share one port (`shards.ts`). */
+export interface Shard {
+  /** From 1. */
+  readonly index: number;
+  readonly of: number;
+  readonly link: ControlLink;
+  /** An agent connected here. */
+  readonly came: (machine: string) => void;
+  /** From now on `handle` is told of agents that connect to another one. */
+  readonly onElsewhere: (handle: (machine: string) => void) => void;
+}
+
 export function startProcessServer(common: Parts, config: ProcessServerConfig): Promise<Running> {
-  const logger = common.loggerOf(config, 'process-server');
+  return config.shards > 1 ? startShards(common, config) : runProcessServer(common, config, null);
+}
+
+export function runProcessServer(common: Parts, config: ProcessServerConfig, shard: Shard | null): Promise<Running> {
+  const { index, of } = shard ?? { index: 0, of: 1 };
+  const whole = common.loggerOf(config, 'process-server');
+  const logger = shard ? whole.child({ shard: index }) : whole;
   const parts = partsOfRole(common, logger);
   const { clock, random, version } = parts;
   return RoleBuilder.build(async (builder) => {
@@ -26,9 +52,10 @@ export function startProcessServer(common: Parts, config: ProcessServerConfig): 
     for (const { kernel, provider, fallback, reason } of providers()) {
       if (fallback) logger.warn({ kernel, provider, reason }, 'a kernel runs on a slower provider than preferred');
     }
-    const sealer = new SealPool({ threads: config.workers ?? availableParallelism() });
+    const sealer = new SealPool({ threads: Math.max(1, Math.floor((config.workers ?? availableParallelism()) / of)) });
     builder.closers.add(() => sealer.close());
-    const limitsTold = new LimitsTold(clock, config, logger);
+    const limitsTold = new LimitsTold(clock, config, logger, 1 / of);
+    const directory = shard ? path.join(config.spool, `shard-${index}`) : config.spool;
     const server = new ProcessServer({
       connectTarget: (_machine, signal) =>
         connect({
@@ -40,7 +67,11 @@ export function startProcessServer(common: Parts, config: ProcessServerConfig): 
           signal,
         }),
       spool:
-        config.spoolGiB === 0 ? null : { directory: config.spool, bytesMax: config.spoolGiB * GiB, files: parts.files },
+        config.spoolGiB === 0
+          ? null
+          : { directory, bytesMax: Math.floor((config.spoolGiB * GiB) / of), files: parts.files },
+      budget: new Budget({ totalBytes: Math.floor(inFlightBytesMax / of) }),
+      comparisonRoom: new Credit(Math.floor(comparisonBytesMax / of)),
       throttle: limitsTold.throttle,
       sealer,
       clock,
@@ -48,12 +79,16 @@ export function startProcessServer(common: Parts, config: ProcessServerConfig): 
       logger,
       version,
     });
+    shard?.onElsewhere((machine) => {
+      server.endMachine(machine, new Problem('superseded', 'the same machine connected again', { retryable: true }));
+    });
     const listener = await listen({
       ...config.listen,
       credentials,
       accept: ['agent'],
       clock,
       onConnection: (connection) => {
+        shard?.came(connection.peer.name);
         server.accept(connection);
       },
       onRefused: (refusal) => {
@@ -69,7 +104,7 @@ export function startProcessServer(common: Parts, config: ProcessServerConfig): 
     registerSpoolSeries(builder.registry, server, clock);
     registerCertificateSeries(builder.registry, 'process-server', credentials.identity.notAfterMs);
     await builder.observe(parts, config, logger, () => server.readiness);
-    const link = controlLink(parts, config, credentials, logger);
+    const link = shard?.link ?? controlLink(parts, config, credentials, logger);
     builder.closers.add(() => {
       link.close();
     });

@@ -16,6 +16,7 @@ function refusingRoles(): Roles {
     startControl: refuse,
     startTarget: refuse,
     startProcessServer: refuse,
+    startShard: refuse,
     startAgent: refuse,
     serveNbd: refuse,
     exportPoint: refuse,

@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { processServerConfig } from '../../config.ts';
 import type { CliContext } from '../context.ts';
 import { addConfigOptions, addJson, type Options, sourcesOf } from '../options.ts';
+import type { Roles } from '../roles.ts';
 import { serve } from '../waiting.ts';
 
 export function addProcessServer(program: Command, context: CliContext): void {
@@ -10,4 +11,11 @@ export function addProcessServer(program: Command, context: CliContext): void {
     const config = processServerConfig(await sourcesOf(context, 'processServer', options));
     await serve(context, 'process-server', options['json'] === true, () => context.roles.startProcessServer(config));
   });
+  program
+    .command('process-server-shard <plan>', { hidden: true })
+    .description('one of several processes behind one port; started by process-server --shards')
+    .action(async (plan: string) => {
+      const parsed = JSON.parse(plan) as Parameters<Roles['startShard']>[0];
+      await serve(context, 'process-server', false, () => context.roles.startShard(parsed));
+    });
 }
