@@ -6,13 +6,13 @@
  *  2. The target of the machine can not be reached: `target`. The agent has no session otherwise: `process-server` where none reports, else `link`.
  *  3. A *leg* of a cycle is slow. By its timestamps the longest of cut → sent (sending), sent → durable (storing), durable → committed (committing)
  *     of the oldest point in flight, or of the newest committed one where that took longer; a cycle shorter than `bindingShare` of
- *     the interval binds nothing. Without such a cycle what the agent waited for says which leg it is, where that is `bindingShare` of its window.
+ *     the interval binds nothing. Where none was committed lately, what the agent waited for says which leg it is, if that is `bindingShare` of its window.
  *     a. Sending: what the agent waited for most. Reads: `capture`; hashing: `agent`; handing over: what the head of the process server's queue waited
  *        for most. Nothing to do: then the bytes are in between, `link`; a worker: `process-server`; `throttle`; `spool`; the target: rule 4.
  *     b. Storing: what the head of the process server's queue waited for most, without its waiting for work, where that is `bindingShare` of what the leg
  *        took. Else all of it was under way: `link`, if less than half of the time was spent behind the process server; else rule 4.
  *     c. Committing: rule 4.
- *  4. `target`; but `link` if the target itself took less than half of the time that passed until its answer was there.
+ *  4. `target`; but `link` if the target itself took less than a quarter of the time that passed until its answer was there.
  *  5. Points are committed in time and wait to be proven for longer than `proofGraceMs`: `proof`.
  *
  * Rejected: taking the stage with the highest utilisation. What is busy because everybody waits for it and what is just busy look the same.
@@ -52,6 +52,9 @@ function longest<N extends string>(parts: readonly (readonly [N, number])[]): re
   return found;
 }
 
+/** A cycle that was committed within so many intervals says how it is now. */
+const cyclesFresh = 2;
+
 interface SlowLeg {
   readonly leg: Leg;
   /** How long it took, and which share of the time such legs take up. Null: known by what the agent waited for only. */
@@ -89,8 +92,10 @@ function slowLegByTimes({ cycle, open }: AgentFlow, { nowMs, intervalMs }: FlowE
   return { leg, took, why: `${which} took ${seconds(ms)} of ${seconds(slower.totalMs)} ${legText[leg]}` };
 }
 
-function slowLegByWaits({ waits }: AgentFlow): SlowLeg | null {
-  if (!waits) return null;
+function slowLegByWaits({ waits, cycle }: AgentFlow, { nowMs, intervalMs }: FlowEvidence): SlowLeg | null {
+  const committedMs = cycle?.committedMs ?? null;
+  const isFresh = committedMs !== null && intervalMs !== null && nowMs - committedMs <= cyclesFresh * intervalMs;
+  if (!waits || isFresh) return null;
   const { windowMs, readMs, hashMs, sendMs, commitMs } = waits;
   const sendingMs = readMs + hashMs + sendMs;
   if (windowMs === 0 || sendingMs + commitMs < bindingShare * windowMs) return null;
@@ -102,13 +107,16 @@ function slowLegByWaits({ waits }: AgentFlow): SlowLeg | null {
   };
 }
 
+/** A target that took less of the time until its answer was there is not what took it. */
+const ownShare = 0.25;
+
 /** Rule 4. */
 function beyond({ session, target, agent }: FlowEvidence, leg: Leg, why: string): Stage {
   const { committedMs = null, durableMs = null } = agent?.cycle ?? {};
   const committingMs = committedMs === null || durableMs === null ? null : committedMs - durableMs;
   const there = (leg === 'committing' ? target?.commitMs : target?.batchMs) ?? null;
   const whole = (leg === 'committing' ? committingMs : session?.durableMs) ?? null;
-  if (there === null || whole === null || there >= whole / 2) return stage('target', why);
+  if (there === null || whole === null || there >= ownShare * whole) return stage('target', why);
   return stage('link', `${why}; the target itself took ${seconds(there)} of ${seconds(whole)}`);
 }
 
@@ -176,7 +184,7 @@ export function bindingStage(of: FlowEvidence): Stage | null {
       ? stage('process-server', 'the agent has no session, and no process server reports')
       : stage('link', 'the agent has no session with its process server');
   }
-  const slow = agent && (slowLegByTimes(agent, of) ?? slowLegByWaits(agent)); // 3
+  const slow = agent && (slowLegByTimes(agent, of) ?? slowLegByWaits(agent, of)); // 3
   switch (slow?.leg) {
     case 'sending':
       return whileSending(of, slow.why);

@@ -148,6 +148,10 @@ describe('the binding stage', () => {
       waits: { windowMs: 10_000, readMs: 100, hashMs: 100, sendMs: 1000, commitMs: 1000 },
     });
     expect(bindingStage({ ...nobody, agent: short })).toBeNull();
+    // Committed long ago: what is under way since is known by its waits alone.
+    const waits = { windowMs: 10_000, readMs: 5000, hashMs: 0, sendMs: 0, commitMs: 0 };
+    const since = (nowMs: number) => bindingStage({ ...nobody, nowMs, agent: { ...short, waits } })?.name;
+    expect([since(2249), since(2250)]).toEqual([undefined, 'capture']);
     expect(bindingStage(nobody)).toBeNull();
     expect(
       bindingStage({ ...nobody, agent: agentFlow.parse({}), session: sessionFlow.parse({ machine: 'm1' }) }),
