@@ -124,6 +124,7 @@ export class Agent {
     while (!this.#stopped()) {
       const ended = await this.#runSession();
       if (this.#stopped()) break;
+      this.#options.onEnded?.(ended);
       await this.#pauseAfter(ended);
     }
     this.#standing.state = 'stopped';

@@ -1,5 +1,6 @@
 /** What an agent is made of. Functions are asked again whenever it matters, because policies change while it runs. */
 import type { Clock } from '../kit/clock.ts';
+import type { Problem } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { Connection } from '../transport/connection.ts';
@@ -13,6 +14,8 @@ export interface AgentOptions extends Pick<CycleContext, 'disks' | 'cutAll' | 'd
   readonly machine: string;
   readonly version: string;
   readonly connect: (signal: AbortSignal) => Promise<Connection>;
+  /** Told why each session, or attempt at one, is over. */
+  readonly onEnded?: (reason: Problem) => void;
   /** From one cut to the next, milliseconds: a cycle that took longer is followed at once. After one without a point, all of it is waited. */
   readonly intervalMs: () => number;
   readonly compression: () => OpenDisk['compression'];

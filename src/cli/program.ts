@@ -10,6 +10,7 @@ import { addEnroll } from './commands/enroll.ts';
 import { addExport } from './commands/export.ts';
 import { addFailover } from './commands/failover.ts';
 import { addKey } from './commands/key.ts';
+import { addMove, addProcessServers } from './commands/move.ts';
 import { addNbd } from './commands/nbd.ts';
 import { addPause, addResume } from './commands/pause.ts';
 import { addPoints } from './commands/points.ts';
@@ -30,7 +31,7 @@ import { exitCodeTable, printProblem } from './output.ts';
 const commands = [
   ...[addUp, addControl, addProcessServer, addTarget, addAgent],
   ...[addToken, addEnroll, addKey, addProtect, addUnprotect, addStatus],
-  ...[addPause, addResume, addResync],
+  ...[addPause, addResume, addResync, addMove, addProcessServers],
   ...[addPoints, addExport, addNbd, addFailover, addVerify, addVersion],
 ];
 

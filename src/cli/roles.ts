@@ -15,6 +15,7 @@ import type {
   UpConfig,
 } from '../config.ts';
 import type { FailoverRoles, MachineOfVault } from './failover-roles.ts';
+import type { PlacementRoles } from './placement-roles.ts';
 import type { StatusReason, StatusReport } from './status-report.ts';
 
 /** Something that runs until it is closed. */
@@ -278,7 +279,7 @@ export interface ResyncReport {
   readonly timeZone: string;
 }
 
-export interface Roles extends FailoverRoles {
+export interface Roles extends FailoverRoles, PlacementRoles {
   /** Serves one failover's disks until it is ended; started by the others. */
   serveFailover(request: MachineOfVault & { readonly id: string }): Promise<Running>;
 

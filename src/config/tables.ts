@@ -42,6 +42,16 @@ function address(defaultHost: string | null, defaultPort: number) {
   });
 }
 
+/** One address or several: a list, or text with commas. */
+function addresses(defaultPort: number) {
+  const several = (value: unknown): unknown =>
+    typeof value === 'string' ? value.split(',').map((one) => one.trim()) : Array.isArray(value) ? value : [value];
+  return z.preprocess(
+    (value) => (value === undefined ? undefined : several(value)),
+    z.array(address(null, defaultPort)).min(1).max(limits.leases.serversMax),
+  );
+}
+
 /** A number, or digits (the environment and flags have only text). */
 const wholeNumber = (least: number, most: number) =>
   z
@@ -154,6 +164,10 @@ export const tables = {
     listen: address(everywhere, 9443).default({ host: everywhere, port: 9443 }).describe('address for agents'),
     target: address(null, 9444).describe('address of the master target'),
     credentials: filePath.optional().describe('directory of certificate and key'),
+    advertise: address(null, 0)
+      .optional()
+      .describe('address agents are told (default: this host, or where it listens)'),
+    leases: yesNo.default(true).describe('own machines by leases of control, so that another can take them over'),
     workers: wholeNumber(1, 256).optional().describe('worker threads (default: one per core)'),
     spool: filePath.optional().describe('directory for what the target does not take'),
     spoolGiB: wholeNumber(0, 1024 * 1024)
@@ -170,7 +184,7 @@ export const tables = {
     machine: name.describe('name of the machine, as in its certificate'),
     machineXml: filePath.optional().describe('libvirt domain of the machine, when control does not know it'),
     disks: disks.describe('disks: name, image, and socket, port or capture "scan"'),
-    processServer: address(null, 9443).describe('address of the process server'),
+    processServer: addresses(9443).describe('address of the process server, or of several, with commas'),
     intervalSeconds: wholeNumber(1, 86_400).optional().describe('seconds from one cut to the next'),
     compression: z.enum(['lz4', 'zstd', 'off']).optional().describe('lz4, zstd or off'),
     blockSize: wholeNumber(blockBytesMin, blockBytesMax)

@@ -26,6 +26,7 @@ import { AgentPolicy } from './agent-policy.ts';
 import { readiness, reportOf } from './agent-report.ts';
 import { controlLink, type ControlLink, type Duties } from './control-link.ts';
 import { definitionOf } from './machine-definition.ts';
+import { ProcessServerChoice } from './process-server-choice.ts';
 import { credentialsFor, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 import { readText } from './read-text.ts';
 import { ResyncRequests } from './resync-requests.ts';
@@ -150,7 +151,7 @@ export function startAgent(common: Parts, config: AgentConfig): Promise<Running>
     for (const disk of config.disks) disks.push(await openDisk(opening, disk));
     // Closed before the disks: a guest that thaws writes.
     const app = await openAppConsistency(parts, config, builder.closers, logger);
-    const { host, port } = config.processServer;
+    const choice = new ProcessServerChoice(config.processServer, () => duties().told?.processServers ?? [], clock);
     const governor = governorOf(config, clock);
     const hasher = new HashPool({ threads: memory.hashThreads, inline: inlineHasher(clock) });
     builder.closers.add(() => hasher.close());
@@ -159,7 +160,11 @@ export function startAgent(common: Parts, config: AgentConfig): Promise<Running>
       version,
       disks,
       cutAll: makeCutAll(clock),
-      connect: (signal) => connect({ host, port, credentials, expectRole: 'process-server', clock, signal }),
+      connect: (signal) =>
+        choice.connect((address) => connect({ ...address, credentials, expectRole: 'process-server', clock, signal })),
+      onEnded: (reason) => {
+        choice.ended(reason);
+      },
       intervalMs: () => policy.intervalMs,
       compression: () => policy.compression,
       app,

@@ -49,6 +49,8 @@ export class LeaseKeeper {
   readonly #held = new Map<string, Held>();
   readonly #wanted = new Map<string, Wanted>();
   readonly #givenUp = new Map<string, number>();
+  /** The newest epoch of a target that refused ours. */
+  readonly #refused = new Map<string, number>();
   readonly #renewal: Timer;
   #round: Promise<void> | null = null;
   #again = false;
@@ -64,18 +66,26 @@ export class LeaseKeeper {
   }
 
   /**
-   * The lease of a machine, taken if need be.
-   * @param above the newest epoch that the target knows, if it refused ours.
+   * The lease of a machine, taken if need be; `refused` is told the newest epoch of a target that refused it, and the next one is above.
    * @throws Problem `not-owner`: another has it; `unreachable`: control does not answer.
    */
-  async admit(machine: string, above = 0): Promise<{ readonly epoch: number }> {
-    const { clock } = this.#options;
+  async admit(machine: string): Promise<{ readonly epoch: number; readonly refused: (newest: number) => void }> {
+    const above = this.#refused.get(machine) ?? 0;
     const held = this.#held.get(machine);
-    if (held && held.epoch > above) return { epoch: held.epoch };
+    const epoch = held && held.epoch > above ? held.epoch : await this.#insist(machine, above);
+    this.#refused.delete(machine);
+    const refused = (newest: number): void => {
+      this.#refused.set(machine, newest);
+    };
+    return { epoch, refused };
+  }
+
+  async #insist(machine: string, above: number): Promise<number> {
+    const { clock } = this.#options;
     const giveUpMs = clock.monotonicMs() + takeWaitMs;
     for (;;) {
       const { held: mine, epoch, holder, silent, freeInMs } = await this.#take(machine, above);
-      if (mine && epoch !== null) return { epoch };
+      if (mine && epoch !== null) return epoch;
       // Its owner fell silent: it is free soon, and the machine is here.
       const waitMs = Math.max(freeInMs, renewEveryMs / 10);
       if (!silent || clock.monotonicMs() + waitMs > giveUpMs) {

@@ -14,6 +14,7 @@ import type {
   TokenReport,
 } from '../cli/roles.ts';
 import type { StatusReason, StatusReport } from '../cli/status-report.ts';
+import type { MoveReport, MoveRequest, ProcessServersReport } from '../cli/placement-roles.ts';
 import type { ClientConfig } from '../config.ts';
 import { ControlClient, enroll as enrollWith } from '../control/client.ts';
 import { isProblem, Problem } from '../kit/problem.ts';
@@ -143,6 +144,20 @@ export function resync(parts: Parts, request: ResyncRequest): Promise<ResyncRepo
     const body = { now, ...(disks === undefined ? {} : { disks: [...disks] }) };
     return (await client.call('requestResync', { name: machine, body })).value;
   });
+}
+
+export function processServers(parts: Parts, request: ClientConfig): Promise<ProcessServersReport> {
+  return withControl(parts, request, async (client) => (await client.call('listProcessServers')).value);
+}
+
+export function move(parts: Parts, request: MoveRequest): Promise<MoveReport> {
+  const { machine, to } = request;
+  const body = to === undefined ? {} : { to };
+  return withControl(
+    parts,
+    request,
+    async (client) => (await client.call('moveMachine', { name: machine, body })).value,
+  );
 }
 
 export function status(parts: Parts, request: Parameters<Roles['status']>[0]): Promise<StatusReport> {

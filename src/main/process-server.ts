@@ -18,9 +18,11 @@ import { formatAddress } from '../transport/address.ts';
 import { connect } from '../transport/client.ts';
 import { listen } from '../transport/server.ts';
 import { controlLink, type ControlLink } from './control-link.ts';
+import type { LeaseKeeper } from './lease-keeper.ts';
 import { LimitsTold } from './limits-told.ts';
 import { startShards } from './shards.ts';
 import { credentialsFor, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
+import { keepLeases } from './process-server-leases.ts';
 import { ProcessServerReporter } from './process-server-report.ts';
 
 const { inFlightBytesMax, comparisonBytesMax } = limits.processServer;
@@ -55,8 +57,10 @@ export function runProcessServer(common: Parts, config: ProcessServerConfig, sha
     const sealer = new SealPool({ threads: Math.max(1, Math.floor((config.workers ?? availableParallelism()) / of)) });
     builder.closers.add(() => sealer.close());
     const limitsTold = new LimitsTold(clock, config, logger, 1 / of);
+    const leases = Promise.withResolvers<LeaseKeeper | null>();
     const directory = shard ? path.join(config.spool, `shard-${index}`) : config.spool;
     const server = new ProcessServer({
+      admission: async (machine) => (await leases.promise)?.admit(machine) ?? null,
       connectTarget: (_machine, signal) =>
         connect({
           host: config.target.host,
@@ -99,6 +103,7 @@ export function runProcessServer(common: Parts, config: ProcessServerConfig, sha
       server.close();
       await listener.close();
     });
+    leases.resolve(keepLeases(parts, { config, credentials, logger, builder }, server, listener.port));
     builder.reachable('agents', formatAddress({ host: config.listen.host, port: listener.port }));
     registerProcessServerSeries(builder.registry, server);
     registerSpoolSeries(builder.registry, server, clock);

@@ -149,6 +149,28 @@ describe('data', () => {
     expect(asked.at(-1)).toMatchObject({ format: 'qcow2', compress: true });
   });
 
+  it('move and process-servers say who has what', async () => {
+    const moved = { machine: 'web1', from: 'ps-1', to: 'ps-2', address: 'ps2:9443', changed: true };
+    const asked: unknown[] = [];
+    const line = commandLine({ roles: { move: async (request: object) => (asked.push(request), moved) } });
+    expect(await line.run('move', 'web1', '--to', 'ps-2')).toBe(0);
+    expect(asked).toMatchObject([{ machine: 'web1', to: 'ps-2' }]);
+    expect(line.stderr()).toContain('web1 moves from ps-1 to ps-2 (ps2:9443)');
+    const server = { sessions: 1, inFlightBytes: 0, windowBytes: 1024, heardMs: point.cutTimeMs };
+    const processServers = [
+      { ...server, name: 'ps-1', address: 'ps1:9443', state: 'silent' as const, machines: [] },
+      { ...server, name: 'ps-2', address: 'ps2:9443', state: 'ok' as const, machines: ['web1', 'web2'] },
+    ];
+    const list = commandLine({ roles: { processServers: async () => ({ processServers }) } });
+    expect(await list.run('process-servers')).toBe(0);
+    expect(list.stdout()).toContain('ps-1  ps1:9443  silent since 2026-01-02');
+    expect(list.stdout()).toContain('ps-2  ps2:9443  ok, 1 sessions');
+    expect(list.stdout()).toContain('  web1 web2');
+    const silent = new Problem('unreachable', 'process server ps-2 is silent', { retryable: true });
+    const refused = commandLine({ roles: { move: () => Promise.reject(silent) } });
+    expect(await refused.run('move', 'web1')).toBe(exitCodes.unreachable.code);
+  });
+
   it('resync says what happens when, and who does not hear of it', async () => {
     const asked: unknown[] = [];
     const report: ResyncReport = {
@@ -295,7 +317,7 @@ describe('roles', () => {
       {
         machine: 'web1',
         intervalSeconds: 9,
-        processServer: { host: 'ps', port: 9443 },
+        processServer: [{ host: 'ps', port: 9443 }],
         disks: [
           { name: 'vda', image: '/i', socket: '/s' },
           { name: 'vdb', image: '/j', port: 0 },

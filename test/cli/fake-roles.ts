@@ -38,6 +38,8 @@ function refusingRoles(): Roles {
     pause: refuse,
     unprotect: refuse,
     resync: refuse,
+    move: refuse,
+    processServers: refuse,
     status: refuse,
   };
 }

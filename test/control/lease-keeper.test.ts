@@ -45,9 +45,13 @@ class World {
     };
     const keeper = new LeaseKeeper({ ask, inUse: () => inUse, endMachine, clock: this.clock, logger });
     this.keepers.push(keeper);
-    const admit = (machine: string, above?: number): Promise<unknown> => {
+    const admit = (machine: string, newest?: number): Promise<unknown> => {
       inUse.add(machine);
-      return keeper.admit(machine, above).catch((error: unknown) => {
+      const admitted = keeper.admit(machine).then(({ epoch, refused }) => {
+        if (newest !== undefined) refused(newest);
+        return { epoch };
+      });
+      return admitted.catch((error: unknown) => {
         inUse.delete(machine);
         return error;
       });
@@ -176,8 +180,8 @@ describe('a process server with leases', () => {
   it('asks for an epoch above the one the target refused it with', async () => {
     world = new World();
     const { admit } = world.keeper('a');
-    await world.within(100, admit('m'));
-    expect(await world.within(100, admit('m', 57))).toEqual({ epoch: 58 });
+    expect(await world.within(100, admit('m', 57))).toEqual({ epoch: 1 });
+    expect(await world.within(100, admit('m'))).toEqual({ epoch: 58 });
     expect(await world.within(0, admit('m'))).toEqual({ epoch: 58 });
   });
 

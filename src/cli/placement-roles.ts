@@ -1,0 +1,38 @@
+/** What the command line needs done about process servers and who has which machine; as `roles.ts`. */
+import type { ClientConfig } from '../config.ts';
+
+export interface ProcessServersReport {
+  readonly processServers: readonly {
+    readonly name: string;
+    /** Where agents reach it. */
+    readonly address: string;
+    readonly state: 'ok' | 'busy' | 'silent';
+    readonly sessions: number;
+    readonly inFlightBytes: number;
+    readonly windowBytes: number;
+    readonly heardMs: number;
+    /** Of which it has the lease. */
+    readonly machines: readonly string[];
+  }[];
+}
+
+export interface MoveRequest extends ClientConfig {
+  readonly machine: string;
+  /** Left out: the one with the most room. */
+  readonly to: string | undefined;
+}
+export interface MoveReport {
+  readonly machine: string;
+  /** Null: none had it. */
+  readonly from: string | null;
+  readonly to: string;
+  readonly address: string;
+  /** False: it was there already. */
+  readonly changed: boolean;
+}
+
+export interface PlacementRoles {
+  processServers(request: ClientConfig): Promise<ProcessServersReport>;
+  /** Asks for it: who has the machine ends its session within seconds, and its agent goes there. */
+  move(request: MoveRequest): Promise<MoveReport>;
+}

@@ -1,0 +1,89 @@
+import { describe, expect, it } from 'vitest';
+import { Problem } from '../../src/kit/problem.ts';
+import { limits } from '../../src/limits.ts';
+import { ProcessServerChoice } from '../../src/main/process-server-choice.ts';
+import type { Closed, Connection } from '../../src/transport/connection.ts';
+import { SteppedClock } from '../kit/stepped-clock.ts';
+
+const { avoidSilentMs, avoidUnreachableMs, avoidRefusingMs } = limits.leases;
+const lost = (by: Closed['by']): Closed => ({ by, code: 1006, reason: '' });
+const problem = (code: string): Problem => new Problem(code, code, { retryable: true });
+
+function world(offered: readonly string[], configured = ['a', 'b']) {
+  const clock = new SteppedClock();
+  let told = offered;
+  const addresses = configured.map((host) => ({ host, port: 1 }));
+  const choice = new ProcessServerChoice(addresses, () => told, clock);
+  /** Which one is tried; `fails` with this code, or its connection closes when told. */
+  const attempt = async (fails?: string) => {
+    const closed = Promise.withResolvers<Closed>();
+    let tried = '';
+    await choice
+      .connect(({ host }) => {
+        tried = host;
+        if (fails !== undefined) return Promise.reject(problem(fails));
+        return Promise.resolve({ closed: closed.promise } as Connection);
+      })
+      .catch(() => undefined);
+    const close = async (by: Closed['by']): Promise<void> => {
+      closed.resolve(lost(by));
+      await clock.turn();
+    };
+    return { tried, close };
+  };
+  return { clock, choice, attempt, tell: (next: readonly string[]) => (told = next) };
+}
+
+describe('an agent', () => {
+  it('goes where control says, then where it was configured to go', async () => {
+    const { attempt, tell } = world([]);
+    expect((await attempt()).tried).toBe('a');
+    tell(['b:1', 'c:1']);
+    expect((await attempt('unreachable')).tried).toBe('b');
+    expect((await attempt('unreachable')).tried).toBe('c');
+    expect((await attempt('unreachable')).tried).toBe('a');
+    // All failed: the one whose time is over first.
+    expect((await attempt()).tried).toBe('b');
+  });
+
+  it('comes back to one that could not be reached after a moment, to one that was silent later', async () => {
+    const { attempt, clock } = world([]);
+    await attempt('timeout');
+    expect((await attempt('unreachable')).tried).toBe('b');
+    await clock.pass(avoidUnreachableMs + 1);
+    expect((await attempt()).tried).toBe('b');
+    await clock.pass(avoidSilentMs);
+    expect((await attempt()).tried).toBe('a');
+  });
+
+  it('tries the next when its session broke, was refused, or fell silent', async () => {
+    for (const [by, ms] of [
+      ['error', avoidUnreachableMs],
+      ['deadline', avoidSilentMs],
+    ] as const) {
+      const { attempt, clock } = world([]);
+      await (await attempt()).close(by);
+      expect((await attempt()).tried).toBe('b');
+      await clock.pass(ms - 10);
+      expect((await attempt()).tried).toBe('b');
+      await clock.pass(20);
+      expect((await attempt()).tried).toBe('a');
+    }
+    const { attempt, clock, choice } = world([]);
+    await attempt();
+    choice.ended(problem('not-owner'));
+    expect((await attempt()).tried).toBe('b');
+    await clock.pass(avoidRefusingMs + 1);
+    expect((await attempt()).tried).toBe('a');
+  });
+
+  it('stays where its machine is drained, and where it closed the session itself', async () => {
+    const { attempt, choice } = world([]);
+    for (const code of ['draining', 'superseded', 'closed', 'root-mismatch']) {
+      const { tried, close } = await attempt();
+      expect(tried).toBe('a');
+      choice.ended(problem(code));
+      await close('us');
+    }
+  });
+});
