@@ -18,7 +18,8 @@ export async function isServed(place: FailoverDirectory, clock: Clock, identity:
 
 /**
  * Ends the process that serves the failover, by SIGTERM and in the end by SIGKILL. Its directory is locked by the caller then: nobody starts
- * to serve it before the lock is given back. @throws Problem `locked` when it can not be ended.
+ * to serve it before the lock is given back. @throws Problem `locked` when it does not end,
+ * `EPERM` when it is another user's.
  */
 export async function endServing(
   place: FailoverDirectory,
@@ -64,7 +65,15 @@ async function signalServer(
   try {
     process.kill(pid, signal);
   } catch (error) {
+    if (systemCode(error) === 'EPERM') throw another(place, pid, error);
     if (systemCode(error) !== 'ESRCH') throw error;
   }
   return true;
+}
+
+function another({ id }: FailoverDirectory, pid: number, cause: unknown): Problem {
+  return new Problem('EPERM', `failover ${id} is served by process ${pid} of another user, who must end it`, {
+    remedy: 'run this command as that user, or as root',
+    cause,
+  });
 }

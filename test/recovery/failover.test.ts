@@ -1,7 +1,7 @@
 /** Tests and unplanned failovers of a store without a running target: what they serve, keep, refuse and leave behind. */
 import { mkdir, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import * as path from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { FailoverReport } from '../../src/cli/failover-roles.ts';
 import { exitCodes, type ExitName } from '../../src/fatal.ts';
 import { MiB } from '../../src/kit/sizes.ts';
@@ -194,6 +194,20 @@ describe('a test', () => {
     expect(said.code, said.stdout + said.stderr).toBe(0);
     await scene.ok('failover', 'cleanup', machine);
     expect((await exported(2)).equals(scene.image(2))).toBe(true);
+  });
+
+  it('is not ended by whoever may not end its process, who is told who may', async () => {
+    const report = await scene.ok('failover', 'test', machine);
+    vi.spyOn(process, 'kill').mockImplementation(() => {
+      throw Object.assign(new Error('kill EPERM'), { code: 'EPERM' });
+    });
+    try {
+      await refused('refused', 'of another user', 'cleanup', machine);
+    } finally {
+      vi.restoreAllMocks();
+    }
+    expect(await scene.list()).toEqual([report]);
+    await scene.ok('failover', 'cleanup', machine);
   });
 
   it('refuses what it can not do, says what to do, and changes nothing', async () => {
