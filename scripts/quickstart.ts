@@ -1,7 +1,7 @@
 /**
  * The quickstart: a live disk, replicated end to end through real processes, with the process server killed in the middle of a cycle,
- * and two recovery points compared byte by byte with an oracle that nobody in the product made: the image as it was before, plus the
- * writer's own log replayed up to the mark each cut noted. Then the agent's change log is deleted and the disk changed behind its back;
+ * then the target cut off for a while, and two recovery points, one of them cut meanwhile, compared byte by byte with an oracle that nobody in the
+ * product made: the image as it was before, plus the writer's own log replayed up to the mark each cut noted. Then the agent's change log is deleted and the disk changed behind its back;
  * the point after the resync is compared with the disk itself.
  *
  * Exit code 0: identical. 1: not identical, or an export was refused. 2: it could not be run.
@@ -17,6 +17,7 @@ import { firstDifference } from './demo/compare.ts';
 import { firstPayload, firstSegment, flipBit } from './demo/damage.ts';
 import { makeImage, requireSpace, type DemoImage } from './demo/image.ts';
 import { mark } from './demo/boot-sector.ts';
+import { cutOffTarget, type CutOffFigures } from './demo/cut-off.ts';
 import { testFailover, type FailoverFigures } from './demo/failover.ts';
 import { loseChangeLog, resyncFigures } from './demo/lost-log.ts';
 import { commandOk, endChildren, tidemark } from './demo/process.ts';
@@ -158,7 +159,9 @@ async function comparePoint(
 }
 
 /** Replicates while the writer writes, with the kill in the middle, until there are enough proven points. */
-async function replicate(run: Run): Promise<{ points: readonly ListedPoint[]; figures: Figures }> {
+async function replicate(
+  run: Run,
+): Promise<{ points: readonly ListedPoint[]; figures: Figures; cutOff: CutOffFigures }> {
   const { site, image, writer } = run;
   const started = performance.now();
   await site.startAgent();
@@ -169,11 +172,21 @@ async function replicate(run: Run): Promise<{ points: readonly ListedPoint[]; fi
   await until('the first point', async () => ((await listPoints(site)).length > 0 ? true : undefined), 200);
   const seconds = (performance.now() - started) / 1000;
   say(`  first point after ${seconds.toFixed(1)} s`);
+  const proven = async (): Promise<readonly ListedPoint[]> =>
+    (await listPoints(site)).filter((point) => point.provenMs !== null);
+  const enough = async (): Promise<true | undefined> => (await proven()).length >= pointsWanted || undefined;
+  await until(`${pointsWanted} proven points`, enough, 500);
+  say('cutting the target off');
+  const cutOff = await cutOffTarget(site, say);
+  const throughTheSpool = ({ cutTimeMs }: ListedPoint): boolean =>
+    cutTimeMs >= cutOff.fromMs && cutTimeMs <= cutOff.toMs;
   const points = await until(
-    `${pointsWanted} proven points`,
+    'a proven point of that time',
     async () => {
-      const listed = await listPoints(site);
-      return listed.filter((point) => point.provenMs !== null).length >= pointsWanted ? listed : undefined;
+      const listed = await proven();
+      // The newest of them is the last: what came through the spool is what is compared.
+      const last = listed.findLastIndex(throughTheSpool);
+      return last < 0 ? undefined : listed.slice(0, last + 1);
     },
     500,
   );
@@ -205,7 +218,7 @@ async function replicate(run: Run): Promise<{ points: readonly ListedPoint[]; fi
     cpuSecondsPerGB,
     kill,
   };
-  return { points, figures };
+  return { points, figures, cutOff };
 }
 
 interface Resync extends Resynced {
@@ -300,7 +313,7 @@ async function main(options: Options): Promise<number> {
     say(`  content: ${image.content}`);
     say('starting control, target, process server and agent');
     await startSite(site);
-    const { points, figures } = await replicate(run);
+    const { points, figures, cutOff } = await replicate(run);
     say(
       `  ${points.length} points, ${run.writer.log.length} writes, longest gap between writes ${run.writer.longestGapMs.toFixed(0)} ms`,
     );
@@ -316,10 +329,10 @@ async function main(options: Options): Promise<number> {
     if (options.keep !== undefined) await keepFiles(run, options.keep);
     if (options.json === true) {
       process.stdout.write(
-        `${JSON.stringify({ identical, points: compared, ...figures, resync: { ...resynced, point: resynced.point.point }, failover, keep: options.keep ?? null })}\n`,
+        `${JSON.stringify({ identical, points: compared, ...figures, cutOff, resync: { ...resynced, point: resynced.point.point }, failover, keep: options.keep ?? null })}\n`,
       );
     } else {
-      printTable(compared, figures, resynced, failover);
+      printTable(compared, { ...figures, cutOff }, resynced, failover);
     }
     return identical ? 0 : 1;
   } catch (error) {

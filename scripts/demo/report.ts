@@ -1,4 +1,5 @@
 /** What the quickstart found, for people. */
+import type { CutOffFigures } from './cut-off.ts';
 import type { FailoverFigures } from './failover.ts';
 import type { ResyncFigures } from './lost-log.ts';
 
@@ -39,11 +40,11 @@ export function failoverLine({ point, identical, rtoSeconds, said, accelerator }
 
 export function printTable(
   points: readonly ComparedPoint[],
-  figures: Figures,
+  figures: Figures & { readonly cutOff: CutOffFigures },
   resynced: Resynced,
   failover: FailoverFigures | null,
 ): void {
-  const { kill, cpuSecondsPerGB: cpu } = figures;
+  const { kill, cutOff, cpuSecondsPerGB: cpu } = figures;
   const lines = [
     '',
     'point  cut                       identical  proven  root',
@@ -55,6 +56,7 @@ export function printTable(
     `replicated ${(figures.bytesReplicated / 1e6).toFixed(0)} MB, ${(figures.bytesOnWire / 1e6).toFixed(0)} MB sealed on the wire (ratio ${figures.compressionRatio})`,
     `until the first point ${figures.seconds} s with the kill in it; CPU s/GB: agent ${cpu.agent}, process server ${cpu.processServer}, target ${cpu.target}`,
     `kill: ${kill.batchesBefore} batches before, ${kill.batchesAfter} after, ${kill.bytesResent} bytes sent again`,
+    `target cut off for ${cutOff.seconds.toFixed(1)} s: ${(cutOff.spooledBytes / 1e6).toFixed(1)} MB and ${cutOff.pointsWaiting} points in the spool, status said "${cutOff.why}", drained ${cutOff.drainSeconds.toFixed(1)} s after it was back`,
     `change log deleted, ${resynced.blocksChanged} blocks changed: ${resynced.blocksHashed} hashed and compared, ${resynced.blocksSent} sent, point after ${resynced.seconds} s`,
     failover === null ? 'test failover: refused' : failoverLine(failover),
     '',
