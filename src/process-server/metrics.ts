@@ -8,27 +8,56 @@ import type { ProcessServer } from './server.ts';
 const perMachine = <const T extends 'counter' | 'gauge'>(name: string, type: T, help: string) =>
   ({ name: `tidemark_process_server_${name}`, type, help, labels: ['machine'] }) as const;
 
-const processServerSeries = {
-  receivedBytes: perMachine('received_bytes_total', 'counter', 'Bytes of change batches taken from agents.'),
+/** Counters that share a series, or that no one series shows. */
+type NotAlone =
+  | 'stageMs'
+  | 'agentBytesIn'
+  | 'agentBytesOut'
+  | 'targetBytesIn'
+  | 'targetBytesOut'
+  /** Points that were asked for: committed, rejected, merged and waiting ones. */
+  | 'points'
+  /** Part of `pool_tasks`. */
+  | 'sealing';
+
+/** What is shown of each counter, beside those of the connections: a new one does not compile without its series. */
+const ofMachines: Readonly<Record<Exclude<keyof SessionCounters, NotAlone>, SeriesDeclaration<'machine'>>> = {
+  batchBytesIn: perMachine('received_bytes_total', 'counter', 'Bytes of change batches taken from agents.'),
   plainBytes: perMachine('plain_bytes_total', 'counter', 'Bytes of pages before compression.'),
   storedBytes: perMachine('stored_bytes_total', 'counter', 'Bytes of pages after compression and sealing.'),
-  sentBytes: perMachine('sent_bytes_total', 'counter', 'Bytes of sealed batches sent to the target.'),
+  sealedBytesOut: perMachine('sent_bytes_total', 'counter', 'Bytes of sealed batches sent to the target.'),
   batches: perMachine('batches_total', 'counter', 'Batches taken from agents.'),
   batchesDurable: perMachine('batches_durable_total', 'counter', 'Batches the target made durable.'),
   records: perMachine('records_total', 'counter', 'Records sealed.'),
   zeroRecords: perMachine('zero_records_total', 'counter', 'All-zero blocks, which travel without payload.'),
-  checkedRecords: perMachine(
+  leafCheckedRecords: perMachine(
     'leaf_checked_records_total',
     'counter',
     'Whole-block records checked against their leaf.',
   ),
   checksums: perMachine('checksums_compared_total', 'counter', 'Checksums of the source compared with the target’s.'),
   checksumsDiffering: perMachine('checksums_differing_total', 'counter', 'Compared checksums that differed.'),
-  checksumBytes: perMachine('checksum_bytes_total', 'counter', 'Bytes of checksums taken from agents.'),
-  compareSeconds: perMachine('compare_seconds_total', 'counter', 'Time workers compared checksums.'),
+  checksumBytesIn: perMachine('checksum_bytes_total', 'counter', 'Bytes of checksums taken from agents.'),
+  compareMs: perMachine('compare_seconds_total', 'counter', 'Time workers compared checksums.'),
   pointsCommitted: perMachine('points_committed_total', 'counter', 'Recovery points the target committed.'),
   pointsRejected: perMachine('points_rejected_total', 'counter', 'Recovery points the target rejected.'),
-  inFlightBytes: perMachine('in_flight_bytes', 'gauge', 'Bytes taken from the agent and not yet durable.'),
+  inFlightBytes: perMachine('in_flight_bytes', 'gauge', 'Bytes taken from the agent and neither durable nor spooled.'),
+  pointsMerged: perMachine(
+    'points_merged_total',
+    'counter',
+    'Points left out because a later one waited for the target, too.',
+  ),
+  spooledBytes: perMachine('spool_written_bytes_total', 'counter', 'Bytes of frames written to the spool.'),
+  drainedBytes: perMachine(
+    'drained_bytes_total',
+    'counter',
+    'Bytes of sealed batches sent to the target from the spool.',
+  ),
+  targetLosses: perMachine('target_losses_total', 'counter', 'Times the target was lost and the session went on.'),
+  spoolsDropped: perMachine('spools_dropped_total', 'counter', 'Times what was spooled was of no use any more.'),
+};
+
+const processServerSeries = {
   stageSeconds: {
     name: 'tidemark_process_server_stage_seconds_total',
     type: 'counter',
@@ -93,26 +122,6 @@ const processServerSeries = {
 
 const msPerSecond = 1000;
 
-/** Which counter each series of a machine shows. */
-const ofMachines: readonly (readonly [SeriesDeclaration<'machine'>, (counters: SessionCounters) => number])[] = [
-  [processServerSeries.receivedBytes, (counters) => counters.batchBytesIn],
-  [processServerSeries.plainBytes, (counters) => counters.plainBytes],
-  [processServerSeries.storedBytes, (counters) => counters.storedBytes],
-  [processServerSeries.sentBytes, (counters) => counters.sealedBytesOut],
-  [processServerSeries.batches, (counters) => counters.batches],
-  [processServerSeries.batchesDurable, (counters) => counters.batchesDurable],
-  [processServerSeries.records, (counters) => counters.records],
-  [processServerSeries.zeroRecords, (counters) => counters.zeroRecords],
-  [processServerSeries.checkedRecords, (counters) => counters.leafCheckedRecords],
-  [processServerSeries.checksums, (counters) => counters.checksums],
-  [processServerSeries.checksumsDiffering, (counters) => counters.checksumsDiffering],
-  [processServerSeries.checksumBytes, (counters) => counters.checksumBytesIn],
-  [processServerSeries.compareSeconds, (counters) => counters.compareMs / msPerSecond],
-  [processServerSeries.pointsCommitted, (counters) => counters.pointsCommitted],
-  [processServerSeries.pointsRejected, (counters) => counters.pointsRejected],
-  [processServerSeries.inFlightBytes, (counters) => counters.inFlightBytes],
-];
-
 const connections = [
   ['agent', 'in', 'agentBytesIn'],
   ['agent', 'out', 'agentBytesOut'],
@@ -123,11 +132,16 @@ const connections = [
 /** Registers the series above over `server`; once per registry. */
 export function registerProcessServerSeries(registry: MetricRegistry, server: ProcessServer): void {
   const series = processServerSeries;
-  for (const [declaration, read] of ofMachines) {
+  for (const [field, declaration] of Object.entries(ofMachines) as [
+    keyof typeof ofMachines,
+    SeriesDeclaration<'machine'>,
+  ][])
     registry.sampled(declaration, () =>
-      [...server.totals()].map(([machine, counters]) => ({ labels: { machine }, value: read(counters) })),
+      [...server.totals()].map(([machine, { [field]: value }]) => ({
+        labels: { machine },
+        value: field === 'compareMs' ? value / msPerSecond : value,
+      })),
     );
-  }
   registry.sampled(series.stageSeconds, () =>
     [...server.totals()].flatMap(([machine, { stageMs }]) =>
       Object.entries(stageMs).map(([stage, ms]) => ({ labels: { machine, stage }, value: ms / msPerSecond })),

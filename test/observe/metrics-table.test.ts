@@ -36,6 +36,8 @@ describe('METRICS.md', () => {
   it('lists a series once, of at least one role, with the unit its name ends in', () => {
     const names = documentedSeries.map(({ name }) => name);
     expect(names.filter((name, at) => names.indexOf(name) !== at)).toEqual([]);
+    // To OpenMetrics a counter's name is what stands before `_total`.
+    expect(names.filter((name) => names.includes(`${name}_total`))).toEqual([]);
     const wrong = documentedSeries.filter(
       ({ name, unit, roles: of }) => of.length === 0 || suffixes[unit]?.test(name.replace(/_total$/, '')) !== true,
     );
