@@ -2,12 +2,13 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { nextStep } from '../../src/agent/plan.ts';
 import { readDiskState } from '../../src/agent/disk-state.ts';
 import { ReplicaDisk } from '../../src/agent/replica-disk.ts';
 import { openNbdCapture } from '../../src/capture/nbd-open.ts';
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
+import { digest } from '../../src/kernels/hash.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import { limits } from '../../src/limits.ts';
@@ -76,6 +77,68 @@ test('a host rolled back by one point reads again what the target knows since', 
   expect(disk.opened(openedAt(6, 'since'))).toBeNull();
   disk.lay({ last: true, pairs: [[42, new Uint8Array(32).fill(9)]] });
   expect([capture.currentBlocks, capture.currentMask(42)]).toEqual([1, 0xffff]);
+});
+
+describe('with points in flight', () => {
+  /** A cut whose POINT was sent: so many wait with it. */
+  async function sent(waiting: number): Promise<void> {
+    capture.swap();
+    capture.endSending();
+    await disk.pointSent(waiting);
+  }
+
+  test.each([
+    ['at this one', 5],
+    ['at the newest that was sent', 8],
+    ['as far as was noted', 13],
+  ])('a target that is %s is no finding, also after a restart', async (_, point) => {
+    for (const waiting of [1, 2, 3]) await sent(waiting);
+    await restarted();
+    expect(disk.opened(openedAt(point, 'since'))).toBeNull();
+    expect([capture.currentBlocks, disk.kind, disk.resync]).toEqual([0, 'delta', null]);
+  });
+
+  test('a target that is further than was noted is compared', async () => {
+    for (const waiting of [1, 2, 3]) await sent(waiting);
+    await restarted();
+    expect(disk.opened(openedAt(14, 'since'))).toContain('none behind 13');
+    expect([capture.currentBlocks, disk.kind]).toEqual([blocks, 'resync']);
+  });
+
+  test('one POINT at a time costs no write; a second one says before it waits how far the target may come', async () => {
+    const noted = async () => (await readDiskState(posixFiles, directory, 'vda'))?.ahead;
+    await sent(1);
+    expect(await noted()).toBe(0);
+    await sent(2);
+    expect(await noted()).toBe(8);
+    await sent(9);
+    expect(await noted()).toBe(64);
+    disk.committed(14);
+    await disk.fold();
+    expect([await noted(), disk.knownPoint]).toEqual([0, 14]);
+    expect(disk.opened(openedAt(16, 'since'))).toContain('none behind 15');
+  });
+
+  test('an answer that was lost, and then another one, is no finding either', async () => {
+    await sent(1);
+    disk.sessionEnded();
+    expect(disk.opened(openedAt(6, 'since'))).toBeNull();
+    await sent(1);
+    await restarted();
+    expect(disk.opened(openedAt(7, 'since'))).toBeNull();
+  });
+
+  test('a state file of before there were any still counts', async () => {
+    await disk.close();
+    const file = path.join(directory, 'vda.json');
+    const { check: _, ahead, ...rest } = JSON.parse((await readFile(file)).toString()) as Record<string, unknown>;
+    expect(ahead).toBe(0);
+    const check = Buffer.from(digest(Buffer.from(JSON.stringify(rest)))).toString('hex');
+    await writeFile(file, JSON.stringify({ ...rest, check }));
+    expect(await readDiskState(posixFiles, directory, 'vda')).toMatchObject({ ahead: 0, point: 5, resync: null });
+    await reopened();
+    expect([disk.knownPoint, capture.logLoss]).toEqual([5, null]);
+  });
 });
 
 test('a target that lost acknowledged points is compared; what was not written is not read', () => {
@@ -148,6 +211,10 @@ test('a request during a comparison that reads nothing comes after it', () => {
 /** The same disk after a restart of the agent in order. */
 async function restarted(): Promise<void> {
   await disk.close();
+  await reopened();
+}
+
+async function reopened(): Promise<void> {
   const common = { files: posixFiles, clock: systemClock, random: systemRandom, owner: 'm/vda', name: 'vda' };
   const image = path.join(directory, 'vda.raw');
   capture = await openNbdCapture({ ...common, image, blockSize, stateDirectory: directory, hadLog: true });
