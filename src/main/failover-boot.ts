@@ -14,7 +14,7 @@ import type { MachineDefinition } from '../wire/definition.ts';
 import { writeAside } from './data-writer.ts';
 import { evidenceOf, lockMachine } from './failover-booted.ts';
 import { choosePointFor } from './failover-point.ts';
-import { pointsSaid, refuseUnknown } from './failover-turn.ts';
+import { asFull, pointsSaid, refuseUnknown } from './failover-turn.ts';
 import { testFailover } from './failover.ts';
 import type { Parts } from './parts.ts';
 
@@ -50,7 +50,7 @@ export async function bootTestFailover(
     const there = await isThere(place);
     if (there && !outcome.isProven) told.unproven(report);
     // Evidence that found no place any more.
-    throw isProblem(error) || there ? error : removedMeanwhile(report);
+    throw isProblem(error) || there ? asFull(request.data, error) : removedMeanwhile(report);
   }
 }
 

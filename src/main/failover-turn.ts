@@ -4,7 +4,7 @@
  */
 import { fileURLToPath } from 'node:url';
 import type { MachineOfVault } from '../cli/failover-roles.ts';
-import { Problem, systemCode } from '../kit/problem.ts';
+import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import { startDetached, type DetachedProgram } from '../posix/detached.ts';
 import { lockHolder, type LockIdentity } from '../posix/lock.ts';
@@ -38,7 +38,7 @@ export interface Turn extends Held {
   readonly removed: readonly string[];
 }
 
-/** @throws Problem `not-found`: no store, or no such machine; `locked`; `damaged`: `points.log`, so that nothing can be told to be over. */
+/** @throws Problem `not-found`: no store, or no such machine; `locked`; `damaged`: `points.log`, so that nothing can be told to be over; `full`. */
 export function inTurn<T>(parts: Parts, place: MachineOfVault, work: (turn: Turn) => Promise<T>): Promise<T> {
   const { files, clock } = parts;
   const { data, machine } = place;
@@ -55,7 +55,16 @@ export function inTurn<T>(parts: Parts, place: MachineOfVault, work: (turn: Turn
     const held = { parts, place, identity, closers };
     const points = await agreedPoints(held);
     return work({ ...held, points, removed: await sweep(held, points) });
+  }).catch((error: unknown) => {
+    throw asFull(data, error);
   });
+}
+
+/** What a step of a failover ended with, where that is no room for what it writes. */
+export function asFull(where: string, error: unknown): unknown {
+  const code = isProblem(error) ? undefined : systemCode(error);
+  if (code !== 'ENOSPC' && code !== 'EDQUOT') return error;
+  return new Problem('full', `${where}: ${messageOf(error)}`, { remedy: 'make room there', cause: error });
 }
 
 /** @throws Problem `not-found`: no store, or no such machine. */

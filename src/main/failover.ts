@@ -7,7 +7,7 @@ import type {
   FailoverRoles,
   MachineOfVault,
 } from '../cli/failover-roles.ts';
-import { isProblem, messageOf, Problem, systemCode } from '../kit/problem.ts';
+import { isProblem, Problem } from '../kit/problem.ts';
 import { MiB } from '../kit/sizes.ts';
 import { limits } from '../limits.ts';
 import { lockHolder } from '../posix/lock.ts';
@@ -81,9 +81,7 @@ async function begin(
     return { place, failover, process: await served(turn, place) };
   } catch (error) {
     await removeFailover(turn, place).catch(() => undefined);
-    const code = systemCode(error);
-    if (code !== 'ENOSPC' && code !== 'EDQUOT') throw error;
-    throw new Problem('full', `${place.path}: ${messageOf(error)}`, { remedy: 'make room there', cause: error });
+    throw error;
   }
 }
 

@@ -130,6 +130,11 @@ describe('a test', () => {
   it.skipIf(!requireMounts())('says which disk has no room on the file system, until there is', async () => {
     const volume = await Volume.open(path.join(scene.data, 'machines', machine, 'failovers'), MiB);
     try {
+      await volume.fill(0);
+      const none = await scene.run('failover', 'test', machine);
+      expect(none.code, none.stderr).toBe(exitCodes.full.code);
+      expect(none.stderr).toContain('make room there');
+      await volume.empty();
       const report = await scene.ok('failover', 'test', machine, '--space', '512K');
       await volume.fill(4096);
       await expect(writeAt(report, 65_536, 2, 65_536)).rejects.toMatchObject({ code: 'ENOSPC' });
