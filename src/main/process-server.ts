@@ -8,7 +8,9 @@ import { Credit } from '../kit/credit.ts';
 import { Problem } from '../kit/problem.ts';
 import { GiB } from '../kit/sizes.ts';
 import { limits } from '../limits.ts';
+import type { Logger } from '../observe/logger.ts';
 import { registerCertificateSeries } from '../observe/metrics.ts';
+import type { Files } from '../posix/files.ts';
 import { Budget } from '../process-server/budget.ts';
 import { registerProcessServerSeries } from '../process-server/metrics.ts';
 import { SealPool } from '../process-server/pool.ts';
@@ -16,7 +18,9 @@ import { ProcessServer } from '../process-server/server.ts';
 import { registerSpoolSeries } from '../process-server/spool-metrics.ts';
 import { formatAddress } from '../transport/address.ts';
 import { connect } from '../transport/client.ts';
-import { listen } from '../transport/server.ts';
+import type { Connection } from '../transport/connection.ts';
+import type { Credentials } from '../transport/credentials.ts';
+import { listen, type Listener } from '../transport/server.ts';
 import { controlLink, type ControlLink } from './control-link.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
 import { LimitsTold } from './limits-told.ts';
@@ -43,67 +47,73 @@ export function startProcessServer(common: Parts, config: ProcessServerConfig): 
   return config.shards > 1 ? startShards(common, config) : runProcessServer(common, config, null);
 }
 
-export function runProcessServer(common: Parts, config: ProcessServerConfig, shard: Shard | null): Promise<Running> {
+/** What of the process server's is this process's: all, or a shard's part. */
+function partOf(config: ProcessServerConfig, files: Files, shard: Shard | null) {
   const { index, of } = shard ?? { index: 0, of: 1 };
+  const directory = shard ? path.join(config.spool, `shard-${index}`) : config.spool;
+  const bytesMax = Math.floor((config.spoolGiB * GiB) / of);
+  return {
+    threads: Math.max(1, Math.floor((config.workers ?? availableParallelism()) / of)),
+    room: {
+      spool: bytesMax === 0 ? null : { directory, bytesMax, files },
+      budget: new Budget({ totalBytes: Math.floor(inFlightBytesMax / of) }),
+      comparisonRoom: new Credit(Math.floor(comparisonBytesMax / of)),
+    },
+    share: 1 / of,
+  };
+}
+
+function listenForAgents(
+  { clock }: Parts,
+  { config, credentials, logger }: { config: ProcessServerConfig; credentials: Credentials; logger: Logger },
+  onConnection: (connection: Connection) => void,
+): Promise<Listener> {
+  return listen({
+    ...config.listen,
+    credentials,
+    accept: ['agent'],
+    clock,
+    onConnection,
+    onRefused: (refusal) => {
+      logger.warn({ ...refusal }, 'a connection was refused');
+    },
+  });
+}
+
+export function runProcessServer(common: Parts, config: ProcessServerConfig, shard: Shard | null): Promise<Running> {
   const whole = common.loggerOf(config, 'process-server');
-  const logger = shard ? whole.child({ shard: index }) : whole;
+  const logger = shard ? whole.child({ shard: shard.index }) : whole;
   const parts = partsOfRole(common, logger);
   const { clock, random, version } = parts;
   return RoleBuilder.build(async (builder) => {
     const credentials = await credentialsFor(parts, config.credentials, 'process-server');
-    for (const { kernel, provider, fallback, reason } of providers()) {
-      if (fallback) logger.warn({ kernel, provider, reason }, 'a kernel runs on a slower provider than preferred');
-    }
-    const sealer = new SealPool({ threads: Math.max(1, Math.floor((config.workers ?? availableParallelism()) / of)) });
+    warnOfFallbacks(logger);
+    const { threads, room, share } = partOf(config, parts.files, shard);
+    const sealer = new SealPool({ threads });
     builder.closers.add(() => sealer.close());
-    const limitsTold = new LimitsTold(clock, config, logger, 1 / of);
+    const limitsTold = new LimitsTold(clock, config, logger, share);
     const leases = Promise.withResolvers<LeaseKeeper | null>();
-    const directory = shard ? path.join(config.spool, `shard-${index}`) : config.spool;
     const server = new ProcessServer({
       admission: async (machine) => (await leases.promise)?.admit(machine) ?? null,
       connectTarget: (_machine, signal) =>
-        connect({
-          host: config.target.host,
-          port: config.target.port,
-          credentials,
-          expectRole: 'target',
-          clock,
-          signal,
-        }),
-      spool:
-        config.spoolGiB === 0
-          ? null
-          : { directory, bytesMax: Math.floor((config.spoolGiB * GiB) / of), files: parts.files },
-      budget: new Budget({ totalBytes: Math.floor(inFlightBytesMax / of) }),
-      comparisonRoom: new Credit(Math.floor(comparisonBytesMax / of)),
+        connect({ ...config.target, credentials, expectRole: 'target', clock, signal }),
+      ...room,
       throttle: limitsTold.throttle,
-      sealer,
-      clock,
-      random,
-      logger,
-      version,
+      ...{ sealer, clock, random, logger, version },
     });
     shard?.onElsewhere((machine) => {
       server.endMachine(machine, new Problem('superseded', 'the same machine connected again', { retryable: true }));
     });
-    const listener = await listen({
-      ...config.listen,
-      credentials,
-      accept: ['agent'],
-      clock,
-      onConnection: (connection) => {
-        shard?.came(connection.peer.name);
-        server.accept(connection);
-      },
-      onRefused: (refusal) => {
-        logger.warn({ ...refusal }, 'a connection was refused');
-      },
+    const facts = { config, credentials, logger };
+    const listener = await listenForAgents(parts, facts, (connection) => {
+      shard?.came(connection.peer.name);
+      server.accept(connection);
     });
     builder.closers.add(async () => {
       server.close();
       await listener.close();
     });
-    leases.resolve(keepLeases(parts, { config, credentials, logger, builder }, server, listener.port));
+    leases.resolve(keepLeases(parts, { ...facts, builder }, server, listener.port));
     builder.reachable('agents', formatAddress({ host: config.listen.host, port: listener.port }));
     registerProcessServerSeries(builder.registry, server);
     registerSpoolSeries(builder.registry, server, clock);
@@ -114,12 +124,16 @@ export function runProcessServer(common: Parts, config: ProcessServerConfig, sha
       link.close();
     });
     const reporter = new ProcessServerReporter();
-    link.reportEvery(
-      () => reporter.make({ server, target: config.target, version, nowMs: clock.wallMs() }),
-      ({ throttle }) => {
-        limitsTold.tell(throttle);
-        return false;
-      },
-    );
+    const report = () => reporter.make({ server, target: config.target, version, nowMs: clock.wallMs() });
+    link.reportEvery(report, ({ throttle }) => {
+      limitsTold.tell(throttle);
+      return false;
+    });
   }, config.data);
+}
+
+function warnOfFallbacks(logger: Logger): void {
+  for (const { kernel, provider, fallback, reason } of providers()) {
+    if (fallback) logger.warn({ kernel, provider, reason }, 'a kernel runs on a slower provider than preferred');
+  }
 }
