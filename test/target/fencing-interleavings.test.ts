@@ -21,7 +21,7 @@ import { epochOf } from '../../src/wire/seq.ts';
 import { withRealIndex } from '../crash/real-index.ts';
 import { diceOf, seedOfRun, type Dice } from '../product/content.ts';
 import { SimulatedFiles } from '../simulated-files.ts';
-import { turns } from './layer-stream.ts';
+import { deadEnds, turns } from './layer-stream.ts';
 import { blockSize, diskSize, TargetSite, type OpenedDisk, type Peer } from './peer.ts';
 
 const soak = process.env['TIDEMARK_TEST_SOAK'] === '1';
@@ -254,7 +254,7 @@ class World {
       return;
     }
     this.#files = files.kill();
-    this.#site = await site.killed({ die: () => turns(20) }, { files: withRealIndex(this.#files) });
+    this.#site = await site.killed({ die: deadEnds }, { files: withRealIndex(this.#files) });
     await this.#recount();
   }
 
@@ -311,6 +311,12 @@ class World {
 
   /** Everything is read back from what is stored. */
   async end(): Promise<void> {
+    // One more point, so that the target proves what a restart left unproven.
+    const peer = this.#site.connect('ps-1');
+    await peer.greet({ instance: 'a1'.repeat(16), lease: { epoch: this.#leases + 1 } });
+    const { opened } = await peer.openDisk();
+    peer.point(rootOf(door.leaves()), opened.layers);
+    await peer.next(frameType.committed);
     const { points } = this.#site.store();
     const epochs = points.points.map(({ epoch }) => epoch);
     expect(epochs).toEqual(epochs.toSorted((a, b) => a - b));

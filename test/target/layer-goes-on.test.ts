@@ -2,12 +2,17 @@
  * A process server loses its target at any frame and sends again: what is unanswered, or everything. All is stored once, and every point is what it would
  * have been. TIDEMARK_TEST_SOAK=1 tries every way at every frame.
  */
+import { mkdtempSync } from 'node:fs';
 import { appendFile, readdir, rm, stat, truncate } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, expect, test } from 'vitest';
-import { posixFiles } from '../../src/posix/files.ts';
+import { posixFiles, type Files } from '../../src/posix/files.ts';
+import { leaveMapped, withRealIndex } from '../crash/real-index.ts';
 import { MortalFiles } from '../pipeline/mortal-files.ts';
-import { LayerStream, script, scriptedEntries, storedEntries, storedImages, turns } from './layer-stream.ts';
+import { Dice } from '../simulated-bytes.ts';
+import { SimulatedFiles } from '../simulated-files.ts';
+import { deadEnds, LayerStream, script, scriptedEntries, storedEntries, storedImages, turns } from './layer-stream.ts';
 import { TargetSite } from './peer.ts';
 
 const soak = process.env['TIDEMARK_TEST_SOAK'] === '1';
@@ -104,13 +109,50 @@ async function cutAfter(frames: number, late: number | null, way: Way): Promise<
   await stream.open(run.site);
   stream.send(stream.uncommitted, stream.frames.length);
   await stream.settled();
-  expect(new Map([...(await storedEntries(run.site))].sort())).toEqual(scriptedEntries());
-  expect(await storedImages(run.site)).toEqual(stream.images);
-  expect(run.site.store().points.points.map(({ epoch, cutTimeMs }) => [epoch, cutTimeMs])).toEqual(
+  await judged(run.site, stream, posixFiles);
+}
+
+/** All of the script is there, once, and nothing else. */
+async function judged(site: TargetSite, stream: LayerStream, files: Files): Promise<void> {
+  expect(new Map([...(await storedEntries(site, files))].sort())).toEqual(scriptedEntries());
+  expect(await storedImages(site)).toEqual(stream.images);
+  expect(site.store().points.points.map(({ epoch, cutTimeMs }) => [epoch, cutTimeMs])).toEqual(
     stream.frames.filter(({ step }) => step.kind === 'point').map(({ cutTimeMs }) => [1, cutTimeMs]),
   );
-  sites.delete(run.site);
-  await run.site.remove();
+  sites.delete(site);
+  await site.remove();
+}
+
+/** The power fails `late` turns after `frames` frames were sent, and again when what was not answered is on its way. */
+async function powerLost(frames: number, late: number, seed: number): Promise<void> {
+  const directory = mkdtempSync(path.join(tmpdir(), 'tidemark-power-'));
+  let files = new SimulatedFiles([directory]);
+  files.turnsMax = 3;
+  let site = await TargetSite.start({ files: withRealIndex(files), directory });
+  sites.add(site);
+  const stream = new LayerStream();
+  await stream.open(site);
+  stream.send(0, frames);
+  await turns(late);
+  for (const lot of [seed, seed + 1]) {
+    await stream.hear();
+    stream.peer?.connection.cut();
+    files.kill();
+    files = Object.assign(files.afterPowerLoss(new Dice(lot)), { turnsMax: 3 });
+    sites.delete(site);
+    // What LMDB never synced is no index any more.
+    const between = (): Promise<void> => {
+      leaveMapped(path.join(site.data, 'machines', 'm1', 'index'), null);
+      return Promise.resolve();
+    };
+    site = await site.killed({ die: deadEnds }, { files: withRealIndex(files) }, between);
+    sites.add(site);
+    await stream.open(site);
+    stream.send(stream.uncommitted, stream.frames.length, stream.isDone);
+    if (lot === seed) await turns(late);
+    else await stream.settled();
+  }
+  await judged(site, stream, files);
 }
 
 const cuts = Array.from({ length: script.length }, (_, at) => at + 1);
@@ -125,6 +167,12 @@ test(
     }
   },
 );
+
+test('the power of the target fails after any frame', { timeout: 600_000 }, async () => {
+  for (const frames of cuts)
+    for (let lot = 0; lot < (soak ? 40 : 1); lot += 1)
+      await powerLost(frames, (frames * 7 + lot * 13) % 90, frames + 1000 * lot);
+});
 
 test.runIf(soak).each(ways)('%s after any frame', { timeout: 600_000 }, async (way) => {
   for (const frames of cuts) for (const late of [null, 0, 5, 20, 60]) await cutAfter(frames, late, way);

@@ -2,13 +2,12 @@
  * What a process server sends a target of three disks, frame by frame and from one script: interleaved layers, empty ones, several of one disk before a
  * point. It keeps every frame, as a spool does, and sends again what was not answered, or all of it.
  */
-import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { geometryOf } from '../../src/disk/geometry.ts';
 import { MerkleNodes } from '../../src/disk/merkle.ts';
 import { merkleHashes } from '../../src/kernels/hash.ts';
 import { systemClock } from '../../src/kit/clock.ts';
-import { posixFiles } from '../../src/posix/files.ts';
+import type { Files } from '../../src/posix/files.ts';
 import { replayAll } from '../../src/store/replay.ts';
 import { decodeCommitted } from '../../src/wire/committed.ts';
 import { encodeCycle } from '../../src/wire/cycle.ts';
@@ -185,13 +184,14 @@ function pointBytes(cutTimeMs: number, leaves: readonly Buffer[], listed: readon
 }
 
 /** How often each entry of a layer stands in the log, as far as the log counts: `layer disk/counter` and `batch disk/counter/number`. */
-export async function storedEntries(site: TargetSite): Promise<Map<string, number>> {
+export async function storedEntries(site: TargetSite, files: Files): Promise<Map<string, number>> {
   const { points } = site.store();
   const machine = path.join(site.data, 'machines', 'm1');
-  const { id } = JSON.parse(await readFile(path.join(machine, 'machine.json'), 'utf8')) as { id: string };
+  const facts: unknown = JSON.parse((await files.readWhole(path.join(machine, 'machine.json'))).toString());
+  const { id } = facts as { id: string };
   const stored = new Map<string, number>();
   const { extents, removed } = points;
-  const from = { files: posixFiles, directory: path.join(machine, 'segments'), machineId: Buffer.from(id, 'hex') };
+  const from = { files, directory: path.join(machine, 'segments'), machineId: Buffer.from(id, 'hex') };
   await replayAll({ ...from, extents, removed, check: 'digests' }, (entry) => {
     const { type, diskNo } = entry;
     const seq = type === 'layer' ? entry.layer.seq : type === 'batch' ? entry.header.seq : 0;
@@ -239,4 +239,11 @@ export async function storedImages(site: TargetSite): Promise<ReadonlyMap<number
 
 export async function turns(count: number): Promise<void> {
   for (let turn = 0; turn < count; turn += 1) await systemClock.turn();
+}
+
+/** What a dead target is still about ends at its next look at a file; its index must not be closed under its hands, which no process is there for. */
+export async function deadEnds(): Promise<void> {
+  await turns(50);
+  await systemClock.sleep(20);
+  await turns(50);
 }
