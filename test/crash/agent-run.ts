@@ -3,14 +3,16 @@
  * cycles, surveys and comparisons against a replica without a network (`replica.ts`), and what a crash of it may leave.
  */
 import { readDiskState } from '../../src/agent/disk-state.ts';
-import { FlightLog, newCounters } from '../../src/agent/counters.ts';
-import { runCycle, type CycleOutcome } from '../../src/agent/cycle.ts';
+import { newCounters } from '../../src/agent/counters.ts';
+import { runCycle } from '../../src/agent/cycle.ts';
+import { FlightLog } from '../../src/agent/flight-log.ts';
 import { inlineHasher, type BlockHasher } from '../../src/agent/hash-blocks.ts';
+import { PointsInFlight } from '../../src/agent/points-in-flight.ts';
 import { ReplicaDisk } from '../../src/agent/replica-disk.ts';
 import { resyncDisk } from '../../src/agent/resync-disk.ts';
 import { ResyncGate } from '../../src/agent/resync-gate.ts';
 import { BuilderPool } from '../../src/agent/sender.ts';
-import type { PointAnswer, Session } from '../../src/agent/session.ts';
+import type { Session } from '../../src/agent/session.ts';
 import { makeCutAll } from '../../src/capture/cut.ts';
 import type { NbdCapture } from '../../src/capture/nbd-splitter.ts';
 import { systemClock, type Clock } from '../../src/kit/clock.ts';
@@ -191,10 +193,22 @@ export class AgentRun {
         pause: () => Promise.resolve(),
       });
       await resyncDisk({ ...common, hasher: session.hasher, gate, logger }, 0, this.disk);
-      const flight = new FlightLog(common.counters);
+      const flight = new FlightLog(common.counters, stillClock);
+      const points = new PointsInFlight(stillClock, common.counters);
+      const sending = (): void => undefined;
       const disks = [this.disk];
-      const outcome = await runCycle({ ...common, disks, cutAll, flight, builders, evidence: () => null });
-      this.#judgeOutcome(outcome, ending);
+      const outcome = await runCycle({
+        ...common,
+        disks,
+        points,
+        sending,
+        cutAll,
+        flight,
+        builders,
+        evidence: () => null,
+      });
+      if (outcome.kind !== 'sent') throw new Error(`the cycle was ${JSON.stringify(outcome)}`);
+      await this.#answered(session.answer);
     } catch (error) {
       if (error !== session.reason) throw error;
       this.endSession();
@@ -202,10 +216,15 @@ export class AgentRun {
     }
   }
 
-  #judgeOutcome(outcome: CycleOutcome, ending: Ending): void {
-    if (outcome.kind === 'committed') return;
-    if (ending.answer !== 'root-mismatch') throw new Error(`the cycle was ${JSON.stringify(outcome)}`);
-    this.endSession();
+  /** As the agent takes an answer: null is `root-mismatch`. */
+  async #answered(point: number | null): Promise<void> {
+    if (point === null) {
+      this.endSession();
+      this.disk.distrustLeaves();
+      return;
+    }
+    this.disk.committed(point);
+    await this.disk.fold();
   }
 
   /** OPEN_DISK, OPENED and LEAVES, until they are of use. */
@@ -297,10 +316,15 @@ export class AgentRun {
 }
 
 /** What of a session cycles and resyncs use. */
-class ScriptedSession implements Pick<Session, 'isOver' | 'ended' | 'beginLayer' | 'sendBatch' | 'commit' | 'compare'> {
+class ScriptedSession implements Pick<
+  Session,
+  'isOver' | 'ended' | 'beginLayer' | 'sendBatch' | 'sendPoint' | 'compare'
+> {
   readonly reason = new Problem('closed', 'the script ends the session', { retryable: true });
   readonly ended = Promise.resolve(this.reason);
   isOver = false;
+  /** The point that was made of POINT; null: it was refused. */
+  answer: number | null = null;
   readonly #run: AgentRun;
   readonly #ending: Ending;
   #steps = 0;
@@ -338,20 +362,14 @@ class ScriptedSession implements Pick<Session, 'isOver' | 'ended' | 'beginLayer'
     await Promise.resolve();
   }
 
-  commit(...[{ disks, cutTimeMs }]: Parameters<Session['commit']>): Promise<PointAnswer> {
+  sendPoint(...[{ disks }]: Parameters<Session['sendPoint']>): Promise<void> {
     const [disk] = disks;
     if (!disk) throw new Error('a point of no disk');
-    if (this.#ending.answer === 'root-mismatch') {
-      const detail = 'so the script wants it';
-      const message = { reason: 'root-mismatch', disk: 0, detail, retryable: true } as const;
-      return Promise.resolve({ kind: 'rejected', message });
-    }
-    const point = this.#run.replica.commit(disk.root, disk.layers);
-    if (this.#ending.answer === 'lost') {
-      this.isOver = true;
-      return Promise.reject(this.reason);
-    }
-    return Promise.resolve({ kind: 'committed', message: { point, cutTimeMs, disks: [{ disk: 0, root: disk.root }] } });
+    if (this.#ending.answer === 'root-mismatch') return Promise.resolve();
+    this.answer = this.#run.replica.commit(disk.root, disk.layers);
+    if (this.#ending.answer !== 'lost') return Promise.resolve();
+    this.isOver = true;
+    return Promise.reject(this.reason);
   }
 
   compare(...[, checksums]: Parameters<Session['compare']>): ReturnType<Session['compare']> {
