@@ -12,6 +12,7 @@ import type { CutAll } from '../../src/capture/contract.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { Problem } from '../../src/kit/problem.ts';
 import { systemRandom } from '../../src/kit/random.ts';
+import { posixFiles } from '../../src/posix/files.ts';
 import type { LogFields, Logger } from '../../src/observe/logger.ts';
 import { compareChecksums } from '../../src/process-server/compare-checksums.ts';
 import type { Sealer } from '../../src/process-server/pool.ts';
@@ -20,6 +21,7 @@ import { ProcessServer } from '../../src/process-server/server.ts';
 import type { MachineDefinition } from '../../src/wire/definition.ts';
 import { AgentLife } from './agent-life.ts';
 import { DiskModel } from './model.ts';
+import { MortalFiles } from './mortal-files.ts';
 import { clock, machine, type Surroundings } from './surroundings.ts';
 import { TargetLife } from './target-life.ts';
 import { Hop, peer } from './wires.ts';
@@ -39,6 +41,8 @@ export interface SiteOptions {
   readonly sealer?: Sealer;
   /** Of the agent; default: on its thread. */
   readonly hasher?: BlockHasher;
+  /** Of the process server's spool. Default: it has none. */
+  readonly spoolBytes?: number;
 }
 
 /** Seals on this thread. */
@@ -84,6 +88,8 @@ export class Site implements Surroundings {
   agent: AgentLife | null = null;
   target: TargetLife | null = null;
   processServer: ProcessServer | null = null;
+  /** Of the newest process server. */
+  spoolFiles = new MortalFiles(posixFiles);
   readonly #sealer: Sealer;
 
   constructor(options: SiteOptions) {
@@ -126,6 +132,10 @@ export class Site implements Surroundings {
     return this.dir('data');
   }
 
+  get spool(): string {
+    return this.dir('spool');
+  }
+
   get store(): string {
     return path.join(this.data, 'machines', machine);
   }
@@ -166,6 +176,9 @@ export class Site implements Surroundings {
   /** A new instance; the one before ends, or lives on with what it holds, as one that is cut off does. */
   newProcessServer(before: 'ends' | 'lives on' = 'ends'): void {
     if (before === 'ends') this.processServer?.close();
+    const { spoolBytes } = this.options;
+    const files = new MortalFiles(posixFiles);
+    this.spoolFiles = files;
     this.processServer = new ProcessServer({
       connectTarget: () => {
         const { target } = this;
@@ -174,12 +187,25 @@ export class Site implements Surroundings {
         target.target.accept(theirs);
         return Promise.resolve(ours);
       },
+      spool: spoolBytes === undefined ? null : { directory: this.spool, bytesMax: spoolBytes, files },
       sealer: this.#sealer,
       clock,
       random: systemRandom,
-      logger: this.logger('process-server'),
+      logger: this.logger('process-server', () => !files.dead),
       version: 'test',
     });
+  }
+
+  /** With a spool: the next one finds what this one left there. */
+  async restartProcessServer(how: 'close' | 'crash'): Promise<void> {
+    const { processServer, spoolFiles } = this;
+    this.processServer = null;
+    const dying = how === 'crash' ? spoolFiles.die() : undefined;
+    if (how === 'crash') for (const hop of [this.agentHop, this.targetHop]) hop.cutAfter(0);
+    processServer?.close();
+    if (how === 'close') await processServer?.settled();
+    await dying;
+    this.newProcessServer('lives on');
   }
 
   async startTarget(): Promise<void> {
