@@ -95,13 +95,17 @@ function isKnown(value: number | undefined): value is number {
   return value !== undefined && !Number.isNaN(value);
 }
 
+function settingsIn<L extends string>(inner: Registry, { name, help, labels }: SeriesDeclaration<L>) {
+  return { name, help, labelNames: labels, registers: [inner] };
+}
+
 function makeSampled<L extends string>(
   inner: Registry,
   declaration: SeriesDeclaration<L>,
   sample: () => Iterable<Sample<L>>,
 ): void {
-  const { name, help, labels } = declaration;
-  const settings = { name, help, labelNames: labels, registers: [inner] };
+  const { name } = declaration;
+  const settings = settingsIn(inner, declaration);
   /** Invariant 1: nothing of the sample before stays, not even the 0 that prom-client starts an unlabelled series with. */
   const collect = (metric: Counter<L> | Gauge<L>): void => {
     metric.reset();
@@ -122,12 +126,7 @@ function makeSampled<L extends string>(
 export function createRegistry(): MetricRegistry {
   const inner = new Registry();
   const questions: (() => Promise<void>)[] = [];
-  const settingsOf = <L extends string>({ name, help, labels }: SeriesDeclaration<L>) => ({
-    name,
-    help,
-    labelNames: labels,
-    registers: [inner],
-  });
+  const settingsOf = <L extends string>(declaration: SeriesDeclaration<L>) => settingsIn(inner, declaration);
   return {
     counter(declaration) {
       checkDeclaration(declaration, 'counter');

@@ -49,7 +49,7 @@ const ofMachines: Readonly<Record<Exclude<keyof SessionCounters, NotAlone>, Seri
   ),
   spooledBytes: perMachine('spool_written_bytes_total', 'counter', 'Bytes of frames written to the spool.'),
   drainedBytes: perMachine(
-    'drained_bytes_total',
+    'spool_drained_bytes_total',
     'counter',
     'Bytes of sealed batches sent to the target from the spool.',
   ),
