@@ -174,6 +174,8 @@ test.each([
   async (_, file) => {
     const site = await started();
     await site.proven(await site.point());
+    // What follows a point writes the files of both.
+    await site.until(() => site.agent?.agent.report().disks[0]?.lagBytes === 0, 'the agent has followed');
     // The leaf of a block nobody writes, in the chunk of one that is written.
     lie(file(site), 60);
     await site.write(0, 0, Buffer.alloc(5000, 'x'));
