@@ -142,21 +142,22 @@ export interface TargetHooks {
   onHello?: (hello: Hello) => void;
   opened?: (message: Opened) => Opened;
   /** ASK, GAP: what this target does not do by itself. */
-  onOther?: (frame: Frame, target: FakeTarget) => void;
+  onOther?: (frame: Frame, target: Pick<FakeTarget, 'events' | 'send'>) => void;
 }
 
-export class FakeTarget {
+/** Over a connection in memory, or a real one. */
+export class FakeTarget<Wire extends Connection = FakeConnection> {
   readonly disks = new Map<number, TargetDisk>();
   /** What arrived, in order. */
   readonly events: string[] = [];
-  readonly connection: FakeConnection;
+  readonly connection: Wire;
   readonly faults: string[] = [];
   readonly nonces = new Set<string>();
   readonly #hooks: TargetHooks;
   #credit = 0;
   #sealed = 0;
 
-  constructor(connection: FakeConnection, hooks: TargetHooks = {}) {
+  constructor(connection: Wire, hooks: TargetHooks = {}) {
     this.connection = connection;
     this.#hooks = hooks;
     connection.onFrame((message) => {
@@ -288,8 +289,8 @@ export class FakeTarget {
 }
 
 /** An agent's end: sends what it is told, remembers what comes, never exceeds its credit unless told to. */
-export class FakeAgent {
-  readonly connection: FakeConnection;
+export class FakeAgent<Wire extends Connection = FakeConnection> {
+  readonly connection: Wire;
   readonly frames: Frame[] = [];
   readonly opened = new Map<number, Opened>();
   creditBytes = 0;
@@ -300,7 +301,7 @@ export class FakeAgent {
   over = false;
   #waiters: (() => void)[] = [];
 
-  constructor(connection: FakeConnection) {
+  constructor(connection: Wire) {
     this.connection = connection;
     connection.onFrame((message) => {
       const frame = decodeFrame(Buffer.from(message));

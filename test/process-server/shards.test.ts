@@ -6,6 +6,7 @@ import * as path from 'node:path';
 import { afterEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/kit/clock.ts';
 import { connect } from '../../src/transport/client.ts';
+import type { Connection } from '../../src/transport/connection.ts';
 import type { Credentials } from '../../src/transport/credentials.ts';
 import { frameType } from '../../src/wire/frame.ts';
 import { makeSite, startServer, type TestSite } from '../transport/site.ts';
@@ -77,14 +78,14 @@ async function start(site: TestSite, targetPort: number, more: readonly string[]
 async function scene(more: readonly string[] = []) {
   const site = await makeSite();
   ends.push(() => site.remove());
-  const targets: FakeTarget[] = [];
+  const targets: FakeTarget<Connection>[] = [];
   const { listener } = await startServer(await site.credentials('target', 't1'), {
     accept: ['process-server'],
     onConnection: (connection) => targets.push(new FakeTarget(connection)),
   });
   ends.push(() => listener.close());
   const running = await start(site, listener.port, more);
-  const agent = async (name: string, credentials: Credentials): Promise<FakeAgent> => {
+  const agent = async (name: string, credentials: Credentials): Promise<FakeAgent<Connection>> => {
     const { port } = running;
     const options = { host: '127.0.0.1', port, credentials, expectRole: 'process-server', clock: systemClock } as const;
     const made = new FakeAgent(await connect(options));
@@ -117,8 +118,8 @@ it('shares one port: agents are spread, move when their shard is killed, and all
   const names = ['m1', 'm2', 'm3', 'm4'];
   const credentials = new Map<string, Credentials>();
   for (const name of names) credentials.set(name, await site.credentials('agent', name));
-  const connected = new Map<string, FakeAgent>();
-  const come = async (name: string): Promise<FakeAgent> => {
+  const connected = new Map<string, FakeAgent<Connection>>();
+  const come = async (name: string): Promise<FakeAgent<Connection>> => {
     const made = await agent(name, credentials.get(name) ?? (await site.credentials('agent', name)));
     connected.set(name, made);
     return made;

@@ -156,6 +156,17 @@ describe('the credit of an agent', () => {
     expect(busy.creditBytes).toBe(sessionWindowBytes);
   });
 
+  it('is told the same again and again without any difference', async () => {
+    const ofPolicy = '16Mb/s';
+    const { clock, throttle, agent } = limited([machine('m1', { ofPolicy }), machine('m2', { ofPolicy })]);
+    const busy = [agent('m1'), agent('m2')];
+    for (let told = 0; told < 50; told += 1) {
+      await clock.pass(200);
+      throttle.tell([machine('m1', { ofPolicy }), machine('m2', { ofPolicy })]);
+    }
+    expect(busy.reduce((sum, one) => sum + one.between(0, 10_000), 0) / 20e6).toBeCloseTo(1, 1);
+  });
+
   it('of a machine that connects again does not begin anew, and ends with its session', async () => {
     const { clock, agent } = limited([machine('m1', { own: '8Mb/s' })]);
     let sent = 0;
