@@ -53,13 +53,17 @@ export function foresee(of: ForecastInput): Forecast {
   };
 }
 
-/** Null: something that it takes is not known. */
+/**
+ * Null: something that it takes is not known.
+ * @param cutOff nothing can arrive at the target now, whatever the mean still says.
+ */
 export function forecastOf(
   flow: AgentFlow | null,
   of: { readonly [K in 'age' | 'target' | 'interval' | 'behind']: number | null },
+  cutOff: boolean,
 ): Forecast | null {
   const churn = flow?.churn?.minute ?? flow?.churn?.quarterHour ?? null;
-  const drain = flow?.drain?.minute ?? flow?.drain?.quarterHour ?? null;
+  const drain = cutOff ? 0 : (flow?.drain?.minute ?? flow?.drain?.quarterHour ?? null);
   const { age, target, interval, behind } = of;
   if (age === null || target === null || interval === null || behind === null || churn === null || drain === null)
     return null;

@@ -12,7 +12,7 @@ import type { State } from './state.ts';
 export async function foreseenBy(
   state: State,
   name: string,
-  { flow, disks }: reports.AgentReport,
+  { flow, disks, connected }: reports.AgentReport,
   nowMs: number,
 ): Promise<Foreseen | null> {
   const record = await state.get('reports', `agent/${name}`);
@@ -24,11 +24,9 @@ export async function foreseenBy(
   if (!stored || paused) return null;
   const policy = schemas.policySchema.parse(stored.value);
   const cutMs = flow?.cycle?.cutMs ?? null;
-  const forecast = forecastOf(flow, {
-    age: cutMs === null ? null : Math.max(0, nowMs - cutMs) / 1000,
-    target: rpoTargetOf(policy),
-    interval: policy.intervalSeconds,
-    behind: sumOf(disks.map(({ lagBytes }) => lagBytes)),
-  });
+  const age = cutMs === null ? null : Math.max(0, nowMs - cutMs) / 1000;
+  const behind = sumOf(disks.map(({ lagBytes }) => lagBytes));
+  const { intervalSeconds: interval } = policy;
+  const forecast = forecastOf(flow, { age, target: rpoTargetOf(policy), interval, behind }, !connected);
   return foreseen(before, forecast, nowMs);
 }

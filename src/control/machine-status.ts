@@ -133,7 +133,8 @@ export function judgeMachine(
   );
   const stage = stageOf(machine, of, age, sources);
   const flow = agent?.silent === false ? agent.report.flow : null;
-  const forecast = machine.paused ? null : forecastOf(flow, { age, target, interval, behind: lagBytes });
+  const cutOff = sources.sessions.get(name)?.target?.reachable === false || agent?.report.connected === false;
+  const forecast = machine.paused ? null : forecastOf(flow, { age, target, interval, behind: lagBytes }, cutOff);
   const problems = sources.problems.filter((problem) => problem.machine === name);
   const disks = machine.disks.map((disk) => {
     const own = problems.filter((problem) => problem.disk === disk.name).map(becauseOf);

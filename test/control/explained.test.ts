@@ -118,6 +118,11 @@ describe('an explained status', () => {
     // Silent and without new points: then it is the agent.
     expect(judged([agent(flow, 'm1', silentMs), target({ m1: 100_000 })]).machine?.stage?.name).toBe('agent');
     const away = { target: { reachable: false, sinceMs: 1 } };
+    const machines = [{ machine: 'm1', ...away }];
+    expect(judged([agent(slow), target({ m1: 30_000 }), processServer({ machines })]).machine).toMatchObject({
+      stage: { name: 'target' },
+      forecast: { breachInSeconds: 870, hasBytesPerSecond: 0 },
+    });
     const cut = agent(null, 'm1', nowMs, { connected: false });
     expect(judged([cut, target({ m1: 0 }), processServer(away)]).machine?.stage?.name).toBe('target');
     expect(judged([cut, target({ m1: 0 }), processServer(away, silentMs)]).machine?.stage?.name).toBe('process-server');

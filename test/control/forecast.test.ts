@@ -91,12 +91,13 @@ describe('the forecast', () => {
   it('is not there while something it takes is not known', () => {
     const flow = agentFlow.parse({ churn: { minute: 1 }, drain: { quarterHour: 2 } });
     const of = { age: 1, target: 60, interval: 5, behind: 0 };
-    expect(forecastOf(flow, of)).toMatchObject({ needsBytesPerSecond: 1, hasBytesPerSecond: 2 });
+    expect(forecastOf(flow, of, false)).toMatchObject({ needsBytesPerSecond: 1, hasBytesPerSecond: 2 });
     for (const key of ['age', 'target', 'interval', 'behind'] as const)
-      expect(forecastOf(flow, { ...of, [key]: null })).toBeNull();
-    expect(forecastOf(null, of)).toBeNull();
-    expect(forecastOf(agentFlow.parse({ churn: { minute: 1 } }), of)).toBeNull();
-    expect(forecastOf(agentFlow.parse({ drain: { minute: 1 } }), of)).toBeNull();
+      expect(forecastOf(flow, { ...of, [key]: null }, false)).toBeNull();
+    expect(forecastOf(flow, of, true)).toMatchObject({ hasBytesPerSecond: 0 });
+    expect(forecastOf(null, of, true)).toBeNull();
+    expect(forecastOf(agentFlow.parse({ churn: { minute: 1 } }), of, false)).toBeNull();
+    expect(forecastOf(agentFlow.parse({ drain: { minute: 1 } }), of, true)).toBeNull();
   });
 });
 
