@@ -43,7 +43,17 @@ export interface Shard {
   readonly onElsewhere: (handle: (machine: string) => void) => void;
 }
 
-export function startProcessServer(common: Parts, config: ProcessServerConfig): Promise<Running> {
+/** What was spooled for shards that are no more; their agents send it again. */
+async function dropSpoolsOfOthers(files: Files, { spool, spoolGiB, shards }: ProcessServerConfig): Promise<void> {
+  if (spoolGiB === 0) return;
+  for (const name of await files.list(spool)) {
+    const [, index] = /^shard-(\d+)$/.exec(name) ?? [];
+    if (index !== undefined && (shards === 1 || Number(index) > shards)) await files.removeTree(path.join(spool, name));
+  }
+}
+
+export async function startProcessServer(common: Parts, config: ProcessServerConfig): Promise<Running> {
+  await dropSpoolsOfOthers(common.files, config);
   return config.shards > 1 ? startShards(common, config) : runProcessServer(common, config, null);
 }
 

@@ -1,6 +1,6 @@
 /** `process-server --shards 2` as it runs: a keeper and two processes on one port, agents and a target at their ends. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import * as path from 'node:path';
 import { afterEach, expect, it } from 'vitest';
@@ -57,6 +57,8 @@ async function start(site: TestSite, targetPort: number, more: readonly string[]
   const flags = ['--listen', '127.0.0.1:0', '--target', `127.0.0.1:${targetPort}`, '--metrics', '127.0.0.1:0'];
   const places = ['--credentials', credentials, '--data', path.join(site.directory, 'data')];
   const words = ['process-server', '--shards', '2', '--workers', '2', ...flags, ...places, '--json', ...more];
+  // Of an earlier start with more of them.
+  mkdirSync(path.join(site.directory, 'data', 'spool', 'shard-3'), { recursive: true });
   const child = spawn(process.execPath, [program, ...words], { stdio: ['ignore', 'pipe', 'pipe'] });
   ends.push(() => void child.kill('SIGKILL'));
   const exit = new Promise<number | null>((resolve) => child.once('exit', resolve));
@@ -107,6 +109,8 @@ const isAlive = (pid: number): boolean => {
 
 it('shares one port: agents are spread, move when their shard is killed, and all ends with one signal', async () => {
   const { site, running, agent } = await scene();
+  const spooled = (name: string): boolean => existsSync(path.join(site.directory, 'data', 'spool', name));
+  expect(['shard-2', 'shard-3'].map(spooled)).toEqual([true, false]);
   expect(running.reachable.map(({ what }) => what)).toEqual(['agents', 'metrics of shard 1', 'metrics of shard 2']);
   const [, one, two] = running.reachable.map(({ where }) => where);
   for (const url of [one, two]) {
