@@ -11,7 +11,6 @@ const orNull = <T extends z.ZodType>(schema: T) => schema.nullable().default(nul
 
 /** A mean over the last minute and one over the last quarter of an hour. */
 const rates = z.object({ minute: orNull(rate), quarterHour: orNull(rate) });
-export type Rates = z.infer<typeof rates>;
 
 /** When a point passed each stage; null: not yet. */
 const stages = z.object({
@@ -61,7 +60,6 @@ export const spoolFlow = z.object({
   usedBytes: bytes,
   limitBytes: bytes,
 });
-export type SpoolFlow = z.infer<typeof spoolFlow>;
 
 /** Of one machine at its target. */
 export const replicaFlow = z.object({

@@ -21,7 +21,7 @@ import type { State } from './state.ts';
 const { preflightShare, rpoTightIntervals } = limits.control;
 
 /** Seconds; null: nothing was measured. */
-export function transferSeconds({ cycle, churn, drain }: AgentFlow, intervalSeconds: number): number | null {
+function transferSeconds({ cycle, churn, drain }: AgentFlow, intervalSeconds: number): number | null {
   const committedMs = cycle?.committedMs ?? null;
   const took = cycle === null || committedMs === null ? null : (committedMs - cycle.cutMs) / 1000;
   const churned = churn?.quarterHour ?? null;
