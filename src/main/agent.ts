@@ -9,6 +9,7 @@ import { Governor } from '../agent/governor.ts';
 import { memoryPlan } from '../agent/memory-plan.ts';
 import { watchLogs } from '../agent/log-watch.ts';
 import { registerAgentSeries } from '../agent/metrics.ts';
+import type { AgentOptions } from '../agent/options.ts';
 import type { ReplicaDisk } from '../agent/replica-disk.ts';
 import { makeCutAll } from '../capture/cut.ts';
 import type { Running } from '../cli/roles.ts';
@@ -20,6 +21,7 @@ import { registerCertificateSeries } from '../observe/metrics.ts';
 import type { Logger } from '../observe/logger.ts';
 import type { MachineDefinition } from '../wire/definition.ts';
 import { connect } from '../transport/client.ts';
+import type { Credentials } from '../transport/credentials.ts';
 import { openAppConsistency } from './agent-app.ts';
 import { openDisk } from './agent-disks.ts';
 import { AgentPolicy } from './agent-policy.ts';
@@ -116,6 +118,23 @@ function sayWhenLogsFail(builder: RoleBuilder, disks: readonly ReplicaDisk[], cl
   });
 }
 
+/** The way to a process server: as control says, else as configured. */
+function goingWhere(
+  config: AgentConfig,
+  duties: () => Duties,
+  credentials: Credentials,
+  clock: Clock,
+): Pick<AgentOptions, 'connect' | 'onEnded'> {
+  const choice = new ProcessServerChoice(config.processServer, () => duties().told?.processServers ?? [], clock);
+  return {
+    connect: (signal) =>
+      choice.connect((address) => connect({ ...address, credentials, expectRole: 'process-server', clock, signal })),
+    onEnded: (reason) => {
+      choice.ended(reason);
+    },
+  };
+}
+
 function run(builder: RoleBuilder, agent: Agent): void {
   const loop = agent.run();
   loop.catch((error: unknown) => {
@@ -151,7 +170,6 @@ export function startAgent(common: Parts, config: AgentConfig): Promise<Running>
     for (const disk of config.disks) disks.push(await openDisk(opening, disk));
     // Closed before the disks: a guest that thaws writes.
     const app = await openAppConsistency(parts, config, builder.closers, logger);
-    const choice = new ProcessServerChoice(config.processServer, () => duties().told?.processServers ?? [], clock);
     const governor = governorOf(config, clock);
     const hasher = new HashPool({ threads: memory.hashThreads, inline: inlineHasher(clock) });
     builder.closers.add(() => hasher.close());
@@ -160,11 +178,7 @@ export function startAgent(common: Parts, config: AgentConfig): Promise<Running>
       version,
       disks,
       cutAll: makeCutAll(clock),
-      connect: (signal) =>
-        choice.connect((address) => connect({ ...address, credentials, expectRole: 'process-server', clock, signal })),
-      onEnded: (reason) => {
-        choice.ended(reason);
-      },
+      ...goingWhere(config, duties, credentials, clock),
       intervalMs: () => policy.intervalMs,
       compression: () => policy.compression,
       app,

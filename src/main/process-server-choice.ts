@@ -1,5 +1,5 @@
 /**
- * To which process server an agent goes: one address for each attempt. When to try again is the agent's to say.
+ * To which process server an agent goes. When to try again is the agent's to say.
  *
  * The order is control's, which knows who has the machine; then what is configured. One that failed comes after the others for a while: one that
  * did not answer for long, because trying it costs that time again; one that refuses, only a moment, because who has the machine changes
@@ -7,6 +7,7 @@
  */
 import type { Address } from '../config/tables.ts';
 import type { Clock } from '../kit/clock.ts';
+import { invariant } from '../kit/invariant.ts';
 import { isProblem, type Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import { formatAddress, parseAddress } from '../transport/address.ts';
@@ -34,25 +35,35 @@ export class ProcessServerChoice {
     this.#clock = clock;
   }
 
-  /** One attempt, with the address it should go to now. */
+  /** One attempt: with the address it should go to now, and where that can not be reached, at once with the next that did not fail lately. */
   async connect(attempt: (address: Address) => Promise<Connection>): Promise<Connection> {
-    const address = (this.#last = this.#next());
-    const connection = await attempt(address).catch((error: unknown) => {
-      const silent = isProblem(error) && error.code === 'timeout';
-      this.#avoid(address, silent ? avoidSilentMs : avoidUnreachableMs);
-      throw error;
-    });
-    void connection.closed.then((closed) => this.#closed(address, closed));
-    return connection;
+    for (let tried = 1; ; tried += 1) {
+      const address = (this.#last = this.#inOrder()[0] ?? this.#configured[0] ?? null);
+      invariant(address, 'an agent has a process server');
+      try {
+        const connection = await attempt(address);
+        void connection.closed.then((closed) => this.#closed(address, closed));
+        return connection;
+      } catch (error) {
+        const silent = isProblem(error) && error.code === 'timeout';
+        this.#avoid(address, silent ? avoidSilentMs : avoidUnreachableMs);
+        const next = this.#inOrder()[0];
+        if (silent || tried >= serversMax || !next || this.#untilMs(next) > this.#clock.monotonicMs()) throw error;
+      }
+    }
   }
 
-  #next(): Address {
-    const nowMs = this.#clock.monotonicMs();
-    const untilMs = (address: Address): number => Math.max(nowMs, this.#avoidedMs.get(formatAddress(address)) ?? nowMs);
+  /** Those that did not fail lately first; each part as control says, then as configured. */
+  #inOrder(): Address[] {
     const offered = this.#offered().map((text) => parseAddress(text, defaultPort));
-    const [first, ...others] = [...offered, ...this.#configured].slice(0, serversMax);
-    if (!first) throw new Error('an agent has a process server');
-    return others.reduce((best, address) => (untilMs(address) < untilMs(best) ? address : best), first);
+    const all = [...offered, ...this.#configured].slice(0, serversMax);
+    const nowMs = this.#clock.monotonicMs();
+    return all.sort((one, other) => Math.max(nowMs, this.#untilMs(one)) - Math.max(nowMs, this.#untilMs(other)));
+  }
+
+  /** When it stops to come after the others. */
+  #untilMs(address: Address): number {
+    return this.#avoidedMs.get(formatAddress(address)) ?? 0;
   }
 
   /** The session with the address tried last is over. */

@@ -113,6 +113,23 @@ interface Pending {
   readonly run: () => void;
 }
 
+/** Throws if the epoch does not rise with the holder; 1 if it rose. */
+function checkedStep(before: Lease | undefined, after: Lease): number {
+  if (!before) return 1;
+  if (after.epoch < before.epoch) throw new Error('an epoch fell');
+  const other = before.holder !== after.holder || before.session !== after.session;
+  if (after.holder !== null && other && after.epoch <= before.epoch) throw new Error('a new holder with an old epoch');
+  return after.epoch > before.epoch ? 1 : 0;
+}
+
+function newServer(name: string, dice: Dice): Simulated {
+  const asker = { name, session: name.repeat(32) };
+  return { asker, rate: 1 + dice.between(-20, 21) / 1000, session: 0, epoch: 0, untilMs: 0, pausedUntil: 0 };
+}
+const ownMs = ({ rate }: Simulated, nowMs: number): number => nowMs * rate;
+const believes = (server: Simulated, nowMs: number): boolean =>
+  server.epoch > 0 && ownMs(server, nowMs) < server.untilMs;
+
 /** Runs a site of three servers and two APIs; returns how many takeovers there were. Every rule is checked after every step. */
 function simulate(dice: Dice, steps: number): number {
   let nowMs = 1_000_000;
@@ -121,18 +138,8 @@ function simulate(dice: Dice, steps: number): number {
   let stored: { lease: Lease | undefined; version: number } = { lease: undefined, version: 0 };
   let takeovers = 0;
   const pending: Pending[] = [];
-  const servers: Simulated[] = ['a', 'b', 'c'].map((name) => ({
-    asker: { name, session: name.repeat(32) },
-    rate: 1 + dice.between(-20, 21) / 1000,
-    session: 0,
-    epoch: 0,
-    untilMs: 0,
-    pausedUntil: 0,
-  }));
-  const ownMs = ({ rate }: Simulated): number => nowMs * rate;
-  const believes = (server: Simulated): boolean => server.epoch > 0 && ownMs(server) < server.untilMs;
+  const servers = ['a', 'b', 'c'].map((name) => newServer(name, dice));
   const later = (ms: number, run: () => void): void => void pending.push({ dueMs: nowMs + ms, run });
-  const world = (readMs: number): LeaseWorld => ({ nowMs: readMs, heard: () => true });
 
   /** An API takes the question: time, then record, then commit if the record is still the one that was read. */
   const ask = (server: Simulated, question: LeaseAsk, answered: (answer: LeaseAnswer) => void): void => {
@@ -140,16 +147,11 @@ function simulate(dice: Dice, steps: number): number {
       const readMs = nowMs + offMs;
       later(dice.between(0, 300), () => {
         const read = stored;
-        const { answer, lease } = decideLease(read.lease, question, server.asker, world(readMs));
+        const { answer, lease } = decideLease(read.lease, question, server.asker, at(readMs));
         later(dice.between(0, 300), () => {
           if (lease && stored.version !== read.version) return attempt();
           if (lease) {
-            const before = stored.lease;
-            if (before && lease.epoch < before.epoch) throw new Error('an epoch fell');
-            const other = before && (before.holder !== lease.holder || before.session !== lease.session);
-            if (before && lease.holder !== null && other && lease.epoch <= before.epoch)
-              throw new Error('a new holder with an old epoch');
-            if (lease.epoch > (before?.epoch ?? 0)) takeovers += 1;
+            takeovers += checkedStep(stored.lease, lease);
             stored = { lease, version: read.version + 1 };
           }
           later(dice.between(0, 2000), () => answered(answer));
@@ -170,16 +172,16 @@ function simulate(dice: Dice, steps: number): number {
     // Steps forward only make leases end early: epochs see to the rest (leases.ts, 4); here they are small, or backwards.
     else if (luck < 6) offMs -= dice.between(0, 2000);
     if (server.pausedUntil > nowMs) continue;
-    const askedMs = ownMs(server);
+    const askedMs = ownMs(server, nowMs);
     const epoch = server.epoch;
-    const question = believes(server) ? keep(epoch) : take();
+    const question = believes(server, nowMs) ? keep(epoch) : take();
     ask(server, question, (answer) => {
       if (answer.held && answer.epoch !== null) {
         server.epoch = answer.epoch;
         server.untilMs = Math.max(server.untilMs, askedMs + leaseMs - stopEarlyMs);
       } else if (server.epoch === epoch) server.epoch = 0;
     });
-    const owners = servers.filter(believes);
+    const owners = servers.filter((one) => believes(one, nowMs));
     if (owners.length > 1) throw new Error(`${owners.map(({ asker }) => asker.name).join(' and ')} believe to own it`);
   }
   return takeovers;

@@ -14,13 +14,14 @@ function world(offered: readonly string[], configured = ['a', 'b']) {
   let told = offered;
   const addresses = configured.map((host) => ({ host, port: 1 }));
   const choice = new ProcessServerChoice(addresses, () => told, clock);
-  /** Which one is tried; `fails` with this code, or its connection closes when told. */
-  const attempt = async (fails?: string) => {
+  /** Which ones are tried, while `down` names them with how they fail; the connection of the last closes when told. */
+  const attempt = async (down: Readonly<Record<string, string>> = {}) => {
     const closed = Promise.withResolvers<Closed>();
-    let tried = '';
+    const tried: string[] = [];
     await choice
       .connect(({ host }) => {
-        tried = host;
+        tried.push(host);
+        const fails = down[host];
         if (fails !== undefined) return Promise.reject(problem(fails));
         return Promise.resolve({ closed: closed.promise } as Connection);
       })
@@ -29,7 +30,7 @@ function world(offered: readonly string[], configured = ['a', 'b']) {
       closed.resolve(lost(by));
       await clock.turn();
     };
-    return { tried, close };
+    return { tried: tried.join(' '), close };
   };
   return { clock, choice, attempt, tell: (next: readonly string[]) => (told = next) };
 }
@@ -39,17 +40,22 @@ describe('an agent', () => {
     const { attempt, tell } = world([]);
     expect((await attempt()).tried).toBe('a');
     tell(['b:1', 'c:1']);
-    expect((await attempt('unreachable')).tried).toBe('b');
-    expect((await attempt('unreachable')).tried).toBe('c');
-    expect((await attempt('unreachable')).tried).toBe('a');
-    // All failed: the one whose time is over first.
     expect((await attempt()).tried).toBe('b');
   });
 
-  it('comes back to one that could not be reached after a moment, to one that was silent later', async () => {
+  it('goes at once to the next where one can not be reached, and no further when all failed', async () => {
+    const { attempt, clock } = world(['b:1', 'c:1']);
+    expect((await attempt({ b: 'unreachable' })).tried).toBe('b c');
+    expect((await attempt({ a: 'unreachable', c: 'unreachable' })).tried).toBe('c a');
+    // All failed: the one whose time is over first.
+    expect((await attempt({ b: 'unreachable' })).tried).toBe('b');
+    await clock.pass(avoidUnreachableMs + 1);
+    expect((await attempt()).tried).toBe('b');
+  });
+
+  it('comes back late to one that did not answer for long', async () => {
     const { attempt, clock } = world([]);
-    await attempt('timeout');
-    expect((await attempt('unreachable')).tried).toBe('b');
+    expect((await attempt({ a: 'timeout' })).tried).toBe('a');
     await clock.pass(avoidUnreachableMs + 1);
     expect((await attempt()).tried).toBe('b');
     await clock.pass(avoidSilentMs);
