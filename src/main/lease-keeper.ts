@@ -55,6 +55,7 @@ export class LeaseKeeper {
   #round: Promise<void> | null = null;
   #again = false;
   #alone = false;
+  #lost = 0;
   #closed = false;
   #answered = true;
 
@@ -93,6 +94,16 @@ export class LeaseKeeper {
       }
       await clock.sleep(waitMs);
     }
+  }
+
+  /** Leases held now. */
+  get held(): number {
+    return this.#held.size;
+  }
+
+  /** Leases that ended without having been given up. */
+  get lost(): number {
+    return this.#lost;
   }
 
   /** Gives all leases up. Resolves when control knows, or can not be told. Idempotent. */
@@ -184,6 +195,7 @@ export class LeaseKeeper {
   #lose(machine: string, why: string): void {
     this.#held.get(machine)?.end.cancel();
     this.#held.delete(machine);
+    this.#lost += 1;
     this.#options.logger.warn({ machine }, why);
     this.#options.endMachine(machine, notOwner(why));
   }

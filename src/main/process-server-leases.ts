@@ -8,6 +8,7 @@ import type { ProcessServer } from '../process-server/server.ts';
 import { formatAddress } from '../transport/address.ts';
 import type { Credentials } from '../transport/credentials.ts';
 import { LeaseKeeper } from './lease-keeper.ts';
+import { registerLeaseSeries } from './lease-series.ts';
 import type { Parts, RoleBuilder } from './parts.ts';
 
 const instanceBytes = 16;
@@ -54,6 +55,7 @@ export function keepLeases(
     clock,
     logger,
   });
+  registerLeaseSeries(builder.registry, keeper);
   builder.closers.add(async () => {
     await keeper.close();
     client.close();

@@ -9,6 +9,7 @@ import { registerAgentSeries } from '../../src/agent/metrics.ts';
 import { registerControlSeries } from '../../src/control/metrics.ts';
 import { systemClock } from '../../src/kit/clock.ts';
 import { countFailovers } from '../../src/main/failover-series.ts';
+import { registerLeaseSeries } from '../../src/main/lease-series.ts';
 import { createLogger } from '../../src/observe/logger.ts';
 import { registerCertificateSeries, registerProcessSeries } from '../../src/observe/metrics.ts';
 import { createRegistry, type MetricRegistry, type SeriesDeclaration } from '../../src/observe/registry.ts';
@@ -43,6 +44,7 @@ const registrations: Readonly<Record<RoleName, (registry: MetricRegistry) => voi
   'process-server': (registry) => {
     registerProcessServerSeries(registry, nobody as ProcessServer);
     registerSpoolSeries(registry, nobody as ProcessServer, systemClock);
+    registerLeaseSeries(registry, { held: 0, lost: 0 });
   },
   agent: (registry) => {
     registerAgentSeries(registry, nobody as Agent);
