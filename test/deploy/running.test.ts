@@ -180,7 +180,7 @@ describe.skipIf(!requireTool('prometheus'))('a running site', { timeout: 60_000 
     await commandOk(command, ['resync', machine, '--disk', disk, ...scene.site.operator]);
     const alerts = await untilFiring(
       ['TidemarkScrapeMissing', 'TidemarkTargetUnreachable', 'TidemarkRpoBreached'],
-      20_000,
+      30_000,
     );
     const of = (name: string): FiringAlert | undefined => alerts.find(({ labels }) => labels['alertname'] === name);
     expect(of('TidemarkScrapeMissing')?.labels).toMatchObject({ job: jobOf('target'), severity: 'critical' });
