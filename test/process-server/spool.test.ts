@@ -1,0 +1,500 @@
+/** What a process server does with a spool when its target is slow or away, by the clock of the test; one machine's files stand in `spool-log.test.ts`. */
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { tmpdir } from 'node:os';
+import { afterEach, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/kit/clock.ts';
+import { Problem } from '../../src/kit/problem.ts';
+import { systemRandom } from '../../src/kit/random.ts';
+import { KiB, MiB } from '../../src/kit/sizes.ts';
+import { limits } from '../../src/limits.ts';
+import { posixFiles } from '../../src/posix/files.ts';
+import { compareChecksums } from '../../src/process-server/compare-checksums.ts';
+import type { Sealer } from '../../src/process-server/pool.ts';
+import { sealBatch } from '../../src/process-server/seal-batch.ts';
+import { ProcessServer, type ProcessServerOptions } from '../../src/process-server/server.ts';
+import { spoolLevels } from '../../src/process-server/spool-report.ts';
+import { unthrottled } from '../../src/process-server/throttle.ts';
+import { features } from '../../src/wire/features.ts';
+import { frameType } from '../../src/wire/frame.ts';
+import { encodePing } from '../../src/wire/ping.ts';
+import { encodePointMessage } from '../../src/wire/point.ts';
+import { seqOf } from '../../src/wire/seq.ts';
+import { SteppedClock } from '../kit/stepped-clock.ts';
+import { runOf } from '../layers.ts';
+import { MortalFiles } from '../pipeline/mortal-files.ts';
+import { batchOf, FakeAgent, pair, silent } from './fakes.ts';
+import { LastingTarget } from './lasting-target.ts';
+
+const blockSize = 65_536;
+const root = 'cd'.repeat(32);
+const sealer: Sealer = {
+  pending: 0,
+  seal: (task) => Promise.resolve(sealBatch({ ...task, buffer: task.buffer.transfer() }, systemClock)),
+  compare: (task) => Promise.resolve(compareChecksums(task, systemClock)),
+};
+
+class Here {
+  readonly directory = mkdtempSync(`${tmpdir()}/tidemark-spool-`);
+  readonly clock = new SteppedClock();
+  readonly target = new LastingTarget();
+  readonly files = new MortalFiles(posixFiles);
+  readonly #change: Partial<ProcessServerOptions>;
+  readonly #bytesMax: number;
+  server: ProcessServer;
+
+  constructor(bytesMax = 64 * MiB, change: Partial<ProcessServerOptions> = {}) {
+    this.#change = change;
+    this.#bytesMax = bytesMax;
+    this.server = this.#newServer();
+  }
+
+  #newServer(): ProcessServer {
+    return new ProcessServer({
+      connectTarget: () => this.target.connect(),
+      spool: { directory: this.directory, bytesMax: this.#bytesMax, files: this.files },
+      sealer,
+      clock: this.clock,
+      random: systemRandom,
+      logger: silent,
+      version: 'test',
+      ...this.#change,
+    });
+  }
+
+  async restart(): Promise<void> {
+    this.server.close();
+    await this.server.settled();
+    this.server = this.#newServer();
+  }
+
+  agent(name = 'm1'): Sending {
+    const [agentEnd, serverEnd] = pair(['process-server', 'p1'], ['agent', name]);
+    const agent = new FakeAgent(agentEnd);
+    this.server.accept(serverEnd);
+    return new Sending(this, agent, name);
+  }
+
+  /** Lets time pass in steps, with real turns between for disks, until it holds. */
+  async until(what: () => boolean, because: string, stepMs = 100, mostMs = 3_600_000): Promise<number> {
+    let passed = 0;
+    for (let turns = 0; !what(); turns += 1) {
+      if (passed > mostMs || turns > 4000)
+        throw new Error(`${because}: not after ${passed} ms; ${this.target.faults.join()}`);
+      await this.clock.pass(stepMs);
+      passed += stepMs;
+      await systemClock.sleep(1);
+    }
+    return passed;
+  }
+
+  get used(): number {
+    return this.server.spoolReport().usedBytes;
+  }
+
+  /** Waits until nothing more is written. */
+  async spooled(): Promise<void> {
+    let [before, still] = [0, 0];
+    await this.until(() => {
+      still = this.used > 0 && this.used === before ? still + 1 : 0;
+      before = this.used;
+      return still >= 15;
+    }, 'spooled');
+  }
+
+  async remove(): Promise<void> {
+    this.server.close();
+    await this.server.settled();
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+/** An agent that makes cycles of one disk, and keeps to its credit and its heartbeat. */
+class Sending {
+  readonly agent: FakeAgent;
+  readonly #here: Here;
+  readonly #name: string;
+  readonly #pings;
+  sent: string[] = [];
+  #counter = 0;
+  #epoch = 1;
+  cut = 0;
+
+  constructor(here: Here, agent: FakeAgent, name: string) {
+    this.#here = here;
+    this.agent = agent;
+    this.#name = name;
+    this.#pings = here.clock.every(1000, () => agent.send(encodePing('ping', 1)));
+    void agent.connection.closed.then(() => this.#pings.cancel());
+  }
+
+  async open(): Promise<this> {
+    this.agent.hello(this.#name, { features: [features.pointsInFlight] });
+    await this.#here.until(
+      () => this.agent.frames.some(({ type }) => type === frameType.welcome) || this.agent.over,
+      'welcome',
+      1,
+    );
+    if (this.agent.over) return this;
+    this.agent.openDisk(0, 4096 * blockSize);
+    await this.#here.until(() => this.agent.creditBytes > 0 && this.agent.opened.has(0), 'opened', 1);
+    this.#epoch = this.agent.opened.get(0)?.epoch ?? 0;
+    this.#counter = (this.agent.opened.get(0)?.nextCounter ?? 1) - 1;
+    return this;
+  }
+
+  get #seq(): number {
+    return seqOf(this.#epoch, this.#counter);
+  }
+
+  /** True: it went out; false: there was not enough credit. */
+  batch(batch: number): boolean {
+    const leafKey = new Uint8Array(Buffer.from('aa'.repeat(32), 'hex'));
+    const noise = new Uint8Array(randomBytes(blockSize));
+    const blocks = [0, 1, 2, 3].map((each) => [batch * 4 + each, noise] as const);
+    const frame = batchOf({ disk: 0, seq: this.#seq, batch, leafKey, blocks });
+    if (this.agent.creditBytes < frame.byteLength - 8) return false;
+    this.agent.creditBytes -= frame.byteLength - 8;
+    this.agent.send(frame);
+    this.sent.push(`${this.#counter}/${batch}`);
+    return true;
+  }
+
+  cycle(): void {
+    this.#counter += 1;
+    this.agent.cycle(0, this.#seq);
+  }
+
+  point(consistency: 'crash' | 'app' = 'crash'): void {
+    this.cut += 1;
+    const disk = {
+      disk: 0,
+      size: blockSize,
+      root,
+      layers: runOf([this.#seq]),
+      kind: 'delta' as const,
+      records: 4,
+      payloadBytes: 1,
+    };
+    this.agent.send(encodePointMessage({ cutTimeMs: this.cut, consistency, disks: [disk] }));
+  }
+
+  /** A cycle of so many batches with its point; waits for credit. */
+  async whole(batches = 2, consistency: 'crash' | 'app' = 'crash'): Promise<void> {
+    this.cycle();
+    for (let batch = 0; batch < batches; batch += 1) await this.#here.until(() => this.batch(batch), 'credit');
+    this.point(consistency);
+  }
+}
+
+const all: Here[] = [];
+function here(bytesMax?: number, change?: Partial<ProcessServerOptions>): Here {
+  const made = new Here(bytesMax, change);
+  all.push(made);
+  return made;
+}
+afterEach(async () => {
+  for (const each of all.splice(0)) await each.remove();
+});
+
+describe('a target that goes', () => {
+  it('for an hour: the session goes on far beyond its window, and every batch is there once, in order', async () => {
+    const site = here();
+    const sending = await site.agent().open();
+    await sending.whole();
+    await site.until(() => sending.agent.committed === 1, 'a point');
+    expect(site.used).toBe(0);
+    site.target.goAway();
+    for (let each = 0; each < 30; each += 1) await sending.whole(4);
+    await site.clock.pass(3_600_000);
+    expect(sending.agent.over).toBe(false);
+    expect(sending.agent.creditEver).toBeGreaterThan(24 * MiB);
+    expect(sending.agent.committed).toBe(1);
+    const [report] = site.server.spoolReport().machines;
+    expect(report).toMatchObject({
+      machine: 'm1',
+      points: 30,
+      targetSinceMs: null,
+      draining: false,
+      level: 'ok',
+    });
+    expect(report?.oldestMs).toBeGreaterThan(3_600_000);
+    expect(site.server.waits('m1')?.target).toBeGreaterThan(9_000);
+    site.target.away = false;
+    await site.until(() => site.used === 0 && sending.agent.committed === 31, 'drained');
+    expect(site.target.faults).toEqual([]);
+    expect(site.target.stored).toEqual(sending.sent);
+    expect(site.target.points.map(({ cutTimeMs }) => cutTimeMs)).toEqual(
+      Array.from({ length: 31 }, (_, each) => each + 1),
+    );
+    await sending.whole();
+    await site.until(() => sending.agent.committed === 32, 'directly again');
+    expect(site.used).toBe(0);
+  });
+
+  it('without its answers having come: COMMITTED is made of what it says when it is back, and what it has is not stored again', async () => {
+    const site = here();
+    const sending = await site.agent().open();
+    site.target.mute = new Set([frameType.durable, frameType.committed]);
+    await sending.whole();
+    await site.until(() => site.target.points.length === 1, 'it has the point');
+    sending.cycle();
+    sending.batch(0);
+    await site.until(() => site.target.stored.length === 3, 'and a batch');
+    site.target.mute = new Set();
+    site.target.goAway();
+    await site.clock.pass(5_000);
+    site.target.away = false;
+    await site.until(() => sending.agent.committed === 1 && sending.agent.durable.length > 0, 'told');
+    sending.batch(1);
+    sending.point();
+    await site.until(() => sending.agent.committed === 2, 'a point of both');
+    expect(site.target.faults).toEqual([]);
+    expect(site.target.stored).toEqual(sending.sent);
+    expect(site.target.points).toHaveLength(2);
+  });
+
+  it('and comes back with another epoch, replica or point: the session ends, retryable, and nothing is left', async () => {
+    const changes: [string, LastingTarget['opened']][] = [
+      ['stale-epoch', (message) => ({ ...message, epoch: message.epoch + 1 })],
+      ['layer-unknown', (message) => ({ ...message, diskId: 'ff'.repeat(16) })],
+      ['layer-unknown', (message) => ({ ...message, committed: null })],
+      ['layer-unknown', (message) => ({ ...message, committed: { point: 9, cutTimeMs: 9, size: 1, root } })],
+    ];
+    for (const [code, opened] of changes) {
+      const site = here();
+      const sending = await site.agent().open();
+      await sending.whole();
+      await site.until(() => sending.agent.committed === 1, 'a point');
+      site.target.goAway();
+      await sending.whole();
+      await site.until(() => site.used > 0, 'spooled');
+      site.target.opened = opened;
+      site.target.away = false;
+      await site.until(() => sending.agent.over, 'ended');
+      expect(sending.agent.error).toMatchObject({ code, retryable: true });
+      await site.server.settled();
+      expect(site.used).toBe(0);
+      expect(existsSync(`${site.directory}/m1`)).toBe(false);
+    }
+  });
+
+  it('and can not take up layers again: as without a spool', async () => {
+    const site = here();
+    site.target.offers = [];
+    const sending = await site.agent().open();
+    await sending.whole();
+    await site.until(() => sending.agent.committed === 1, 'a point');
+    site.target.goAway();
+    await site.until(() => sending.agent.over, 'ended');
+    expect(sending.agent.error).toMatchObject({ code: 'unreachable', retryable: true });
+    expect(readdirSync(site.directory)).toEqual([]);
+  });
+});
+
+describe('a target that is slow', () => {
+  it('goes past the spool for as long as its credit comes within the bound, and not any longer', async () => {
+    const site = here();
+    site.target.windowBytes = 300 * KiB;
+    const sending = await site.agent().open();
+    sending.cycle();
+    site.target.mute = new Set([frameType.credit]);
+    for (let batch = 0; batch < 6; batch += 1) sending.batch(batch);
+    await site.clock.pass(limits.processServer.spoolAfterMs - 600);
+    expect(site.used).toBe(0);
+    await site.until(() => site.used > 5 * 4 * blockSize, 'spooled');
+    expect(sending.agent.over).toBe(false);
+    site.target.mute = new Set();
+    site.target.grant(64 * MiB);
+    sending.point();
+    await site.until(() => sending.agent.committed === 1 && site.used === 0, 'drained');
+    expect(site.target.stored).toEqual(sending.sent);
+    expect(site.target.connections).toBe(1);
+    expect(site.target.faults).toEqual([]);
+  });
+
+  it('by the throttle only: nothing is spooled, and the agent waits', async () => {
+    const free = Promise.withResolvers<undefined>();
+    const throttle = { ...unthrottled, egress: () => ({ take: () => free.promise, end: () => undefined }) };
+    const site = here(64 * MiB, { throttle });
+    const sending = await site.agent().open();
+    sending.cycle();
+    let batches = 0;
+    for (let step = 0; step < 20; step += 1) {
+      if (sending.batch(batches)) batches += 1;
+      await site.clock.pass(1000);
+    }
+    expect(site.used).toBe(0);
+    expect(batches).toBeLessThan(9);
+    expect(site.server.waits('m1')).toMatchObject({ target: 0, spool: 0 });
+    expect(site.server.waits('m1')?.throttle).toBeGreaterThan(9_000);
+    free.resolve(undefined);
+    sending.point();
+    await site.until(() => sending.agent.committed === 1, 'a point');
+  });
+});
+
+describe('an agent that goes', () => {
+  it('leaves what is spooled behind: that goes out first, and the agent is told so until it is', async () => {
+    const site = here();
+    const sending = await site.agent().open();
+    site.target.goAway();
+    for (let each = 0; each < 3; each += 1) await sending.whole();
+    await site.spooled();
+    sending.agent.connection.close(1000, 'bye');
+    await site.until(() => site.server.spoolReport().machines[0]?.draining === true, 'drains');
+    const refused = await site.agent().open();
+    expect(refused.agent.error).toMatchObject({ code: 'draining', retryable: true });
+    site.target.away = false;
+    await site.until(() => site.used === 0 && site.server.spoolReport().machines.length === 0, 'drained');
+    expect(site.target.points).toHaveLength(3);
+    expect(site.target.stored).toEqual(sending.sent);
+    await site.server.settled();
+    const again = await site.agent().open();
+    expect(again.agent.opened.get(0)?.committed?.cutTimeMs).toBe(3);
+    expect(site.server.totals().get('m1')?.pointsCommitted).toBe(3);
+  });
+
+  it('and the process server with it: the next one sends under the old instance; a lost lease drops it', async () => {
+    for (const lost of [false, true]) {
+      const site = here();
+      const sending = await site.agent().open();
+      site.target.goAway();
+      for (let each = 0; each < 3; each += 1) await sending.whole();
+      await site.spooled();
+      const { instance } = site.target;
+      await site.restart();
+      await site.until(() => site.server.spoolReport().machines[0]?.draining === true, 'found');
+      expect(site.server.spoolReport().machines[0]).toMatchObject({ points: 3, targetSinceMs: null });
+      if (lost) site.server.endMachine('m1', new Problem('not-owner', 'another one has it', { retryable: true }));
+      site.target.away = false;
+      await site.until(() => site.used === 0, 'over');
+      await site.server.settled();
+      expect(site.target.points).toHaveLength(lost ? 0 : 3);
+      if (!lost) expect(site.target.instances.at(-1)).toBe(instance);
+      expect(existsSync(`${site.directory}/m1`)).toBe(false);
+    }
+  });
+});
+
+describe('a spool', () => {
+  it('fills by its levels, stops credit at its limit, and lets the agent go on when it drains', async () => {
+    const site = here(8 * MiB);
+    const sending = await site.agent().open();
+    await sending.whole();
+    await site.until(() => sending.agent.committed === 1, 'a point');
+    site.target.goAway();
+    const levels: string[] = [];
+    sending.cycle();
+    for (let [batch, idle] = [0, 0]; idle < 200;) {
+      const { level } = site.server.spoolReport();
+      if (levels.at(-1) !== level) levels.push(level);
+      if (sending.batch(batch)) [batch, idle] = [batch + 1, 0];
+      else idle += 1;
+      await site.clock.pass(100);
+      await systemClock.sleep(0);
+    }
+    expect(levels).toEqual(spoolLevels.filter((level) => levels.includes(level)));
+    expect(levels).toEqual(expect.arrayContaining(['ok', 'warning-25', 'throttling']));
+    expect(site.used).toBeLessThanOrEqual(8 * MiB + 8 * KiB);
+    expect(site.used).toBeGreaterThan(7.5 * MiB);
+    sending.point();
+    site.target.away = false;
+    await site.until(() => sending.agent.committed === 2 && site.used === 0, 'drained');
+    expect(site.target.stored).toEqual(sending.sent);
+    await sending.whole(20);
+    await site.until(() => sending.agent.committed === 3, 'and on');
+  });
+
+  it('leaves each machine its part, whatever another one takes', async () => {
+    const site = here(8 * MiB);
+    const [greedy, modest] = [await site.agent('m1').open(), await site.agent('m2').open()];
+    site.target.goAway();
+    greedy.cycle();
+    for (let [batch, idle] = [0, 0]; idle < 100;) {
+      if (greedy.batch(batch)) [batch, idle] = [batch + 1, 0];
+      else idle += 1;
+      await site.clock.pass(100);
+      await systemClock.sleep(0);
+    }
+    expect(site.used).toBeLessThan(6.2 * MiB);
+    modest.cycle();
+    let batches = 0;
+    await site.until(() => {
+      if (modest.batch(batches)) batches += 1;
+      return (site.server.spoolReport().machines.find(({ machine }) => machine === 'm2')?.bytes ?? 0) > 1.5 * MiB;
+    }, 'its part');
+  });
+
+  it.each(['ENOSPC', 'EIO'])(
+    'whose disk says %s keeps what waits in memory, gives no credit, tells, and tries again',
+    async (code) => {
+      const site = here();
+      const sending = await site.agent().open();
+      const refused = Object.assign(new Error(code), { code });
+      site.files.trouble = (operation) => (operation === 'write' ? Promise.reject(refused) : undefined);
+      site.target.goAway();
+      sending.cycle();
+      let batches = 0;
+      for (let step = 0; step < 60; step += 1) {
+        if (sending.batch(batches)) batches += 1;
+        await site.clock.pass(200);
+        await systemClock.sleep(0);
+      }
+      expect(batches).toBeLessThan(9);
+      expect(site.server.spoolReport()).toMatchObject({
+        level: 'full',
+        machines: [{ failure: expect.stringContaining(code) as string }],
+      });
+      site.files.trouble = () => undefined;
+      await site.until(() => sending.batch(batches), 'credit again');
+      expect(site.server.spoolReport().machines[0]?.failure).toBeNull();
+      sending.point();
+      site.target.away = false;
+      await site.until(() => sending.agent.committed === 1 && site.used === 0, 'drained');
+      expect(site.target.stored).toEqual(sending.sent);
+      expect(site.target.faults).toEqual([]);
+    },
+  );
+
+  it('that is removed costs the session, and sending again', async () => {
+    const site = here();
+    const sending = await site.agent().open();
+    site.target.goAway();
+    for (let each = 0; each < 20; each += 1) await sending.whole(4);
+    await site.until(() => site.used > 16 * MiB, 'spooled');
+    rmSync(site.directory, { recursive: true });
+    site.target.away = false;
+    await site.until(() => sending.agent.over, 'ended');
+    expect(sending.agent.error).toMatchObject({ code: 'layer-unknown', retryable: true });
+    await site.server.settled();
+    await (await site.agent().open()).whole();
+    await site.until(() => site.target.points.length === 1, 'a point');
+  });
+
+  it('above its mark merges points that wait, keeps the app-consistent ones, and says how many', async () => {
+    const site = here(8 * MiB);
+    const sending = await site.agent().open();
+    await sending.whole();
+    await site.until(() => sending.agent.committed === 1, 'a point');
+    site.target.goAway();
+    for (let each = 2; site.server.spoolReport().level !== 'throttling'; each += 1) {
+      await sending.whole(2, each === 4 ? 'app' : 'crash');
+      await site.clock.pass(1_000);
+      await systemClock.sleep(2);
+    }
+    const last = sending.cut;
+    site.target.away = false;
+    await site.until(() => site.used === 0 && site.server.spoolReport().machines.length === 0, 'drained');
+    const cuts = site.target.points.map(({ cutTimeMs }) => cutTimeMs);
+    expect(site.target.faults).toEqual([]);
+    expect(cuts.at(-1)).toBe(last);
+    expect(cuts).toContain(4);
+    expect(cuts.length).toBeLessThan(last);
+    const merged = site.target.gaps
+      .filter(({ reason }) => reason === 'merged')
+      .reduce((sum, { points }) => sum + points, 0);
+    expect(merged).toBe(last - cuts.length);
+    expect(site.target.stored).toEqual(sending.sent);
+  });
+});
