@@ -79,7 +79,20 @@ export class Postgres {
   static async start(): Promise<Postgres> {
     const server = new Postgres(await freePort());
     try {
-      const words = ['-D', server.data, '-U', 'tidemark', '-A', 'trust', '-E', 'UTF8', '--locale=C', '--no-sync'];
+      const words = [
+        '-D',
+        server.data,
+        '-U',
+        'tidemark',
+        '-A',
+        'trust',
+        '-E',
+        'UTF8',
+        '--locale=C',
+        '--locale-provider=icu',
+        '--icu-locale=en',
+        '--no-sync',
+      ];
       await run('initdb', words);
       await server.startServer();
       return server;

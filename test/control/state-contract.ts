@@ -85,9 +85,9 @@ export function describeState(name: string, make: () => Promise<StateFixture>): 
     });
 
     it('lists in order, by prefix, from a cursor, both ways (rule 5)', async () => {
-      for (const id of ['b/2', 'a', 'b/1', 'b/3', 'b0', 'c', 'b']) await put(id, 1);
+      for (const id of ['b/2', 'a', 'b/1', 'B', 'b/3', 'b0', 'c', 'b']) await put(id, 1);
       await state.commit([{ collection: 'policies', id: 'b/9', value: 1 }]);
-      expect(await ids({ limit: 10 })).toEqual(['a', 'b', 'b/1', 'b/2', 'b/3', 'b0', 'c']);
+      expect(await ids({ limit: 10 })).toEqual(['B', 'a', 'b', 'b/1', 'b/2', 'b/3', 'b0', 'c']);
       expect(await ids({ limit: 10, prefix: 'b/' })).toEqual(['b/1', 'b/2', 'b/3']);
       expect(await ids({ limit: 2, prefix: 'b/' })).toEqual(['b/1', 'b/2']);
       expect(await ids({ limit: 2, prefix: 'b/', after: 'b/2' })).toEqual(['b/3']);
@@ -96,7 +96,7 @@ export function describeState(name: string, make: () => Promise<StateFixture>): 
       expect(await ids({ limit: 2, prefix: 'b/', after: 'b/3' })).toEqual([]);
       await state.commit([{ collection: 'machines', id: 'b/2', value: undefined }]);
       expect(await ids({ limit: 2, prefix: 'b/', after: 'b/2' })).toEqual(['b/3']);
-      expect(await ids({ limit: 10, backwards: true, after: 'b' })).toEqual(['a']);
+      expect(await ids({ limit: 10, backwards: true, after: 'b' })).toEqual(['a', 'B']);
       expect(await ids({ limit: 10, prefix: 'zz' })).toEqual([]);
     });
 

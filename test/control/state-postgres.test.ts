@@ -93,6 +93,24 @@ describe.skipIf(!there)('on PostgreSQL', () => {
     await state.close();
   });
 
+  it('asks no second time for what it may have committed', async () => {
+    const database = await server.database();
+    const state = await open(database);
+    await server.query(
+      `create sequence attempts;
+       create function die() returns trigger language plpgsql as
+       $$ begin perform nextval('attempts'); perform pg_terminate_backend(pg_backend_pid()); return new; end $$;
+       create constraint trigger die after insert on tidemark.records deferrable initially deferred
+       for each row execute function die()`,
+      database,
+    );
+    await expect(put(state, 'a', 1)).rejects.toMatchObject({ code: 'unreachable', retryable: true });
+    expect(await server.query('select last_value::int as n from attempts', database)).toEqual([{ n: 1 }]);
+    await server.query('drop trigger die on tidemark.records', database);
+    expect(await put(state, 'a', 1)).toMatchObject({ ok: true });
+    await state.close();
+  });
+
   it('refuses a store of another version by name, and leaves it alone', async () => {
     const database = await server.database();
     const state = await open(database);
