@@ -11,6 +11,7 @@ import { geometryOf } from '../../src/disk/geometry.ts';
 import { MerkleNodes } from '../../src/disk/merkle.ts';
 import { merkleHashes } from '../../src/kernels/hash.ts';
 import { withLayer, type LayerRun } from '../../src/kernels/layer-run.ts';
+import type { Files } from '../../src/posix/files.ts';
 import { MachineLog } from '../../src/store/machine-log.ts';
 import { PointsLog, readPoints } from '../../src/store/points-log.ts';
 import type { PointBody } from '../../src/store/points-record.ts';
@@ -18,10 +19,10 @@ import { replayAll } from '../../src/store/replay.ts';
 import { decodeErrorMessage } from '../../src/wire/error.ts';
 import { frameType } from '../../src/wire/frame.ts';
 import { epochOf } from '../../src/wire/seq.ts';
-import { withRealIndex } from '../crash/real-index.ts';
+import type { MortalFiles } from '../pipeline/mortal-files.ts';
 import { diceOf, seedOfRun, type Dice } from '../product/content.ts';
 import { SimulatedFiles } from '../simulated-files.ts';
-import { deadEnds, turns } from './layer-stream.ts';
+import { deadEnds, mortal, turns } from './layer-stream.ts';
 import { blockSize, diskSize, TargetSite, type OpenedDisk, type Peer } from './peer.ts';
 
 const soak = process.env['TIDEMARK_TEST_SOAK'] === '1';
@@ -144,13 +145,12 @@ class World {
   readonly #dice: Dice;
   readonly #servers = [1, 2, 3].map((at) => new Server(at));
   readonly #under = new Set<Promise<void>>();
-  #site: TargetSite;
+  #running: { readonly site: TargetSite; readonly door: MortalFiles } | null = null;
   #files: SimulatedFiles;
   #leases = 0;
   #cutTimeMs = 0;
 
-  private constructor(site: TargetSite, files: SimulatedFiles, dice: Dice) {
-    this.#site = site;
+  private constructor(files: SimulatedFiles, dice: Dice) {
     this.#files = files;
     this.#dice = dice;
   }
@@ -159,7 +159,9 @@ class World {
     const files = new SimulatedFiles([directory]);
     files.turnsMax = 2;
     files.slow = () => dice.between(0, 6);
-    return new World(await TargetSite.start({ files: withRealIndex(files), directory }), files, dice);
+    const world = new World(files, dice);
+    await world.#start((options) => TargetSite.start({ ...options, directory }));
+    return world;
   }
 
   /** One interleaving: some steps of anyone, then everything that is held up comes through. */
@@ -245,16 +247,29 @@ class World {
     writing.run = null;
   }
 
+  get #site(): TargetSite {
+    if (!this.#running) throw new Error('the target runs');
+    return this.#running.site;
+  }
+
+  async #start(how: (options: { files: Files }) => Promise<TargetSite>): Promise<void> {
+    const door = mortal(this.#files);
+    this.#running = { site: await how({ files: door }), door };
+  }
+
   /** In order, or as SIGKILL does it. */
   async #restart(): Promise<void> {
     this.counts.restarts += 1;
-    const [site, files] = [this.#site, this.#files];
+    const { site, door: dying } = this.#running ?? {};
+    if (!site || !dying) return;
     if (this.#dice.between(0, 2) === 0) {
-      this.#site = await site.restarted({ files: withRealIndex(files) });
+      await this.#start((options) => site.restarted(options));
       return;
     }
-    this.#files = files.kill();
-    this.#site = await site.killed({ die: deadEnds }, { files: withRealIndex(this.#files) });
+    // What it is about when it dies reaches nothing that counts.
+    const { turnsMax, slow, dice } = this.#files;
+    this.#files = Object.assign(this.#files.copy(), { turnsMax, slow, dice });
+    await this.#start((options) => site.killed({ die: () => deadEnds(dying) }, options));
     await this.#recount();
   }
 

@@ -8,11 +8,20 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import { posixFiles, type Files } from '../../src/posix/files.ts';
-import { leaveMapped, withRealIndex } from '../crash/real-index.ts';
+import { leaveMapped } from '../crash/real-index.ts';
 import { MortalFiles } from '../pipeline/mortal-files.ts';
 import { Dice } from '../simulated-bytes.ts';
 import { SimulatedFiles } from '../simulated-files.ts';
-import { deadEnds, LayerStream, script, scriptedEntries, storedEntries, storedImages, turns } from './layer-stream.ts';
+import {
+  deadEnds,
+  LayerStream,
+  mortal,
+  script,
+  scriptedEntries,
+  storedEntries,
+  storedImages,
+  turns,
+} from './layer-stream.ts';
 import { TargetSite } from './peer.ts';
 
 const soak = process.env['TIDEMARK_TEST_SOAK'] === '1';
@@ -128,7 +137,8 @@ async function powerLost(frames: number, late: number, seed: number): Promise<vo
   const directory = mkdtempSync(path.join(tmpdir(), 'tidemark-power-'));
   let files = new SimulatedFiles([directory]);
   files.turnsMax = 3;
-  let site = await TargetSite.start({ files: withRealIndex(files), directory });
+  let door = mortal(files);
+  let site = await TargetSite.start({ files: door, directory });
   sites.add(site);
   const stream = new LayerStream();
   await stream.open(site);
@@ -137,7 +147,6 @@ async function powerLost(frames: number, late: number, seed: number): Promise<vo
   for (const lot of [seed, seed + 1]) {
     await stream.hear();
     stream.peer?.connection.cut();
-    files.kill();
     files = Object.assign(files.afterPowerLoss(new Dice(lot)), { turnsMax: 3 });
     sites.delete(site);
     // What LMDB never synced is no index any more.
@@ -145,7 +154,9 @@ async function powerLost(frames: number, late: number, seed: number): Promise<vo
       leaveMapped(path.join(site.data, 'machines', 'm1', 'index'), null);
       return Promise.resolve();
     };
-    site = await site.killed({ die: deadEnds }, { files: withRealIndex(files) }, between);
+    const dying = door;
+    door = mortal(files);
+    site = await site.killed({ die: () => deadEnds(dying) }, { files: door }, between);
     sites.add(site);
     await stream.open(site);
     stream.send(stream.uncommitted, stream.frames.length, stream.isDone);
@@ -159,7 +170,7 @@ const cuts = Array.from({ length: script.length }, (_, at) => at + 1);
 
 test(
   'cut off after any frame, in half of the cases with the target restarted, killed or torn',
-  { timeout: 60_000 },
+  { timeout: 180_000 },
   async () => {
     for (const frames of cuts) {
       const way = frames % 2 === 0 ? ways[1 + ((frames / 2) % 5)] : ways[0];

@@ -17,7 +17,10 @@ import { features } from '../../src/wire/features.ts';
 import { encodeFrame, frameType } from '../../src/wire/frame.ts';
 import { encodePointMessage } from '../../src/wire/point.ts';
 import { seqOf } from '../../src/wire/seq.ts';
+import { withRealIndex } from '../crash/real-index.ts';
 import { runOf } from '../layers.ts';
+import { MortalFiles } from '../pipeline/mortal-files.ts';
+import type { SimulatedFiles } from '../simulated-files.ts';
 import { blockSize, diskSize, sealedBody, type OpenedDisk, type Peer, type TargetSite } from './peer.ts';
 
 type Step =
@@ -241,8 +244,14 @@ export async function turns(count: number): Promise<void> {
   for (let turn = 0; turn < count; turn += 1) await systemClock.turn();
 }
 
+/** A simulated disk behind a door that can be shut, with what LMDB maps on the real one. */
+export function mortal(files: SimulatedFiles): MortalFiles {
+  return new MortalFiles(withRealIndex(files));
+}
+
 /** What a dead target is still about ends at its next look at a file; its index must not be closed under its hands, which no process is there for. */
-export async function deadEnds(): Promise<void> {
+export async function deadEnds(files: MortalFiles): Promise<void> {
+  await files.die();
   await turns(50);
   await systemClock.sleep(20);
   await turns(50);
