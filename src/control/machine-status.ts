@@ -104,6 +104,7 @@ function flowFacts(of: Machinery, sources: Sources, name: string) {
   return {
     pointsInFlight: flow?.pointsInFlight ?? null,
     flow: { churn: flow?.churn?.minute ?? null, drain: flow?.drain?.minute ?? null },
+    unprovenPoints: of.held?.report.flow?.unprovenPoints ?? null,
     spooled: sources.sessions.get(name)?.spool ?? null,
     next: upcomingOf({
       nowMs: of.nowMs,

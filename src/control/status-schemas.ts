@@ -85,6 +85,7 @@ export const statusReply = z.object({
       flow: z
         .object({ churn: rate.nullable(), drain: rate.nullable() })
         .describe('Bytes per second, means over a minute.'),
+      unprovenPoints: count.nullable().describe('Committed, kept and not proven.'),
       spooled: sessionFlow.shape.spool.describe('What waits on the disk of its process server.'),
       consistency: capturedConsistency.nullable(),
       replica: replicaFacts.nullable(),

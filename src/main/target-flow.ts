@@ -60,9 +60,9 @@ export class TargetFlowMeter {
 
   /** Bytes per second by which free space fell; null: it was not looked at for long enough. */
   #growth(bytes: number, atMs: number): number | null {
-    const newest = this.#free.at(-1);
     // A clock that was set back: what was seen before says nothing any more.
-    if (newest && newest.atMs > atMs) this.#free = [];
+    if ((this.#free.at(-1)?.atMs ?? 0) > atMs) this.#free = [];
+    const newest = this.#free.at(-1);
     if (!newest || atMs - newest.atMs >= growthSampleMs) this.#free.push({ atMs, bytes });
     this.#free = this.#free.filter((sample) => atMs - sample.atMs <= growthSpanMs);
     const [oldest] = this.#free;

@@ -190,6 +190,7 @@ describe('an explained status', () => {
     expect(full(nowMs + fullForecastMs)).toEqual([]);
     expect(full(nowMs + fullForecastMs - 1)).toEqual(['target-filling']);
     const held = (flow: object) => judged([agent(null), stored('t1', targetReport(nowMs, 'm1', [1], { flow }))]);
+    expect(held({ unprovenPoints: 3 }).machine?.unprovenPoints).toBe(3);
     expect(held({ scrubOverdueMs: nowMs + 1 }).codes).toEqual([]);
     expect(held({ scrubOverdueMs: nowMs }).codes).toEqual(['scrub-overdue']);
     const { proofGraceMs } = limits.control;

@@ -134,6 +134,12 @@ describe('the warning', () => {
     expect(changes(warnings(onEdge))).toBe(1);
   });
 
+  it('goes also where nobody reports any more', () => {
+    const of = { firstMs: 0, lastMs: forecastRaiseMs };
+    expect(isForeseen(of, of.lastMs + forecastClearMs)).toBe(true);
+    expect(isForeseen(of, of.lastMs + forecastClearMs + 1)).toBe(false);
+  });
+
   it('does not come for what is far away', () => {
     const far = { ...breach, breachInSeconds: forecastHorizonSeconds + 1 };
     expect(foreseen(null, far, 0)).toBeNull();

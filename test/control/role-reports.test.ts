@@ -141,5 +141,6 @@ describe('a target', () => {
     });
     // A clock that was set back.
     expect(at(0, 1)).toMatchObject({ growthBytesPerSecond: null });
+    expect(at(growthNeedsMs, 1)).toMatchObject({ growthBytesPerSecond: 0 });
   });
 });
