@@ -145,7 +145,6 @@ export interface TargetHooks {
   onOther?: (frame: Frame, target: Pick<FakeTarget, 'events' | 'send'>) => void;
 }
 
-/** Over a connection in memory, or a real one. */
 export class FakeTarget<Wire extends Connection = FakeConnection> {
   readonly disks = new Map<number, TargetDisk>();
   /** What arrived, in order. */

@@ -149,7 +149,7 @@ it('shares one port: agents are spread, move when their shard is killed, and all
     expect((await come(name)).over).toBe(false);
     expect(await shardOf(name, from)).toBe(3 - killed);
   }
-  expect(Date.now() - killedMs).toBeLessThan(5_000);
+  expect(Date.now() - killedMs).toBeLessThan(10_000);
   const again = await running.line(({ message, shard }) => message.includes('takes conn') && shard === killed, from);
   for (const name of names.filter((other) => !moved.includes(other))) expect(connected.get(name)?.over).toBe(false);
 
@@ -167,7 +167,9 @@ it('ends what one shard has of a machine when its agent comes to another, though
   await until('the first to be told', () => first.over);
   expect(first.error).toMatchObject({ code: 'superseded', retryable: true });
   expect(second.over).toBe(false);
-  const shards = running.lines.filter(({ message }) => message.includes('began')).map(({ shard }) => shard);
+  const began = (): Line[] => running.lines.filter(({ message }) => message.includes('began'));
+  await until('both sessions in the log', () => began().length === 2);
+  const shards = began().map(({ shard }) => shard);
   expect(new Set(shards)).toEqual(new Set([1, 2]));
   expect(targets.map(({ events }) => events[0])).toEqual(Array(2).fill('HELLO process-server m1'));
 }, 60_000);
