@@ -52,7 +52,7 @@ export const limits = {
     pointsInFlightMax: 1024,
     firstFrameMs: 5_000,
     authenticationMs: 10_000,
-    pingEveryMs: 3_000,
+    pingEveryMs: 2_000,
     /** A peer that is silent so long is gone: a machine whose process server died is with another one 15 s later. */
     idleMs: 10_000,
     /** AES-GCM is specified for about 362 GiB per key and direction. */

@@ -91,7 +91,6 @@ export const processServersReply = z.object({
     }),
   ),
 });
-export type ProcessServersReply = z.infer<typeof processServersReply>;
 
 export const moveRequest = z.strictObject({
   to: nameSchema.optional().describe('Left out: the one with the most room.'),

@@ -96,6 +96,11 @@ export class Site {
     });
   }
 
+  /** Until `restart`. */
+  async stop(): Promise<void> {
+    await this.#control?.close();
+  }
+
   async token(): Promise<string> {
     return (await readFile(this.control.tokenFile, 'utf8')).trim();
   }

@@ -2,6 +2,8 @@
 import { cp, rm } from 'node:fs/promises';
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { exitCodes } from '../../src/fatal.ts';
+import { command } from '../product/command.ts';
 import { agentReport, keepStateIn, Site } from './fixture.ts';
 import { Postgres, requirePostgres } from './postgres.ts';
 
@@ -74,6 +76,40 @@ describe.skipIf(!there)('several control APIs on one database', () => {
     await cp(aside, here, { recursive: true });
     await first.restart();
     await Promise.all([first.end(), stranger.end()]);
+  });
+
+  it('do not start on what they can not use: named, with the remedy and an exit code of its own, nothing lost', async () => {
+    const site = await Site.start();
+    const database = new URL(site.postgres ?? '').pathname.slice(1);
+    const start = (state: string) =>
+      command([
+        'control',
+        '--data',
+        site.dataDir,
+        '--listen',
+        '127.0.0.1:0',
+        '--metrics',
+        '127.0.0.1:0',
+        '--state',
+        state,
+      ]);
+    await (await site.operator()).call('putMachine', { name: 'm1', body: machine });
+    await site.stop();
+    await server.query('update tidemark.store set format = 9', database);
+    const version = await start(site.postgres ?? '');
+    expect(version.code).toBe(exitCodes['wrong-version'].code);
+    expect(version.stderr).toMatch(/is of version 9, not 1.*\n.*use the version of tidemark that made it/);
+    await server.query('update tidemark.store set format = 1', database);
+    const away = await start('postgres:///tidemark?host=/nowhere');
+    expect(away.code).toBe(exitCodes.unreachable.code);
+    expect(away.stderr).toMatch(/PostgreSQL \/nowhere:5432\/tidemark can not be reached.*\n.*see whether it runs/);
+    const secret = await start('postgres://ada:s3cret@db/tidemark');
+    expect(secret.code).toBe(exitCodes.usage.code);
+    expect(secret.stderr).toContain('control.statePassword');
+    expect(secret.stderr).not.toContain('s3cret');
+    await site.restart();
+    expect((await (await site.operator()).call('getMachine', { name: 'm1' })).value.name).toBe('m1');
+    await site.end();
   });
 
   it('say that their database is away or takes no writes, and go on when it is back', async () => {
