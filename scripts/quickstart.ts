@@ -158,6 +158,26 @@ async function comparePoint(
   };
 }
 
+/** Cuts the target off under the writer; the points up to the last one that went through the spool, which is what is compared. */
+async function replicateThroughSpool(
+  site: Site,
+  proven: () => Promise<readonly ListedPoint[]>,
+): Promise<{ points: readonly ListedPoint[]; cutOff: CutOffFigures }> {
+  say('cutting the target off');
+  const cutOff = await cutOffTarget(site, say);
+  const wentThrough = ({ cutTimeMs }: ListedPoint): boolean => cutTimeMs >= cutOff.fromMs && cutTimeMs <= cutOff.toMs;
+  const points = await until(
+    'a proven point of that time',
+    async () => {
+      const listed = await proven();
+      const last = listed.findLastIndex(wentThrough);
+      return last < 0 ? undefined : listed.slice(0, last + 1);
+    },
+    500,
+  );
+  return { points, cutOff };
+}
+
 /** Replicates while the writer writes, with the kill in the middle, until there are enough proven points. */
 async function replicate(
   run: Run,
@@ -176,20 +196,7 @@ async function replicate(
     (await listPoints(site)).filter((point) => point.provenMs !== null);
   const enough = async (): Promise<true | undefined> => (await proven()).length >= pointsWanted || undefined;
   await until(`${pointsWanted} proven points`, enough, 500);
-  say('cutting the target off');
-  const cutOff = await cutOffTarget(site, say);
-  const throughTheSpool = ({ cutTimeMs }: ListedPoint): boolean =>
-    cutTimeMs >= cutOff.fromMs && cutTimeMs <= cutOff.toMs;
-  const points = await until(
-    'a proven point of that time',
-    async () => {
-      const listed = await proven();
-      // The newest of them is the last: what came through the spool is what is compared.
-      const last = listed.findLastIndex(throughTheSpool);
-      return last < 0 ? undefined : listed.slice(0, last + 1);
-    },
-    500,
-  );
+  const { points, cutOff } = await replicateThroughSpool(site, proven);
   await writer.stop();
   await client.close();
   const read = async (role: 'agent' | 'target', series: string): Promise<number> =>

@@ -9,6 +9,12 @@ interface Printed {
   readonly points: readonly { readonly identical: boolean; readonly proven: boolean }[];
   readonly kill: { readonly batchesBefore: number; readonly batchesAfter: number };
   readonly resync: { readonly blocksChanged: number; readonly blocksHashed: number; readonly blocksSent: number };
+  readonly cutOff: {
+    readonly spooledBytes: number;
+    readonly pointsWaiting: number;
+    readonly stage: string;
+    readonly drainSeconds: number;
+  };
   readonly failover: {
     readonly identical: boolean;
     readonly writable: boolean;
@@ -21,7 +27,7 @@ const limitMs = 120_000;
 const size = 32 * 1024 * 1024;
 const blockBytes = 65_536;
 
-it('replicates, survives, resyncs and starts an older point', { timeout: limitMs + 10_000 }, async () => {
+it('replicates, survives, spools while the target is away, resyncs and starts an older point', { timeout: limitMs + 10_000 }, async () => {
   const script = fileURLToPath(new URL('../../dist/scripts/quickstart.js', import.meta.url));
   const printed = await new Promise<Printed>((resolve, reject) => {
     const words = [script, '--size', String(size), '--json'];
@@ -34,6 +40,12 @@ it('replicates, survives, resyncs and starts an older point', { timeout: limitMs
   expect(printed.points).toHaveLength(3);
   for (const point of printed.points) expect(point).toMatchObject({ identical: true, proven: true });
   expect(printed.kill.batchesAfter).toBeGreaterThan(0);
+  const { cutOff } = printed;
+  // The target was gone, the writer wrote, and status said what binds.
+  expect(cutOff.spooledBytes).toBeGreaterThan(0);
+  expect(cutOff.pointsWaiting).toBeGreaterThanOrEqual(3);
+  expect(['spool', 'target']).toContain(cutOff.stage);
+  expect(cutOff.drainSeconds).toBeGreaterThan(0);
   const { blocksChanged, blocksHashed, blocksSent } = printed.resync;
   // All is looked at, and what was changed behind the agent's back is found: nothing else is sent.
   expect(blocksHashed).toBeGreaterThanOrEqual(size / blockBytes);
