@@ -122,6 +122,7 @@ export function runProcessServer(common: Parts, config: ProcessServerConfig, sha
     builder.closers.add(async () => {
       server.close();
       await listener.close();
+      await server.settled();
     });
     leases.resolve(keepLeases(parts, { ...facts, builder }, server, listener.port));
     builder.reachable('agents', formatAddress({ host: config.listen.host, port: listener.port }));
