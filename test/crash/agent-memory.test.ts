@@ -6,7 +6,7 @@
 import { expect, test, vi } from 'vitest';
 import type { SimulatedFiles } from '../simulated-files.ts';
 import { AgentRun, type AgentModel } from './agent-run.ts';
-import { crashAll, noTotals, Recording, sequencesOf, type Crash } from './crash-points.ts';
+import { crashAll, noTotals, Recording, sequencesOf, soak, type Crash } from './crash-points.ts';
 
 type Limits = typeof import('../../src/limits.ts');
 vi.mock('../../src/limits.ts', async (load) => {
@@ -109,6 +109,9 @@ async function begun(from: AgentRun): Promise<AgentRun> {
   return run;
 }
 
+/** All sequences of three take minutes on a quiet machine. */
+const timeoutMs = soak ? 3_600_000 : 600_000;
+
 test('all sequences of up to three operations, crashed at every sync point of the last one', async () => {
   const totals = noTotals();
   const life = await lived();
@@ -132,4 +135,4 @@ test('all sequences of up to three operations, crashed at every sync point of th
     `agent's memory, ${sequences.length} sequences: ${JSON.stringify(totals)}, ${JSON.stringify([...found])}`,
   );
   expect(totals.states).toBeGreaterThan(2000);
-}, 600_000);
+}, timeoutMs);
