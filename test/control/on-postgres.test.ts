@@ -4,6 +4,7 @@ import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { exitCodes } from '../../src/fatal.ts';
 import { command } from '../product/command.ts';
+import type { Credentials } from '../../src/transport/credentials.ts';
 import { agentReport, keepStateIn, Site } from './fixture.ts';
 import { Postgres, requirePostgres } from './postgres.ts';
 
@@ -23,7 +24,6 @@ if (there) {
   await import('./control.test.ts');
   await import('./resync.test.ts');
   await import('./unprotect.test.ts');
-  await import('./leasing.test.ts');
 }
 
 const machine = { disks: [{ name: 'root' }] };
@@ -76,6 +76,32 @@ describe.skipIf(!there)('several control APIs on one database', () => {
     await cp(aside, here, { recursive: true });
     await first.restart();
     await Promise.all([first.end(), stranger.end()]);
+  });
+
+  it('judge leases alike, an hour apart by their own clocks, and give one machine to one process server', async () => {
+    const first = await Site.start();
+    const second = await Site.start({ postgres: first.postgres ?? '', authorityOf: first.dataDir });
+    first.aheadMs = 3_600_000;
+    const ask = async (site: Site, credentials: Credentials, want: 'take' | 'keep', machines = ['m1']) => {
+      const { name } = credentials.identity;
+      const about = { session: Buffer.from(name.padEnd(16)).toString('hex'), address: `${name}:9443` };
+      const asks = machines.map((one) => ({ machine: one, want, epoch: want === 'keep' ? 1 : 0 }));
+      const body = { ...about, sessions: 0, inFlightBytes: 0, windowBytes: 1, machines: asks };
+      return (await site.client({ kind: 'role', credentials }).call('holdLeases', { body })).value.machines;
+    };
+    const [a, b] = [
+      (await second.role('process-server', 'a')).credentials,
+      (await second.role('process-server', 'b')).credentials,
+    ];
+    expect(await ask(second, a, 'take')).toMatchObject([{ held: true, epoch: 1 }]);
+    expect(await ask(first, b, 'take')).toMatchObject([{ held: false, holder: 'a' }]);
+    expect(await ask(first, a, 'keep')).toMatchObject([{ held: true, epoch: 1 }]);
+    expect(await ask(second, b, 'take')).toMatchObject([{ held: false, holder: 'a' }]);
+    const many = Array.from({ length: 30 }, (_, index) => `n${index}`);
+    const both = await Promise.all([ask(first, a, 'take', many), ask(second, b, 'take', many)]);
+    for (let index = 0; index < many.length; index += 1)
+      expect(both.filter((answers) => answers[index]?.held === true)).toHaveLength(1);
+    await Promise.all([first.end(), second.end()]);
   });
 
   it('do not start on what they can not use: named, with the remedy and an exit code of its own, nothing lost', async () => {
