@@ -56,7 +56,7 @@ export interface TargetLinkOptions {
   readonly lost: (reason: Problem) => void;
   /** What the target said can not be understood, or its owner could make no sense of it. Instead of `lost`. */
   readonly faulted: (error: unknown) => void;
-  /** How an attempt to reach the target ended; null: it answered. */
+  /** How an attempt to reach the target ended; null: it answered. Who was not admitted made none. */
   readonly onTarget: (failure: Problem | null) => void;
 }
 
@@ -114,20 +114,25 @@ export class TargetLink {
     const state: State = { kind: 'connecting', abort, timer };
     this.#enter(state);
     // A connector that throws at once is the same failure as one that rejects.
-    Promise.resolve()
-      .then(async () => {
-        const lease = await admission(machine); // 2
-        return { lease, connection: await connectTarget(machine, abort.signal) };
-      })
+    const admitted = Promise.resolve().then(() => admission(machine)); // 2
+    admitted
+      .then(async (lease) => ({ lease, connection: await connectTarget(machine, abort.signal) }))
       .then(
         ({ lease, connection }) => {
           if (this.#state === state) this.#greet(connection, lease, timer);
           else connection.close(closeCodes.normal, 'the agent left');
         },
-        (error: unknown) => {
+        async (error: unknown) => {
+          // Who was not admitted knows nothing of the target.
+          const asked = await admitted.then(
+            () => true,
+            () => false,
+          );
           if (this.#state !== state) return;
-          if (isProblem(error) && isWireCode(error.code)) this.#unreached(error);
-          else this.#unreached(unreachable(`the target can not be reached: ${messageOf(error)}`));
+          const known = isProblem(error) && isWireCode(error.code);
+          const problem = known ? error : unreachable(`the target can not be reached: ${messageOf(error)}`);
+          if (asked) this.#unreached(problem);
+          else this.#lose(problem);
         },
       );
   }

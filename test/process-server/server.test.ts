@@ -139,6 +139,17 @@ describe('a process server', () => {
     here.server.close();
   });
 
+  it('that does not have a machine is ready all the same: the target has nothing to do with that', async () => {
+    const elsewhere = new Problem('not-owner', 'process server p2 has machine m1', { retryable: true });
+    const here = world({}, { admission: () => Promise.reject(elsewhere) });
+    const agent = here.agent('m1');
+    agent.hello('m1');
+    await agent.connection.closed;
+    expect(agent.error).toMatchObject({ code: 'not-owner', retryable: true });
+    expect(here.server.targetFailure).toBeNull();
+    expect(here.server.readiness).toEqual({ ready: true, reasons: [] });
+  });
+
   it('shows its series', async () => {
     const here = world();
     const registry = createRegistry();
