@@ -16,7 +16,7 @@ export interface Terminal {
   readonly stderrIsTerminal: boolean;
   /** False with NO_COLOR. */
   readonly colour: boolean;
-  /** Of standard output, in characters, as it is now; undefined: it is no terminal, or does not say. */
+  /** Of standard output, in characters, as it is now, 0: it does not say; undefined: it is no terminal. */
   readonly size?: () => { readonly columns: number; readonly rows: number } | undefined;
 }
 
@@ -76,6 +76,17 @@ export function bytesText(bytes: number | null): string {
   const [unit, name] =
     bytes >= GiB ? [GiB, 'GiB'] : bytes >= MiB ? [MiB, 'MiB'] : bytes >= KiB ? [KiB, 'KiB'] : [1, 'B'];
   return `${Number((bytes / unit).toFixed(unit === 1 ? 0 : 1))} ${name}`;
+}
+
+/** `1 point`, `2 points`. */
+export function countText(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? '' : 's'}`;
+}
+
+/** What has room on standard output: without end where it is no terminal, as usual where one does not say (serial consoles). */
+export function roomOn(terminal: Terminal): { readonly columns: number; readonly rows: number } {
+  const { columns, rows } = terminal.size?.() ?? { columns: Infinity, rows: Infinity };
+  return { columns: columns > 0 ? columns : 80, rows: rows > 0 ? rows : 24 };
 }
 
 /** ISO 8601, UTC; `-` when not known. */

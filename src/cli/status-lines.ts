@@ -4,7 +4,7 @@
  * first, and long lines are broken between words. Pure.
  */
 import { bitRateText } from '../kit/figures.ts';
-import { bytesText, clean, healthWord, secondsText, type Terminal, timeText } from './output.ts';
+import { bytesText, clean, countText, healthWord, roomOn, secondsText, type Terminal, timeText } from './output.ts';
 import type { DiskStatus, MachineStatus, StatusReport } from './status-report.ts';
 
 const dayMs = 24 * 3600 * 1000;
@@ -93,7 +93,7 @@ function broken(text: string, width: number): string[] {
 function replicaText(name: string, replica: NonNullable<MachineStatus['replica']>): string {
   const { points, oldestCutMs, longestSpacingMs, pinned, storedBytes, liveBytes, checkedRatio, failovers } = replica;
   return [
-    `${name}: ${points} points since ${timeText(oldestCutMs)}`,
+    `${name}: ${countText(points, 'point')} since ${timeText(oldestCutMs)}`,
     ...(longestSpacingMs === null ? [] : [`at most ${secondsText(longestSpacingMs / 1000)} apart`]),
     ...(pinned > 0 ? [`${pinned} pinned`] : []),
     ...(storedBytes === null ? [] : [`${bytesText(storedBytes)} stored, ${bytesText(liveBytes)} of it live`]),
@@ -122,7 +122,9 @@ function machineTexts({ name, stage, forecast, spooled, consistency, replica, bo
     ...(stage ? [`${name}: ${stage.name} binds: ${stage.why}`] : []),
     ...(expected === '' ? [] : [`${name}: ${expected}`]),
     ...(spooled && spooled.bytes > 0
-      ? [`${name}: ${bytesText(spooled.bytes)} and ${spooled.points} points wait in the spool of its process server`]
+      ? [
+          `${name}: ${bytesText(spooled.bytes)} and ${countText(spooled.points, 'point')} wait in the spool of its process server`,
+        ]
       : []),
     ...(consistency === 'none' ? [`${name}: its points claim nothing: a disk is read while it may be written to`] : []),
     ...(replica ? [replicaText(name, replica)] : []),
@@ -133,14 +135,14 @@ function machineTexts({ name, stage, forecast, spooled, consistency, replica, bo
       : []),
     ...gaps.map(
       ({ points, reason }) =>
-        `${name}: ${points} points that were due since the agent started were not made (${reason})`,
+        `${name}: ${countText(points, 'point')} not made since the agent started, though due (${reason})`,
     ),
   ];
 }
 
 /** Coloured as the terminal says; no line is wider than its columns. */
 export function statusLines(terminal: Terminal, report: StatusReport): string[] {
-  const width = terminal.size?.()?.columns ?? Infinity;
+  const width = roomOn(terminal).columns;
   const coloured = (word: 'ok' | 'warning' | 'critical', text: string): string[] => {
     const [first = '', ...others] = broken(`${word} ${text}`, width);
     return [`${healthWord(terminal, word)}${first.slice(word.length)}`, ...others];

@@ -4,7 +4,7 @@
  */
 import { isProblem, messageOf, Problem } from '../kit/problem.ts';
 import type { CliContext } from './context.ts';
-import { clean, healthWord } from './output.ts';
+import { clean, healthWord, roomOn } from './output.ts';
 
 const hideCursor = '\u001b[?25l';
 const showCursor = '\u001b[?25h';
@@ -63,7 +63,7 @@ export async function watch(
     while (!ending.signal.aborted) {
       const drawn = await Promise.race([ask(), ended]);
       if (drawn === null) break;
-      const rows = terminal.size?.()?.rows ?? Infinity;
+      const rows = roomOn(terminal).rows;
       const frame = cropped(drawn, rows).map((line) => `${line}${clearRestOfLine}\r\n`);
       terminal.stdout.write(`${home}${frame.join('')}${clearBelow}`);
       await clock.sleep(everyMs, ending.signal).catch(() => undefined);

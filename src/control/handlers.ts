@@ -30,10 +30,8 @@ const secretBytes = 32;
 const pointPrefix = (machine: string): string => `${machine}/`;
 const pointId = (machine: string, point: number): string => `${pointPrefix(machine)}${String(point).padStart(16, '0')}`;
 const hashOf = (secret: string): string => createHash('sha256').update(secret).digest('hex');
-const badKey = (why: string): Problem =>
-  new Problem('bad-registration-key', `the registration key is not accepted: ${why}`, {
-    remedy: 'make a new one with `tidemark token`',
-  });
+const badKey = (why: string, remedy = 'make a new one with `tidemark token create`'): Problem =>
+  new Problem('bad-registration-key', `the registration key is not accepted: ${why}`, { remedy });
 
 interface Parts {
   readonly state: State;
@@ -95,7 +93,8 @@ function enrolling({ state, authority, clock, random }: Parts): Pick<Handlers, '
       const nowMs = clock.wallMs();
       if (key.usedMs !== null) throw badKey('it was used before');
       if (nowMs >= key.expiresMs) throw badKey('it has expired');
-      if (key.role !== role || (key.name ?? name) !== name) throw badKey('it was made for another role or name');
+      if (key.role !== role || (key.name ?? name) !== name)
+        throw badKey('it was made for another role or name', 'enroll under the `--role` and the name it was made for');
       const issued = await authority.issue({ csrPem, role, name, days: certificateDays });
       const used = { ...key, usedMs: nowMs, usedBy: name };
       const result = await state.commit([

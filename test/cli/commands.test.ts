@@ -164,7 +164,7 @@ describe('data', () => {
     const list = commandLine({ roles: { processServers: async () => ({ processServers }) } });
     expect(await list.run('process-servers')).toBe(0);
     expect(list.stdout()).toContain('ps-1  ps1:9443  silent since 2026-01-02');
-    expect(list.stdout()).toContain('ps-2  ps2:9443  ok, 1 sessions');
+    expect(list.stdout()).toContain('ps-2  ps2:9443  ok, 1 session,');
     expect(list.stdout()).toContain('  web1 web2');
     const silent = new Problem('unreachable', 'process server ps-2 is silent', { retryable: true });
     const refused = commandLine({ roles: { move: () => Promise.reject(silent) } });

@@ -76,9 +76,10 @@ critical web1: it is too old; give it more
       /^web1: point 7 was started at \S+ and answered after 3.5 s$/m,
     );
     expect(await printed(of({ gaps: [{ points: 2, reason: 'drain' }] }))).toContain(
-      'web1: 2 points that were due since the agent started were not made (drain)\n',
+      'web1: 2 points not made since the agent started, though due (drain)\n',
     );
     const spools = [{ processServer: 'ps1', level: 'warning-30', usedBytes: 7 * 1024, limitBytes: 10 * 1024 }];
+    expect(await printed(of({ gaps: [{ points: 1, reason: 'drain' }] }))).toContain('web1: 1 point not made');
     const spooled = { bytes: 7 * 1024, points: 3, oldestMs: null };
     expect(await printed({ ...of({ spooled }), spools })).toContain(
       'web1: 7 KiB and 3 points wait in the spool of its process server\nspool of ps1: 7 KiB of 10 KiB used (warning-30)\n',
@@ -95,6 +96,12 @@ critical web1: it is too old; give it more
     expect(at60).not.toContain('NEXT');
     const at40 = await printed(of(behind), { terminal: true, colour: false, size: { columns: 40, rows: 24 } });
     expect(at40).toMatch(/^HEALTH +MACHINE +ACTUAL +STAGE/m);
+  });
+
+  it('takes a terminal that does not say how large it is, as serial consoles do, for one of the usual size', async () => {
+    const setting = { terminal: true, colour: false, size: { columns: 0, rows: 0 } };
+    const usual = { ...setting, size: { columns: 80, rows: 24 } };
+    expect(await printed(of(behind), setting)).toBe(await printed(of(behind), usual));
   });
 
   it('is coloured on a terminal only, and not with NO_COLOR', async () => {
@@ -171,6 +178,8 @@ describe('status --watch', () => {
     const shown = (frames[0] ?? '').split('\r\n').slice(0, -1);
     expect(shown).toHaveLength(9);
     expect(shown.at(-1)).toMatch(/^… 26 more lines/);
+    const unsaid = await watched([of({ gaps })], { size: { columns: 0, rows: 0 } });
+    expect((unsaid.frames[0] ?? '').split('\r\n').slice(0, -1)).toHaveLength(23);
   });
 
   it('keeps NO_COLOR, and colours otherwise', async () => {

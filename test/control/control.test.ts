@@ -121,9 +121,10 @@ describe('enrolment', () => {
     site.aheadMs = 61_000;
     await expect(site.enroll(expired, 'agent', 'm1')).rejects.toEqual(code('bad-registration-key'));
     site.aheadMs = 0;
-    await expect(site.enroll(await site.registrationKey('agent'), 'target', 'm1')).rejects.toEqual(
-      code('bad-registration-key'),
-    );
+    await expect(site.enroll(await site.registrationKey('agent'), 'target', 'm1')).rejects.toMatchObject({
+      code: 'bad-registration-key',
+      remedy: expect.stringContaining('--role') as string,
+    });
     await expect(site.enroll(await site.registrationKey('agent', 'm1'), 'agent', 'm2')).rejects.toEqual(
       code('bad-registration-key'),
     );

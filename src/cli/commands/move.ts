@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import { clientConfig } from '../../config.ts';
 import type { CliContext } from '../context.ts';
 import { addConfigOptions, addJson, type Options, sourcesOf } from '../options.ts';
-import { bytesText, printJson, printLine, say, timeText } from '../output.ts';
+import { bytesText, countText, printJson, printLine, say, timeText } from '../output.ts';
 import type { ProcessServersReport } from '../placement-roles.ts';
 
 interface MoveOptions extends Options {
@@ -35,7 +35,7 @@ export function addMove(program: Command, context: CliContext): void {
 
 function* linesOf({ processServers }: ProcessServersReport): Generator<string> {
   for (const { name, address, state, sessions, inFlightBytes, windowBytes, heardMs, machines } of processServers) {
-    const load = `${sessions} sessions, ${bytesText(inFlightBytes)} of ${bytesText(windowBytes)} in flight`;
+    const load = `${countText(sessions, 'session')}, ${bytesText(inFlightBytes)} of ${bytesText(windowBytes)} in flight`;
     yield `${name}  ${address}  ${state === 'silent' ? `silent since ${timeText(heardMs)}` : `${state}, ${load}`}`;
     if (machines.length > 0) yield `  ${machines.join(' ')}`;
   }
