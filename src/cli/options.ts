@@ -24,12 +24,18 @@ export function addConfigOptions(command: Command, section: Section, leaveOut: r
 }
 
 /** Reads the configuration file, if one is named, and sorts the flags into their sections. */
-export async function sourcesOf(context: CliContext, section: Section, options: Options): Promise<ConfigSources> {
-  const pick = (keys: readonly string[]) => Object.fromEntries(keys.map((key) => [key, options[key]]));
-  const own = section === 'common' ? [] : keysOf(section).map(({ key }) => key);
-  const common = keysOf('common').map(({ key }) => key);
+export async function sourcesOf(
+  context: Pick<CliContext, 'environment' | 'readText'>,
+  section: Section,
+  options: Options,
+): Promise<ConfigSources> {
+  const own = section === 'common' ? [] : keysOf(section);
+  const common = keysOf('common');
+  // A parsed flag has a name of its own: `--spool-gib` is `spoolGib`, its key `spoolGiB`.
+  const pick = (keys: typeof common) =>
+    Object.fromEntries(keys.map(({ key, flag }) => [key, options[new Option(flag).attributeName()]]));
   const flags = {
-    common: pick(common.filter((key) => !own.includes(key))),
+    common: pick(common.filter(({ key }) => !own.some((one) => one.key === key))),
     [section]: pick(section === 'common' ? common : own),
   };
   const name = options['config'] ?? context.environment['TIDEMARK_CONFIG'];
