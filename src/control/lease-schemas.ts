@@ -3,7 +3,8 @@ import { z } from 'zod';
 import { limits } from '../limits.ts';
 import { bytes, count, nameSchema, timeMs } from './fields.ts';
 
-const epochMax = 2 ** 21 - 1;
+/** As in HELLO. */
+export const epochMax = 2 ** 21 - 1;
 const epoch = z.int().min(1).max(epochMax).describe('Rises with every change of holder (HELLO `lease`).');
 const session = z
   .string()

@@ -4,11 +4,12 @@
  *  1. A lease is believed for `leaseMs` from *before* it was asked for, by the monotonic clock, less `stopEarlyMs`: control counts from later, so it is
  *     over here first. Then the machine's session ends, whatever the reason that it was not renewed. (That clock stands still while the host is suspended: what is
  *     sent after that is refused by the target, which knows the newer epoch.)
- *  2. One question to control at a time; what comes meanwhile goes with the next.
+ *  2. One question to control at a time; what comes meanwhile goes with the next, which follows at once: one that hangs delays a renewal, and costs none.
  *  3. A process server that is the only one of its site goes on when control is away: nobody else can have taken its machines.
- *  4. A lease nobody uses here is given up, so that an agent that went elsewhere is taken there.
+ *  4. A lease nobody uses here for a while is given up, so that an agent that went elsewhere is taken there; not while control is away, because then
+ *     nobody could take it, nor get it back here.
  */
-import type { LeaseAnswer, LeaseAsk, LeasesReply } from '../control/lease-schemas.ts';
+import { epochMax, type LeaseAnswer, type LeaseAsk, type LeasesReply } from '../control/lease-schemas.ts';
 import type { Clock, Timer } from '../kit/clock.ts';
 import { messageOf, Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
@@ -32,8 +33,8 @@ interface Held {
   /** Monotonic; 1. */
   readonly untilMs: number;
   readonly end: Timer;
-  /** Rounds in which nobody used it. */
-  idleRounds: number;
+  /** Monotonic: since when nobody has used it; null: somebody does. */
+  idleSinceMs: number | null;
 }
 
 interface Wanted {
@@ -68,10 +69,17 @@ export class LeaseKeeper {
 
   /**
    * The lease of a machine, taken if need be; `refused` is told the newest epoch of a target that refused it, and the next one is above.
-   * @throws Problem `not-owner`: another has it; `unreachable`: control does not answer.
+   * @throws Problem `not-owner`: another has it; `unreachable`: control does not answer; `stale-epoch`: no lease can be above what the target said.
    */
   async admit(machine: string): Promise<{ readonly epoch: number; readonly refused: (newest: number) => void }> {
     const above = this.#refused.get(machine) ?? 0;
+    if (above >= epochMax) {
+      this.#refused.delete(machine);
+      throw new Problem('stale-epoch', `the target has ${machine} under epoch ${above}, and no lease can be above`, {
+        remedy: 'see what is wrong with the target: no lease has such an epoch',
+        retryable: true,
+      });
+    }
     const held = this.#held.get(machine);
     const epoch = held && held.epoch > above ? held.epoch : await this.#insist(machine, above);
     this.#refused.delete(machine);
@@ -109,9 +117,9 @@ export class LeaseKeeper {
   /** Gives all leases up. Resolves when control knows, or can not be told. Idempotent. */
   async close(): Promise<void> {
     if (this.#closed) return;
+    this.#closed = true; // No round begins behind the one that is under way.
     this.#renewal.cancel();
     await this.#round;
-    this.#closed = true;
     for (const machine of this.#held.keys()) this.#giveUp(machine);
     if (this.#givenUp.size > 0) await this.#once().catch(() => undefined);
     for (const { answer } of this.#wanted.values()) answer.reject(notOwner('the process server is shutting down'));
@@ -130,7 +138,7 @@ export class LeaseKeeper {
   async #ask(): Promise<void> {
     if (this.#closed) return;
     if (this.#round) {
-      this.#again ||= this.#wanted.size > 0;
+      this.#again = true;
       return;
     }
     this.#round = this.#once().catch((error: unknown) => this.#unanswered(error));
@@ -185,7 +193,7 @@ export class LeaseKeeper {
     const before = this.#held.get(machine);
     before?.end.cancel();
     const end = clock.after(Math.max(0, untilMs - clock.monotonicMs()), () => this.#expire(machine));
-    this.#held.set(machine, { epoch, untilMs, end, idleRounds: before?.idleRounds ?? 0 });
+    this.#held.set(machine, { epoch, untilMs, end, idleSinceMs: before?.idleSinceMs ?? null });
   }
 
   #expire(machine: string): void {
@@ -200,12 +208,14 @@ export class LeaseKeeper {
     this.#options.endMachine(machine, notOwner(why));
   }
 
-  /** 4. One round of grace: a session that broke comes back at once. */
+  /** 4. Grace is time, not rounds, of which there are many when many machines come: a session that broke comes back at once. */
   #giveUpIdle(): void {
     const inUse = this.#options.inUse();
+    const nowMs = this.#options.clock.monotonicMs();
     for (const [machine, held] of this.#held) {
-      held.idleRounds = inUse.has(machine) || this.#wanted.has(machine) ? 0 : held.idleRounds + 1;
-      if (held.idleRounds > 1) this.#giveUp(machine);
+      held.idleSinceMs = inUse.has(machine) || this.#wanted.has(machine) ? null : (held.idleSinceMs ?? nowMs);
+      if (this.#answered && held.idleSinceMs !== null && nowMs - held.idleSinceMs >= renewEveryMs)
+        this.#giveUp(machine);
     }
   }
 
@@ -223,6 +233,9 @@ export class LeaseKeeper {
     this.#answered = false;
     // Who was given up is free soon all by itself.
     this.#givenUp.clear();
+    // Others may have come since it was the only one: what was over then, and is not renewed now, is over.
+    const nowMs = this.#options.clock.monotonicMs();
+    for (const [machine, { untilMs }] of this.#held) if (untilMs <= nowMs) this.#expire(machine);
     const problem = new Problem('unreachable', why, {
       remedy: 'see whether control and its state run',
       retryable: true,
