@@ -8,11 +8,12 @@
  *     then stays over unless its record changes, and then the commit does not hold. So APIs need no clocks that agree.
  *     A holder judges by its own monotonic clock, from before it asked: it never believes to hold longer than the record says.
  *  4. Leases keep order and save work; what keeps a replica safe are epochs, at the target. No step of a clock can let a stale owner write.
+ *  5. Where that clock was set back, what is left of a lease is no more than `leaseMs` from when the next one asks: nobody waits for hours for one that is gone.
  */
 import { limits } from '../limits.ts';
-import type { Lease, LeaseAnswer, LeaseAsk } from './lease-schemas.ts';
+import { epochMax, type Lease, type LeaseAnswer, type LeaseAsk } from './lease-schemas.ts';
 
-const { leaseMs, silentMs } = limits.leases;
+const { leaseMs, silentMs, moveMs } = limits.leases;
 
 export interface Asker {
   readonly name: string;
@@ -40,7 +41,7 @@ export function holderOf(lease: Lease | undefined, nowMs: number): string | null
 /** To whom it is being moved, if that can still be. */
 export function movingTo(lease: Lease | undefined, { nowMs, heard }: LeaseWorld): string | null {
   if (!lease?.move || lease.move.untilMs <= nowMs || !heard(lease.move.to)) return null;
-  return lease.move.to;
+  return lease.move.untilMs > nowMs + moveMs + leaseMs ? null : lease.move.to; // 5
 }
 
 function refused(machine: string, holder: string | null, lease: Lease | undefined, nowMs: number): LeaseAnswer {
@@ -70,12 +71,15 @@ function taken(
   const next = movingTo(lease, world);
   if (next !== null && next !== asker.name) return { answer: refused(machine, next, lease, nowMs), lease: undefined }; // 2
   const holder = holderOf(lease, nowMs);
-  if (holder !== null && holder !== asker.name && next === null) {
-    return { answer: refused(machine, holder, lease, nowMs), lease: undefined }; // 2
+  if (lease && holder !== null && holder !== asker.name && next === null) {
+    const ahead = lease.expiresMs > nowMs + 2 * leaseMs; // More than another API that read the clock a little later.
+    const left = ahead ? { ...lease, renewedMs: nowMs, expiresMs: nowMs + leaseMs } : lease;
+    return { answer: refused(machine, holder, left, nowMs), lease: ahead ? left : undefined }; // 2, 5
   }
   const time = { renewedMs: nowMs, expiresMs: nowMs + leaseMs };
   if (lease && isOf(lease, asker) && lease.epoch > above) return granted(machine, { ...lease, ...time, move: null });
   const epoch = Math.max(lease?.epoch ?? 0, above) + 1; // 1
+  if (epoch > epochMax) return { answer: refused(machine, null, lease, nowMs), lease: undefined };
   const { name, session } = asker;
   return granted(machine, { holder: name, session, epoch, takenMs: nowMs, ...time, move: null });
 }

@@ -14,8 +14,9 @@ const { leaseMs, busyRatio, roomRatio, busyMs, settleMs } = limits.leases;
 
 export type Servers = ReadonlyMap<string, StoredServer>;
 
+/** Who was heard in the future was heard before the clock was set back; nobody knows how long ago. */
 export const isHeard = ({ heardMs }: Pick<StoredServer, 'heardMs'>, nowMs: number): boolean =>
-  nowMs - heardMs < leaseMs;
+  Math.abs(nowMs - heardMs) < leaseMs;
 
 const loadOf = ({ inFlightBytes, windowBytes }: StoredServer): number =>
   windowBytes === 0 ? 0 : inFlightBytes / windowBytes;
@@ -26,7 +27,8 @@ export function heardNow(
   said: Pick<StoredServer, 'address' | 'sessions' | 'inFlightBytes' | 'windowBytes'>,
   nowMs: number,
 ): StoredServer {
-  const { busySinceMs: since = null, movedMs = null } = before ?? {};
+  const { busySinceMs: since = null, movedMs: moved = null } = before ?? {};
+  const movedMs = moved === null ? null : Math.min(moved, nowMs);
   const server = { ...said, heardMs: nowMs, busySinceMs: since, movedMs };
   const load = loadOf(server);
   // Silence is not being busy: nobody knows what was meanwhile.
