@@ -29,8 +29,7 @@ const schemaLock = 7_146_931_022;
 /** Sorts behind every character an id may have. */
 const behindAll = '\x7f';
 
-const makeSchema = `
-  create schema if not exists tidemark;
+const makeStore = `
   create table tidemark.store (format integer not null);
   create table tidemark.records (
     collection text collate "C" not null, id text collate "C" not null, version bigint not null, value text not null,
@@ -173,10 +172,12 @@ class PostgresState implements State {
       }
       await client.query(begin);
       await client.query('select pg_advisory_xact_lock($1)', [schemaLock]);
-      const { rows } = await client.query<{ there: boolean }>(
-        `select to_regclass('tidemark.store') is not null as there`,
+      const { rows } = await client.query<{ schema: boolean; store: boolean }>(
+        `select to_regnamespace('tidemark') is not null as schema, to_regclass('tidemark.store') is not null as store`,
       );
-      if (rows[0]?.there !== true) await client.query(makeSchema);
+      // `if not exists` would ask for the right to make one, also where somebody who has it made this one.
+      if (rows[0]?.schema !== true) await client.query('create schema tidemark');
+      if (rows[0]?.store !== true) await client.query(makeStore);
       const found = await client.query<{ format: number }>('select format from tidemark.store');
       await client.query('commit');
       if (found.rows.length !== 1 || found.rows[0]?.format !== format) {

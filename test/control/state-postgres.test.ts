@@ -134,6 +134,9 @@ describe.skipIf(!there)('on PostgreSQL', () => {
     await server.query('create role stranger login');
     const stranger = server.address(database).replace('user=tidemark', 'user=stranger');
     await expect(opened(stranger)).rejects.toMatchObject({ code: 'not-authorised' });
+    // What the remedy says is enough.
+    await server.query('create schema tidemark authorization stranger', database);
+    await (await opened(stranger)).close();
     await server.query("create database latin template template0 encoding 'LATIN1' locale 'C'");
     await expect(open('latin')).rejects.toMatchObject({ code: 'bad-config' });
     const elsewhere = server.address(database).replace(encodeURIComponent(server.directory), '%2Fnowhere');
