@@ -109,7 +109,7 @@ export class LeaseKeeper {
     return this.#held.size;
   }
 
-  /** Leases that ended without having been given up. */
+  /** Leases of machines that were here, and ended without having been given up. */
   get lost(): number {
     return this.#lost;
   }
@@ -203,9 +203,13 @@ export class LeaseKeeper {
   #lose(machine: string, why: string): void {
     this.#held.get(machine)?.end.cancel();
     this.#held.delete(machine);
-    this.#lost += 1;
-    this.#options.logger.warn({ machine }, why);
-    this.#options.endMachine(machine, notOwner(why));
+    const { inUse, endMachine, logger } = this.#options;
+    // Else nothing was lost here: its agent went elsewhere, be it to another shard of this process server.
+    if (inUse().has(machine)) {
+      this.#lost += 1;
+      logger.warn({ machine }, why);
+    }
+    endMachine(machine, notOwner(why));
   }
 
   /** 4. Grace is time, not rounds, of which there are many when many machines come: a session that broke comes back at once. */

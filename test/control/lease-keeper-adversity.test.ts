@@ -138,6 +138,20 @@ describe('leases of a process server', () => {
     expect(world.asked.flat().every(({ epoch }) => epoch < 2 ** 21 - 1)).toBe(true);
   });
 
+  it('count as lost only where the machine still is: not when its agent is with another shard of the same name', async () => {
+    world = new World();
+    await world.within(100, Promise.all([world.admit('m'), world.admit('n')]));
+    world.inUse.delete('m');
+    const other = { name: 'a', session: 'b' };
+    for (const machine of ['m', 'n']) {
+      const at = { nowMs: world.clock.wallMs(), heard: () => true };
+      const { lease } = decideLease(world.leases.get(machine), { machine, want: 'take', epoch: 0 }, other, at);
+      if (lease) world.leases.set(machine, lease);
+    }
+    await world.clock.pass(renewEveryMs);
+    expect([world.keeper.held, world.keeper.lost]).toEqual([0, 1]);
+  });
+
   it('taken while it closes are given up, too', async () => {
     world = new World();
     const first = world.admit('m');
