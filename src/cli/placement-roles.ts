@@ -13,7 +13,15 @@ export interface ProcessServersReport {
     readonly heardMs: number;
     /** Of which it has the lease. */
     readonly machines: readonly string[];
+    /** What was set as its limit; null: as it is configured. */
+    readonly throttle: { readonly throttle: string; readonly timeZone: string } | null;
   }[];
+}
+export interface LimitRequest extends ClientConfig {
+  readonly processServer: string;
+  /** A table of rates (`kit/rate-table.ts`); null: as it is configured. Left out: as it was set. */
+  readonly throttle: string | null | undefined;
+  readonly throttleTimeZone: string | undefined;
 }
 
 export interface MoveRequest extends ClientConfig {
@@ -33,6 +41,8 @@ export interface MoveReport {
 
 export interface PlacementRoles {
   processServers(request: ClientConfig): Promise<ProcessServersReport>;
+  /** The process server hears of it within seconds. */
+  limitProcessServer(request: LimitRequest): Promise<void>;
   /** Asks for it: who has the machine ends its session within seconds, and its agent goes there. */
   move(request: MoveRequest): Promise<MoveReport>;
 }

@@ -175,7 +175,9 @@ export const tables = {
       .describe('what the spool may take, GiB; 0: none, and agents wait with the target'),
     throttle: textFor((text) => parseRateTable(text, 'UTC'))
       .optional()
-      .describe('what it may send to its target, 8Mb/s or "mon-fri 08:00-18:00 8Mb/s; else unlimited"'),
+      .describe(
+        'what it may send to its target, 8Mb/s or "mon-fri 08:00-18:00 8Mb/s; else unlimited"; `process-servers --throttle` sets another one in its place',
+      ),
     throttleTimeZone: textFor(localTimeIn).default('UTC').describe('time zone of that, by its IANA name'),
     shards: wholeNumber(1, limits.processServer.shardsMax).default(1).describe('processes that share the port'),
   }),

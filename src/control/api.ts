@@ -9,6 +9,7 @@ import * as leases from './lease-schemas.ts';
 import * as reports from './report-schemas.ts';
 import * as schemas from './schemas.ts';
 import * as status from './status-schemas.ts';
+import * as throttle from './throttle-schemas.ts';
 
 /** Who may call: the operator by bearer token, a role by its certificate, anyone (who must then show a registration key). */
 export type Caller = 'operator' | 'anyone' | fields.EnrolledRole;
@@ -125,6 +126,23 @@ export const routes = {
     summary: 'Process servers that were heard, and the machines they have',
     callers: operator,
     reply: leases.processServersReply,
+  },
+  getProcessServerLimit: {
+    method: 'GET',
+    path: '/v1/process-servers/{name}/limit',
+    summary: 'What was set as the limit of a process server',
+    callers: operator,
+    reply: throttle.processServerLimitReply,
+    versioned: true,
+  },
+  putProcessServerLimit: {
+    method: 'PUT',
+    path: '/v1/process-servers/{name}/limit',
+    summary: 'Limit what a process server sends to its targets; it hears of it with its next report',
+    callers: operator,
+    body: throttle.processServerLimit,
+    reply: throttle.processServerLimitReply,
+    versioned: true,
   },
   moveMachine: {
     method: 'POST',

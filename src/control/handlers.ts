@@ -10,15 +10,16 @@ import type { Random } from '../kit/random.ts';
 import { limits } from '../limits.ts';
 import type { Authority } from '../transport/authority.ts';
 import { foreseenBy } from './foresight.ts';
-import type { Call, Handlers } from './http.ts';
+import type { Handlers } from './http.ts';
 import { preflightOf } from './preflight.ts';
 import { leasing, processServersFor } from './leasing.ts';
-import { conflict, listAll, machineOf, policyOf } from './records.ts';
+import { conflict, listAll, machineOf, policyOf, put } from './records.ts';
 import { pendingResync, resyncing } from './resync.ts';
 import * as enrolment from './enrolment-schemas.ts';
 import * as reports from './report-schemas.ts';
 import * as schemas from './schemas.ts';
-import type { Change, Collection, Json, State } from './state.ts';
+import { limiting, limitOfServer } from './server-limits.ts';
+import type { Change, State } from './state.ts';
 import { judge } from './status.ts';
 import type { StatusReport } from './status-schemas.ts';
 import { throttles } from './throttles.ts';
@@ -38,29 +39,6 @@ interface Parts {
   readonly authority: Authority;
   readonly clock: Clock;
   readonly random: Random;
-}
-
-/** PUT of a versioned record: made if missing; replaced only by someone who shows the version that is replaced. */
-async function put(
-  state: State,
-  collection: Collection,
-  call: { name: string; ifMatch: Call<'putMachine'>['ifMatch'] },
-  value: Json,
-  also: readonly Change[] = [],
-) {
-  const { name, ifMatch } = call;
-  const now = (await state.get(collection, name))?.version ?? 0;
-  if (now !== 0 && ifMatch === undefined) {
-    throw new Problem('precondition-required', `${name} exists already`, {
-      remedy: 'read it and send its ETag as If-Match',
-    });
-  }
-  if (ifMatch !== undefined && (now === 0 || (ifMatch !== 'any' && ifMatch !== now))) throw conflict(name);
-  const result = await state.commit([{ collection, id: name, value, expected: now }, ...also]);
-  if (!result.ok) throw conflict(name);
-  const [version] = result.versions;
-  invariant(version !== undefined, 'a commit gives a version per change');
-  return { version, made: now === 0 };
 }
 
 function enrolling({ state, authority, clock, random }: Parts): Pick<Handlers, 'createRegistrationKey' | 'enroll'> {
@@ -238,8 +216,10 @@ function reporting({ state, clock }: Parts): Pick<Handlers, 'report' | 'getStatu
       }
       const unprotected = body.role === 'target' ? await unprotectedMachines(state) : [];
       const resync = body.role === 'agent' ? await pendingResync(state, name, body.resyncDone) : null;
-      const throttle = body.role === 'process-server' ? await throttles(state) : [];
-      return { value: { machines, resync, unprotected, throttle } };
+      const isServer = body.role === 'process-server';
+      const throttle = isServer ? await throttles(state) : [];
+      const ownThrottle = isServer ? await limitOfServer(state, name) : null;
+      return { value: { machines, resync, unprotected, throttle, ownThrottle } };
     },
 
     getStatus: async () => ({ value: await statusOf(state, clock) }),
@@ -267,6 +247,7 @@ export function createHandlers(parts: Parts): Handlers {
     ...protection(parts),
     ...resyncing(parts),
     ...leasing(parts.state),
+    ...limiting(parts.state),
     ...reporting(parts),
   };
 }

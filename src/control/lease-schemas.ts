@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { limits } from '../limits.ts';
 import { bytes, count, nameSchema, timeMs } from './fields.ts';
+import { throttleOfServer } from './throttle-schemas.ts';
 
 /** As in HELLO. */
 export const epochMax = 2 ** 21 - 1;
@@ -89,6 +90,7 @@ export const processServersReply = z.object({
       heardMs: timeMs,
       state: z.enum(['ok', 'busy', 'silent']),
       machines: z.array(nameSchema).describe('Of which it has the lease.'),
+      throttle: throttleOfServer.nullable().describe('What was set as its limit; null: as it is configured.'),
     }),
   ),
 });

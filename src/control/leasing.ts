@@ -2,7 +2,8 @@
  * Leases and process servers over the state port: what `leases.ts` and `placement.ts` decide about what stands there. One question is one read, one decision,
  * one commit; if what was read was changed meanwhile, by another control API or another process server, everything is read and decided anew.
  *
- * A process server is known by its questions, and its load by what it says in them. It asks one at a time, so nobody but it changes its record.
+ * A process server is known by its questions, and its load by what it says in them. Its record is set whatever it was, because its shards ask beside each
+ * other, all at the same time, and would refuse each other for ever; it is compared only where a machine is moved for load, and where it is forgotten.
  */
 import { invariant } from '../kit/invariant.ts';
 import { Problem } from '../kit/problem.ts';
@@ -12,6 +13,7 @@ import * as schemas from './lease-schemas.ts';
 import { decideLease, holderOf, type LeaseWorld } from './leases.ts';
 import { byRoom, heardNow, isHeard, offered, relief, type Servers } from './placement.ts';
 import { listAll, machineOf, notFound } from './records.ts';
+import { limitOfServer } from './server-limits.ts';
 import type { Change, State } from './state.ts';
 
 const { leaseMs, attemptsMax, serversMax, serverForgottenMs, moveMs } = limits.leases;
@@ -77,18 +79,17 @@ async function attempt(
     const move = moved?.machine === machine ? { to: moved.to, untilMs: nowMs + moveMs } : lease.move;
     return [{ collection: 'leases', id: machine, value: { ...lease, move }, expected: version }];
   });
-  const mark = (id: string, value: schemas.StoredServer): Change => ({
-    collection: 'servers',
-    id,
-    value: moved ? { ...value, movedMs: nowMs } : value,
-    expected: versions.get(id) ?? 0,
-  });
+  const compared = (id: string) => ({ collection: 'servers', id, expected: versions.get(id) ?? 0 }) as const;
   const forgotten = [...known].filter(([id, { heardMs }]) => id !== name && nowMs - heardMs > serverForgottenMs);
   const result = await state.commit([
-    mark(name, here),
-    ...(moved && there ? [mark(moved.to, there)] : []),
+    ...(moved && there
+      ? [
+          { ...compared(name), value: { ...here, movedMs: nowMs } },
+          { ...compared(moved.to), value: { ...there, movedMs: nowMs } },
+        ]
+      : [{ collection: 'servers', id: name, value: here } as const]),
     ...changes,
-    ...forgotten.map(([id]): Change => ({ collection: 'servers', id, value: undefined })),
+    ...forgotten.map(([id]): Change => ({ ...compared(id), value: undefined })),
   ]);
   if (!result.ok) return null;
   return { leaseMs, alone: servers.size - forgotten.length === 1, machines: decided.map(({ answer }) => answer) };
@@ -157,13 +158,14 @@ export function leasing(state: State): LeaseHandlers {
         machine: id,
         holder: holderOf(schemas.storedLease.parse(value), nowMs),
       }));
-      const processServers = [...servers].map(([name, server]) => {
+      const answers = [...servers].map(async ([name, server]) => {
         const { address, sessions, inFlightBytes, windowBytes, heardMs, busySinceMs } = server;
         const machines = held.flatMap(({ machine, holder }) => (holder === name ? [machine] : []));
         const condition = !isHeard(server, nowMs) ? 'silent' : busySinceMs === null ? 'ok' : 'busy';
-        return { name, address, sessions, inFlightBytes, windowBytes, heardMs, state: condition, machines } as const;
+        const load = { sessions, inFlightBytes, windowBytes, heardMs, state: condition } as const;
+        return { name, address, ...load, machines, throttle: await limitOfServer(state, name) };
       });
-      return { value: { processServers } };
+      return { value: { processServers: await Promise.all(answers) } };
     },
   };
 }

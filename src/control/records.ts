@@ -1,9 +1,11 @@
-/** What several handlers read of the state, and how they refuse. */
+/** What several handlers read and write of the state, and how they refuse. */
+import { invariant } from '../kit/invariant.ts';
 import { nearest } from '../kit/nearest.ts';
 import { Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
+import type { Call } from './http.ts';
 import * as schemas from './schemas.ts';
-import type { Collection, State, StateRecord } from './state.ts';
+import type { Change, Collection, Json, State, StateRecord } from './state.ts';
 
 const { pageItemsMax } = limits.control;
 
@@ -43,4 +45,27 @@ export async function policyOf(state: State, name: string): Promise<{ policy: sc
   const record = await state.get('policies', name);
   if (record) return { policy: schemas.policySchema.parse(record.value), version: record.version };
   throw notFound('policy', name, await namesIn(state, 'policies'), 'make it first');
+}
+
+/** PUT of a versioned record: made if missing; replaced only by someone who shows the version that is replaced. */
+export async function put(
+  state: State,
+  collection: Collection,
+  call: { name: string; ifMatch: Call<'putMachine'>['ifMatch'] },
+  value: Json,
+  also: readonly Change[] = [],
+) {
+  const { name, ifMatch } = call;
+  const now = (await state.get(collection, name))?.version ?? 0;
+  if (now !== 0 && ifMatch === undefined) {
+    throw new Problem('precondition-required', `${name} exists already`, {
+      remedy: 'read it and send its ETag as If-Match',
+    });
+  }
+  if (ifMatch !== undefined && (now === 0 || (ifMatch !== 'any' && ifMatch !== now))) throw conflict(name);
+  const result = await state.commit([{ collection, id: name, value, expected: now }, ...also]);
+  if (!result.ok) throw conflict(name);
+  const [version] = result.versions;
+  invariant(version !== undefined, 'a commit gives a version per change');
+  return { version, made: now === 0 };
 }

@@ -4,7 +4,7 @@ import { limits } from '../limits.ts';
 import { bytes, count, diskName, hash, nameSchema, text, timeMs } from './fields.ts';
 import { agentFlow, replicaFlow, sessionFlow, spoolFlow, targetFlow } from './flow-schemas.ts';
 import { askedDisks } from './schemas.ts';
-import { throttleOfMachine } from './throttle-schemas.ts';
+import { throttleOfMachine, throttleOfServer } from './throttle-schemas.ts';
 
 const { control, disk } = limits;
 
@@ -171,6 +171,10 @@ export const reportReply = z.object({
     .array(throttleOfMachine)
     .default([])
     .describe('To a process server: limits and priorities, of all machines that have any.'),
+  ownThrottle: throttleOfServer
+    .nullable()
+    .default(null)
+    .describe('To a process server: its own limit; null: the one it is configured with, if any.'),
 });
 export type ReportReply = z.infer<typeof reportReply>;
 /** A report as it is stored: who sent it is the certificate's word. */

@@ -1,4 +1,4 @@
-/** Limits and priority, as fields of a policy and of a machine, and as a process server is told of them. */
+/** Limits and priority, as fields of a policy and of a machine, a process server's own limit, and as process servers are told of them. */
 import { z } from 'zod';
 import { parseRateTable } from '../kit/rate-table.ts';
 import { priorities } from '../kit/shares.ts';
@@ -38,3 +38,18 @@ export const throttleOfMachine = z.object({
   priority,
 });
 export type ThrottleOfMachine = z.infer<typeof throttleOfMachine>;
+
+/** What control says of a process server's own limit, in place of what that one is configured with. */
+export const processServerLimit = z.strictObject({
+  throttle: rates
+    .default(null)
+    .describe(
+      'What the process server may send to its targets, in place of what it is configured with; "unlimited" lifts that. Null: as it is configured.',
+    ),
+  throttleTimeZone: timeZone.default('UTC').describe('Time zone of this limit, by its IANA name.'),
+});
+export const processServerLimitReply = z.object({ name: nameSchema, ...processServerLimit.shape });
+
+/** As `throttleOfMachine`. */
+export const throttleOfServer = z.object({ throttle: z.string().max(256), timeZone: z.string().max(256) });
+export type ThrottleOfServer = z.infer<typeof throttleOfServer>;

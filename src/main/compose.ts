@@ -46,6 +46,7 @@ export function composeRoles(version: string): Roles {
     pause: async (request) => (await import('./operator.ts')).pause(parts, request),
     unprotect: async (request) => (await import('./operator.ts')).unprotect(parts, request),
     processServers: async (request) => (await import('./operator.ts')).processServers(parts, request),
+    limitProcessServer: async (request) => (await import('./operator.ts')).limitProcessServer(parts, request),
     move: async (request) => (await import('./operator.ts')).move(parts, request),
     resync: async (request) => (await import('./operator.ts')).resync(parts, request),
     status: async (request) => (await import('./operator.ts')).status(parts, request),

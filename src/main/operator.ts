@@ -14,7 +14,7 @@ import type {
   TokenReport,
 } from '../cli/roles.ts';
 import type { StatusReason, StatusReport } from '../cli/status-report.ts';
-import type { MoveReport, MoveRequest, ProcessServersReport } from '../cli/placement-roles.ts';
+import type { LimitRequest, MoveReport, MoveRequest, ProcessServersReport } from '../cli/placement-roles.ts';
 import type { ClientConfig } from '../config.ts';
 import { ControlClient, enroll as enrollWith } from '../control/client.ts';
 import { isProblem, Problem } from '../kit/problem.ts';
@@ -148,6 +148,17 @@ export function resync(parts: Parts, request: ResyncRequest): Promise<ResyncRepo
 
 export function processServers(parts: Parts, request: ClientConfig): Promise<ProcessServersReport> {
   return withControl(parts, request, async (client) => (await client.call('listProcessServers')).value);
+}
+
+export function limitProcessServer(parts: Parts, request: LimitRequest): Promise<void> {
+  const { processServer: name, throttle, throttleTimeZone } = request;
+  return withControl(parts, request, async (client) => {
+    const old = await existing(() => client.call('getProcessServerLimit', { name }));
+    const known = Object.fromEntries(Object.entries(old?.value ?? {}).filter(([key]) => key !== 'name'));
+    const ifMatch = old?.version;
+    const body = { ...known, ...said({ throttle, throttleTimeZone }) };
+    await client.call('putProcessServerLimit', { name, body, ...(ifMatch === undefined ? {} : { ifMatch }) });
+  });
 }
 
 export function move(parts: Parts, request: MoveRequest): Promise<MoveReport> {

@@ -136,8 +136,8 @@ export function runProcessServer(common: Parts, config: ProcessServerConfig, sha
     });
     const reporter = new ProcessServerReporter();
     const report = () => reporter.make({ server, target: config.target, version, nowMs: clock.wallMs() });
-    link.reportEvery(report, ({ throttle }) => {
-      limitsTold.tell(throttle);
+    link.reportEvery(report, (told) => {
+      limitsTold.tell(told);
       return false;
     });
   }, config.data);

@@ -156,7 +156,7 @@ describe('data', () => {
     expect(await line.run('move', 'web1', '--to', 'ps-2')).toBe(0);
     expect(asked).toMatchObject([{ machine: 'web1', to: 'ps-2' }]);
     expect(line.stderr()).toContain('web1 moves from ps-1 to ps-2 (ps2:9443)');
-    const server = { sessions: 1, inFlightBytes: 0, windowBytes: 1024, heardMs: point.cutTimeMs };
+    const server = { sessions: 1, inFlightBytes: 0, windowBytes: 1024, heardMs: point.cutTimeMs, throttle: null };
     const processServers = [
       { ...server, name: 'ps-1', address: 'ps1:9443', state: 'silent' as const, machines: [] },
       { ...server, name: 'ps-2', address: 'ps2:9443', state: 'ok' as const, machines: ['web1', 'web2'] },

@@ -40,6 +40,7 @@ function refusingRoles(): Roles {
     resync: refuse,
     move: refuse,
     processServers: refuse,
+    limitProcessServer: refuse,
     status: refuse,
   };
 }

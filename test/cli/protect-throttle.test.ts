@@ -40,6 +40,47 @@ it.each([
   expect(line.stderr()).toContain(why);
 });
 
+it('process-servers limits one of them, and lists what holds', async () => {
+  const said: unknown[] = [];
+  const load = { sessions: 1, inFlightBytes: 0, windowBytes: 1024, heardMs: 0, state: 'ok', machines: [] } as const;
+  const limit = { throttle: business, timeZone: 'Asia/Kolkata' };
+  const processServers = [
+    { ...load, name: 'ps1', address: 'ps1:9443', throttle: limit },
+    { ...load, name: 'ps2', address: 'ps2:9443', throttle: null },
+  ];
+  const line = commandLine({
+    roles: {
+      limitProcessServer: async ({ processServer, throttle, throttleTimeZone }) =>
+        void said.push([processServer, throttle, throttleTimeZone]),
+      processServers: async () => ({ processServers }),
+    },
+  });
+  const run = (...words: string[]) => line.run('process-servers', ...words);
+  expect(await run('ps1', '--throttle', business, '--throttle-time-zone', 'Asia/Kolkata')).toBe(0);
+  expect(line.stdout()).toContain(`  its limit: ${business} (Asia/Kolkata)`);
+  expect(line.stdout()).not.toContain('ps2');
+  expect(await run('ps1', '--throttle', 'none')).toBe(0);
+  expect(await run('ps1', '--throttle', 'unlimited')).toBe(0);
+  expect(await run()).toBe(0);
+  expect(line.stdout()).toContain('ps2');
+  expect(said).toEqual([
+    ['ps1', business, 'Asia/Kolkata'],
+    ['ps1', null, undefined],
+    ['ps1', 'unlimited', undefined],
+  ]);
+});
+
+it.each([
+  [['ps1', '--throttle', '0Mb/s'], 'lets nothing pass'],
+  [['ps1', '--throttle', `fri 8Mb/s; ${business}`], 'contradict: both speak of fri 08:00'],
+  [['ps1', '--throttle', '8Mb/s', '--throttle-time-zone', 'UCT1'], '"UCT1" is not a time zone'],
+  [['--throttle', '8Mb/s'], 'name the process server'],
+])('process-servers refuses %j', async (words, why) => {
+  const line = commandLine();
+  expect(await line.run('process-servers', ...words)).toBe(exitCodes.usage.code);
+  expect(line.stderr()).toContain(why);
+});
+
 it('a process server has a limit of its own, by file, environment or flag, and is told what is wrong with it', () => {
   const config = (throttle: string) =>
     processServerConfig({

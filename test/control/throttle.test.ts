@@ -88,3 +88,60 @@ it('says of a limit above that of its policy that the lower one counts, from eit
   });
   expect(below.value.warnings).toBeUndefined();
 });
+
+it('tells a process server its own limit as it was set last, with the answer to its next report', async () => {
+  const { client } = await site.role('process-server', 'ps7');
+  const body = { role: 'process-server', atMs: 1, version: 'test', sessions: 0, inFlightBytes: 0 } as const;
+  const told = async () => (await client.call('report', { body })).value.ownThrottle;
+  const set = (limit: object, ifMatch?: number) =>
+    operator.call('putProcessServerLimit', {
+      name: 'ps7',
+      body: limit,
+      ...(ifMatch === undefined ? {} : { ifMatch }),
+    });
+  expect(await told()).toBeNull();
+  const { version } = await set({ throttle: business, throttleTimeZone: 'Europe/Berlin' });
+  expect(await told()).toEqual({ throttle: business, timeZone: 'Europe/Berlin' });
+  const other = await site.role('process-server', 'ps8');
+  expect((await other.client.call('report', { body })).value.ownThrottle).toBeNull();
+  await expect(set({ throttle: '8Mb/s' })).rejects.toMatchObject({ code: 'precondition-required' });
+  await expect(set({ throttle: '8Mb/s' }, (version ?? 0) + 1)).rejects.toMatchObject({ code: 'version-conflict' });
+  const read = await operator.call('getProcessServerLimit', { name: 'ps7' });
+  expect(read).toMatchObject({ version, value: { name: 'ps7', throttle: business } });
+  await set({ throttle: 'unlimited' }, version);
+  expect(await told()).toEqual({ throttle: 'unlimited', timeZone: 'UTC' });
+  const held = {
+    session: 'a'.repeat(32),
+    address: 'ps7:1',
+    sessions: 0,
+    inFlightBytes: 0,
+    windowBytes: 0,
+    machines: [],
+  };
+  await client.call('holdLeases', { body: held });
+  const listed = async () => (await operator.call('listProcessServers')).value.processServers[0]?.throttle;
+  expect(await listed()).toEqual({ throttle: 'unlimited', timeZone: 'UTC' });
+  await set({}, (await operator.call('getProcessServerLimit', { name: 'ps7' })).version);
+  expect([await told(), await listed()]).toEqual([null, null]);
+});
+
+it('names a process server that is not known, and what is wrong with its limit', async () => {
+  const put = (name: string, body: object) => operator.call('putProcessServerLimit', { name, body });
+  await expect(put('ps-7', { throttle: '8Mb/s' })).rejects.toMatchObject({
+    code: 'not-found',
+    remedy: expect.stringContaining('did you mean ps7?') as string,
+  });
+  for (const [limit, why] of [
+    [{ throttle: '0Mb/s' }, 'lets nothing pass'],
+    [{ throttle: `fri 1Mb/s; ${business}` }, 'both speak of fri 08:00'],
+    [{ throttle: '8Mb/s', throttleTimeZone: 'Europe/Berln' }, 'Europe/Berlin'],
+  ] as const)
+    await expect(put('ps8', limit)).rejects.toMatchObject({
+      code: 'bad-argument',
+      message: expect.stringContaining(why) as string,
+    });
+  const { client } = await site.role('process-server', 'ps8');
+  await expect(client.call('putProcessServerLimit', { name: 'ps8', body: {} })).rejects.toMatchObject({
+    code: 'not-authorised',
+  });
+});

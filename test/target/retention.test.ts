@@ -18,7 +18,13 @@ vi.mock('../../src/limits.ts', async (load) => {
 
 /** Control's answer to a report. */
 function answer(name: string, retention: ReportReply['machines'][number]['retention']): ReportReply {
-  return { machines: [{ name, newestPoint: null, retention }], resync: null, unprotected: [], throttle: [] };
+  return {
+    machines: [{ name, newestPoint: null, retention }],
+    resync: null,
+    unprotected: [],
+    throttle: [],
+    ownThrottle: null,
+  };
 }
 
 /** No point is kept for its age. */

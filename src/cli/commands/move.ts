@@ -2,8 +2,7 @@ import type { Command } from 'commander';
 import { clientConfig } from '../../config.ts';
 import type { CliContext } from '../context.ts';
 import { addConfigOptions, addJson, type Options, sourcesOf } from '../options.ts';
-import { bytesText, countText, printJson, printLine, say, timeText } from '../output.ts';
-import type { ProcessServersReport } from '../placement-roles.ts';
+import { printJson, say } from '../output.ts';
 
 interface MoveOptions extends Options {
   readonly to?: string;
@@ -31,24 +30,4 @@ export function addMove(program: Command, context: CliContext): void {
         changed ? `${machine} moves${whence} to ${to} (${address})` : `${machine} is with ${to} already`,
       );
     });
-}
-
-function* linesOf({ processServers }: ProcessServersReport): Generator<string> {
-  for (const { name, address, state, sessions, inFlightBytes, windowBytes, heardMs, machines } of processServers) {
-    const load = `${countText(sessions, 'session')}, ${bytesText(inFlightBytes)} of ${bytesText(windowBytes)} in flight`;
-    yield `${name}  ${address}  ${state === 'silent' ? `silent since ${timeText(heardMs)}` : `${state}, ${load}`}`;
-    if (machines.length > 0) yield `  ${machines.join(' ')}`;
-  }
-}
-
-export function addProcessServers(program: Command, context: CliContext): void {
-  const command = program.command('process-servers').description('list process servers, their load and their machines');
-  addJson(addConfigOptions(command, 'client')).action(async (options: Options) => {
-    const client = clientConfig(await sourcesOf(context, 'client', options));
-    const report = await context.roles.processServers(client);
-    if (options['json'] === true) printJson(context.terminal, report);
-    else if (report.processServers.length === 0)
-      say(context.terminal, 'no process server asked control for leases yet');
-    else for (const line of linesOf(report)) printLine(context.terminal, line);
-  });
 }
