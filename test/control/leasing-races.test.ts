@@ -1,0 +1,60 @@
+/** Questions about leases that meet in the state: of the shards of one process server, and of one that was silent for long while others forget it. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import * as path from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { leasing } from '../../src/control/leasing.ts';
+import { openLmdbState } from '../../src/control/state-lmdb.ts';
+import type { State } from '../../src/control/state.ts';
+import { limits } from '../../src/limits.ts';
+import { SteppedClock } from '../kit/stepped-clock.ts';
+
+const { serverForgottenMs } = limits.leases;
+const { shardsMax } = limits.processServer;
+const clock = new SteppedClock();
+let directory: string;
+let state: State;
+beforeEach(async () => {
+  directory = await mkdtemp(path.join(tmpdir(), 'tidemark-leasing-'));
+  state = openLmdbState(directory, clock);
+});
+afterEach(async () => {
+  await state.close();
+  await rm(directory, { recursive: true, force: true });
+});
+
+async function ask(on: State, name: string, session: number, machines: readonly string[] = []) {
+  const asks = machines.map((machine) => ({ machine, want: 'take', epoch: 0 }) as const);
+  const load = { sessions: 1, inFlightBytes: 0, windowBytes: 1 };
+  const body = { session: String(session).padStart(32, '0'), address: 'x:1', ...load, machines: [...asks] };
+  const identity = { role: 'process-server', name, fingerprint: '', notAfterMs: 0 } as const;
+  const { value } = await leasing(on).holdLeases({ identity, name: '', query: undefined, body, ifMatch: undefined });
+  return value.machines.map(({ held }) => held);
+}
+
+it('the shards of one process server ask at the same moment, and all are answered', async () => {
+  for (let round = 0; round < 5; round += 1) {
+    const shards = Array.from({ length: shardsMax }, (_, shard) => ask(state, 'a', shard, [`m${shard}`]));
+    expect((await Promise.all(shards)).flat()).toEqual(new Array<boolean>(shardsMax).fill(true));
+  }
+});
+
+it('a process server that is back is not forgotten by one that read before', async () => {
+  await ask(state, 'a', 1);
+  await clock.pass(serverForgottenMs + 1);
+  let back = false;
+  const late: State = {
+    ...state,
+    commit: async (changes) => {
+      if (!back) await ask(state, 'a', 1);
+      back = true;
+      return state.commit(changes);
+    },
+  };
+  await ask(late, 'b', 2);
+  const there = await state.list('servers', { limit: 10 });
+  expect(there.map(({ id }) => id)).toEqual(['a', 'b']);
+  await clock.pass(serverForgottenMs + 1);
+  await ask(state, 'b', 2);
+  expect((await state.list('servers', { limit: 10 })).map(({ id }) => id)).toEqual(['b']);
+});
