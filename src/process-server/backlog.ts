@@ -39,6 +39,8 @@ export interface BacklogOptions {
   readonly freed: (entry: Kept, by: 'target' | 'spool') => void;
   /** `full` became false again. */
   readonly onRoom: () => void;
+  /** A sender that came for more finds nothing left, and nothing kept. */
+  readonly onEmpty: () => void;
 }
 
 export class Backlog {
@@ -129,6 +131,7 @@ export class Backlog {
   /** The next to be sent, once; for one sender at a time; null: the sender is over. Its memory is the sender's until `sent`. Rejects after `end`. */
   async next(isOver: () => boolean): Promise<Kept | null> {
     for (;;) {
+      if (this.isEmpty) this.#options.onEmpty();
       if (this.#ended) throw this.#ended;
       if (isOver()) return null;
       const entry = await this.#take();
@@ -172,7 +175,8 @@ export class Backlog {
   async #take(): Promise<Kept | null> {
     const { waits } = this.#options;
     const log = this.#log;
-    if (log && log.unreadBytes > 0) {
+    // What is being written and was sent before is not unread, though it may be on disk already.
+    if (log && log.unreadBytes > 0 && this.#writing?.claimed !== true) {
       if (this.#flying.length < spoolFlightsMax) {
         waits.for('spool');
         return this.#readOne(log);
@@ -226,6 +230,8 @@ export class Backlog {
   #passOver(entry: Kept): boolean {
     if (this.#skipThrough !== null) {
       if (entry.kind === 'point' && entry.cutTimeMs === this.#skipThrough) this.#skipThrough = null;
+    } else if (entry.kind === 'point') {
+      if (!this.keep || this.#options.points.at(entry.cutTimeMs)) return false;
     } else {
       const flight = entry.kind === 'sealed' && entry.layer ? this.#flights.get(entry.layer.seq) : undefined;
       if (!flight || flight.durable <= entry.batch) return false;
@@ -321,17 +327,19 @@ export class Backlog {
         if (this.#sent[0] === entry) this.#flying.push(entry);
       }
       entry.place = place;
+      if (entry.kind === 'point') this.#options.points.spooled(entry.cutTimeMs);
       if (this.#sent[0] === entry) this.#sent.shift();
       else if (this.#unsent[0] === entry) this.#unsent.shift();
       this.#leavesMemory(entry, 'spool');
     }
     this.#pop();
-    if (place && entry.claimed) this.#trim();
-    this.changed.notify();
+    this.#trim(); // What could not go while it was being written to.
   }
 
   /** What is only in memory is given up. */
   forgetMemory(): void {
+    for (const entry of this.#unsent)
+      if (entry.kind === 'point' && entry !== this.#writing) this.#options.points.forget(entry.cutTimeMs);
     this.#unsent = [];
     this.#sent = [];
     this.changed.notify();

@@ -91,6 +91,7 @@ export class Delivery {
       points: this.#points,
       freed: (entry, by) => this.#owner.freed(entry, by),
       onRoom: () => this.#owner.room(),
+      onEmpty: () => this.#drained(),
     });
     this.link = new TargetLink({
       machine,
@@ -274,7 +275,6 @@ export class Delivery {
     }
     this.link.succeeded();
     this.#beginSending(connection, credit);
-    this.#drained();
   }
 
   #lost(reason: Problem): void {
@@ -317,12 +317,10 @@ export class Delivery {
         this.#counters.batchesDurable += durably.batches;
         this.#counters.stageMs.durable += durably.waitedMs;
         this.#owner.heard(frame);
-        this.#drained();
         return;
       }
       case frameType.committed: {
         this.#onCommitted(frame, decodeCommitted(frame.body));
-        this.#drained();
         if (!this.link.connection || !mustRecycle(this.link.connection)) return;
         const why = 'the connection to the target carried as much as one key should; connect again';
         if (this.keeps) this.#reconnect(why);
@@ -362,7 +360,7 @@ export class Delivery {
 
   /** Without an agent it ends when nothing is left. */
   #drained(): void {
-    if (!this.#detached || !this.backlog.isEmpty || this.#ended) return;
+    if (!this.#detached || this.#ended) return;
     void this.end(new Problem('closed', 'all that was spooled is delivered', { retryable: true }), 'dropped');
     this.#owner.failed(null);
   }

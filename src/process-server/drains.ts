@@ -11,7 +11,11 @@ import type { DeliveryOwner, DeliveryParts, Remains } from './delivery-parts.ts'
 interface Drain {
   readonly delivery: Delivery;
   readonly counters: SessionCounters;
+  /** What its connections had carried before. */
+  readonly carriedBefore: { readonly in: number; readonly out: number };
 }
+
+const nothing = { in: 0, out: 0 };
 
 export class Drains {
   readonly #parts: DeliveryParts;
@@ -22,6 +26,7 @@ export class Drains {
   /** By machine: ends when the files of one that ended are gone. */
   readonly #leaving = new Map<string, Promise<void>>();
   #recovering: Promise<void> | null;
+  #closed = false;
 
   constructor(parts: DeliveryParts, ended: (machine: string, counters: SessionCounters) => void) {
     this.#parts = parts;
@@ -49,7 +54,7 @@ export class Drains {
     const { machine } = delivery;
     const counters = newCounters();
     if (remains === 'dropped' && delivery.detach(this.#owner(machine), counters)) {
-      this.#byMachine.set(machine, { delivery, counters });
+      this.#byMachine.set(machine, { delivery, counters, carriedBefore: delivery.link.carried });
       this.#logger.info(
         { machine, bytes: delivery.report.bytes },
         'what was spooled of a machine goes on without its agent',
@@ -63,12 +68,15 @@ export class Drains {
     if (!drain) return;
     this.#byMachine.delete(machine);
     this.#leave(drain.delivery, reason, remains);
-    const { in: targetBytesIn, out: targetBytesOut } = drain.delivery.link.carried;
-    this.#ended(machine, { ...drain.counters, targetBytesIn, targetBytesOut });
+    const { delivery, counters, carriedBefore: before } = drain;
+    const { in: bytesIn, out: bytesOut } = delivery.link.carried;
+    const carried = { targetBytesIn: bytesIn - before.in, targetBytesOut: bytesOut - before.out };
+    this.#ended(machine, { ...counters, ...carried });
   }
 
-  /** Ends all of them; what is on disk stays. */
+  /** Ends all of them, also those that are found later; what is on disk stays. */
   close(reason: Problem): void {
+    this.#closed = true;
     for (const machine of [...this.#byMachine.keys()]) this.end(machine, reason, 'kept');
   }
 
@@ -116,10 +124,11 @@ export class Drains {
 
   async #recover(): Promise<void> {
     for (const recovered of (await this.#parts.spool?.recover()) ?? []) {
+      if (this.#closed) break;
       const { machine } = recovered.owner;
       const counters = newCounters();
       const delivery = new Delivery(this.#parts, this.#owner(machine), { machine, counters, recovered });
-      this.#byMachine.set(machine, { delivery, counters });
+      this.#byMachine.set(machine, { delivery, counters, carriedBefore: nothing });
       const { bytes, points } = delivery.report;
       this.#logger.info({ machine, bytes, points }, 'what an earlier process spooled of a machine goes on');
       delivery.start();

@@ -110,7 +110,7 @@ class Walk {
     if (!frame || !isFrameOf(header, frame)) return false;
     const body = frame.subarray(frameHeaderBytes);
     try {
-      if (type === frameType.point) this.points.add(decodePointMessage(body));
+      if (type === frameType.point) this.points.add(decodePointMessage(body)).spooled = true;
       else this.layers.set(disk, layerStartOf(decodeCycle(body)));
       return true;
     } catch (error) {

@@ -5,8 +5,10 @@
  * Invariants:
  *  1. A point is merged only into one that lists exactly the layers behind it, of the same disks: then the two runs put together are the run of both.
  *     The layers are counted as they come, and again as they are sent; a point whose run is another one is nobody's continuation.
- *  2. What was once sent is not merged into another any more: the target may have committed it.
- *  3. What was merged stays so until the later one is committed, whatever happens to connections: the target may have its layers by then.
+ *  2. And only into one that is on disk: what is in memory alone goes with the agent.
+ *  3. What was once sent is not merged into another any more: the target may have committed it. Sent again it says what it said before.
+ *  4. What was merged stays so until the later one is committed, whatever happens to connections: the target may have its layers by then.
+ *  5. The cuts that wait rise, so that "up to its own" says one thing.
  */
 import { sameLayers, withLayer, type LayerRun } from '../kernels/layer-run.ts';
 import { digest } from '../kernels/hash.ts';
@@ -22,14 +24,19 @@ export interface WaitingPoint {
   readonly continues: boolean;
   /** Names the roots of its disks. */
   readonly roots: string;
-  sent: boolean;
+  /** It is on disk. */
+  spooled: boolean;
+  /** Whether its turn has come, and what it was then. */
+  fate: 'waits' | 'sent' | 'merged';
+  /** What it was sent with. */
+  carries: Carried | null;
 }
 
-/** The older points that go into the next one. */
+/** The older points that go into a later one. */
 interface Carried {
   readonly atMs: number;
-  points: number;
-  message: PointMessage;
+  readonly points: number;
+  readonly message: PointMessage;
   readonly runs: Map<number, LayerRun | null>;
 }
 
@@ -45,6 +52,7 @@ export class WaitingPoints {
   /** By disk: the layers with batches since the newest point. */
   #behind = new Map<number, LayerRun | null>();
   #disks: ReadonlySet<number> = new Set();
+  /** What goes into the next one that is sent. */
   #carried: Carried | null = null;
 
   get count(): number {
@@ -61,10 +69,15 @@ export class WaitingPoints {
     if (run === null || seq > run.last) this.#behind.set(disk, withLayer(run, seq));
   }
 
-  /** A POINT came. @throws Problem `protocol-error`: too many wait. */
+  /** A POINT came. @throws Problem `protocol-error`: too many wait, or it is not behind them. */
   add(message: PointMessage): WaitingPoint {
     if (this.#waiting.length >= limits.wire.pointsInFlightMax) {
       throw protocolError(`more than ${limits.wire.pointsInFlightMax} POINTs wait for their answers`);
+    }
+    const { cutTimeMs, consistency } = message;
+    const newest = this.#waiting.at(-1);
+    if (newest && cutTimeMs <= newest.cutTimeMs) {
+      throw protocolError(`a POINT of ${cutTimeMs} while one of ${newest.cutTimeMs} waits`); // 5
     }
     const behind = this.#behind;
     const disks = new Set(message.disks.map(({ disk }) => disk));
@@ -72,10 +85,24 @@ export class WaitingPoints {
     const continues = same && message.disks.every(({ disk, layers }) => sameLayers(layers, behind.get(disk) ?? null));
     this.#behind = new Map();
     this.#disks = disks;
-    const { cutTimeMs, consistency } = message;
-    const point = { cutTimeMs, app: consistency === 'app', continues, roots: rootsOf(message.disks), sent: false };
+    const point: WaitingPoint = {
+      ...{ cutTimeMs, app: consistency === 'app', continues, roots: rootsOf(message.disks) },
+      ...{ spooled: false, fate: 'waits', carries: null },
+    };
     this.#waiting.push(point);
     return point;
+  }
+
+  /** It is on disk now. */
+  spooled(cutTimeMs: number): void {
+    const point = this.at(cutTimeMs);
+    if (point) point.spooled = true;
+  }
+
+  /** It was in memory only, and is given up. */
+  forget(cutTimeMs: number): void {
+    const at = this.#waiting.findIndex((each) => each.cutTimeMs === cutTimeMs);
+    if (at !== -1) this.#waiting.splice(at, 1);
   }
 
   at(cutTimeMs: number): WaitingPoint | null {
@@ -84,12 +111,16 @@ export class WaitingPoints {
 
   /** Those up to `cutTimeMs` are answered. Answers what was merged into the last of them. */
   answered(cutTimeMs: number): Gap | null {
-    while (this.#waiting[0] && this.#waiting[0].cutTimeMs <= cutTimeMs) this.#waiting.shift();
-    const carried = this.#carried;
-    if (!carried || carried.message.cutTimeMs >= cutTimeMs) return null;
-    this.#carried = null;
+    const merged: Carried[] = [];
+    while (this.#waiting[0] && this.#waiting[0].cutTimeMs <= cutTimeMs) {
+      const { carries } = this.#waiting.shift() ?? {};
+      if (carries) merged.push(carries);
+    }
+    const [first] = merged;
+    if (!first) return null;
+    const points = merged.reduce((sum, each) => sum + each.points, 0);
     const detail = 'merged into the next point: the spool of the process server was above its mark';
-    return { atMs: carried.atMs, points: carried.points, reason: 'merged', detail };
+    return { atMs: first.atMs, points, reason: 'merged', detail };
   }
 
   /** Its batch is sent, or known to be there. */
@@ -102,36 +133,37 @@ export class WaitingPoints {
   turn(message: PointMessage, isAboveMark: boolean): PointMessage | null {
     const at = this.#waiting.findIndex(({ cutTimeMs }) => cutTimeMs === message.cutTimeMs);
     const [point, next] = [this.#waiting[at], this.#waiting[at + 1]];
-    const whole = this.#merged(message);
-    const leftOut = isAboveMark && point?.sent === false && next?.continues === true && (next.app || !point.app);
-    if (!leftOut) {
-      if (point) point.sent = true;
-      return whole;
-    }
-    const carried = this.#carried;
-    if (carried) {
-      carried.points += 1;
-      carried.message = whole;
-    } else {
+    if (!point) return message;
+    if (point.fate === 'merged') return null; // 4
+    if (point.fate === 'sent') return merged(point.carries, message); // 3
+    const whole = merged(this.#carried, message);
+    const mayGoInto = next?.continues === true && next.spooled && (next.app || !point.app); // 1, 2
+    if (isAboveMark && mayGoInto) {
       const runs = new Map(whole.disks.map(({ disk, layers }) => [disk, layers]));
-      this.#carried = { atMs: message.cutTimeMs, points: 1, message: whole, runs };
+      const { atMs, points } = this.#carried ?? { atMs: message.cutTimeMs, points: 0 };
+      this.#carried = { atMs, points: points + 1, message: whole, runs };
+      point.fate = 'merged';
+      return null;
     }
-    return null;
+    point.fate = 'sent';
+    point.carries = this.#carried;
+    this.#carried = null;
+    return whole;
   }
+}
 
-  #merged(message: PointMessage): PointMessage {
-    const carried = this.#carried;
-    if (!carried || carried.message.cutTimeMs >= message.cutTimeMs) return message;
-    const { definition } = carried.message;
-    const older = new Map(carried.message.disks.map((each) => [each.disk, each]));
-    const disks = message.disks.map((each) => {
-      const before = older.get(each.disk);
-      if (!before) return each;
-      const kind = kinds[Math.max(kinds.indexOf(before.kind), kinds.indexOf(each.kind))] ?? each.kind;
-      const records = before.records + each.records;
-      const payloadBytes = before.payloadBytes + each.payloadBytes;
-      return { ...each, kind, records, payloadBytes, layers: carried.runs.get(each.disk) ?? null };
-    });
-    return { ...(definition ? { definition } : {}), ...message, disks };
-  }
+/** The point with what goes into it. */
+function merged(carried: Carried | null, message: PointMessage): PointMessage {
+  if (!carried) return message;
+  const { definition } = carried.message;
+  const older = new Map(carried.message.disks.map((each) => [each.disk, each]));
+  const disks = message.disks.map((each) => {
+    const before = older.get(each.disk);
+    if (!before) return each;
+    const kind = kinds[Math.max(kinds.indexOf(before.kind), kinds.indexOf(each.kind))] ?? each.kind;
+    const records = before.records + each.records;
+    const payloadBytes = before.payloadBytes + each.payloadBytes;
+    return { ...each, kind, records, payloadBytes, layers: carried.runs.get(each.disk) ?? null };
+  });
+  return { ...(definition ? { definition } : {}), ...message, disks };
 }
