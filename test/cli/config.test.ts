@@ -226,6 +226,24 @@ describe('refusals name the key and the remedy', () => {
     expect(problem.remedy).toContain(remedy);
   });
 
+  it.each([
+    ['shards', '0', '>=1', '--shards'],
+    ['shards', '17', '<=16', 'TIDEMARK_PROCESS_SERVER_SHARDS'],
+    ['spoolGiB', '-1', 'not a whole number', '--spool-gib'],
+    ['spoolGiB', '16G', 'not a whole number', 'TIDEMARK_PROCESS_SERVER_SPOOL_GIB'],
+    ['leases', 'maybe', 'not true or false', '--leases'],
+    ['advertise', ':0', 'not an address', 'processServer.advertise'],
+    ['throttle', '0Mb/s', 'lets nothing pass', '--throttle'],
+    ['throttleTimeZone', 'Europe/Berln', 'did you mean "Europe/Berlin"?', '--throttle-time-zone'],
+  ])('of a process server: %s %s', (key, value, message, remedy) => {
+    const flags = { processServer: { target: 'backup.example', [key]: value } };
+    const problem = problemOf(() => processServerConfig({ environment: {}, flags }));
+    expect(problem.code).toBe('bad-config');
+    expect(problem.message).toContain(`processServer.${key}: `);
+    expect(problem.message).toContain(message);
+    expect(problem.remedy).toContain(remedy);
+  });
+
   it.each(['4095', '4097', '65537', '2097152', '1e5', '-1'])('block size %s', (blockSize) => {
     const flags = { agent: { blockSize } };
     expect(problemOf(() => agentConfig(from(agentYaml, {}, flags))).message).toContain('agent.blockSize');
