@@ -17,7 +17,8 @@ export const hash = z.string().regex(/^[0-9a-f]{64}$/, '64 lower-case hex digits
 export const textFor = (parse: (value: string) => unknown) =>
   z
     .string()
-    .max(256)
+    // Ends here: what parses is made for text of a line, and would keep control from all else over a long one.
+    .max(256, { abort: true })
     .superRefine((value, context) => {
       try {
         parse(value);
