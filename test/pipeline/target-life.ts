@@ -13,6 +13,9 @@ import { clock, machine, type Surroundings } from './surroundings.ts';
 
 export const bootId = 'boot-1';
 
+/** What a target needs of it. */
+type Place = Pick<Surroundings, 'data' | 'store' | 'vaultKey' | 'fatal' | 'logger'>;
+
 export class TargetLife {
   readonly target: Target;
   readonly files: MortalFiles;
@@ -20,13 +23,7 @@ export class TargetLife {
   readonly #data: DataDirectory;
   readonly #indexDirectory: string;
 
-  private constructor(
-    site: Surroundings,
-    files: MortalFiles,
-    data: DataDirectory,
-    target: Target,
-    reports: OpeningReport[],
-  ) {
+  private constructor(site: Place, files: MortalFiles, data: DataDirectory, target: Target, reports: OpeningReport[]) {
     this.files = files;
     this.target = target;
     this.reports = reports;
@@ -34,7 +31,7 @@ export class TargetLife {
     this.#indexDirectory = `${site.store}/index`;
   }
 
-  static async start(site: Surroundings): Promise<TargetLife> {
+  static async start(site: Place): Promise<TargetLife> {
     const files = new MortalFiles(posixFiles);
     const identity = { pid: process.pid, role: 'target', since: new Date(clock.wallMs()).toISOString() };
     const data = await openDataDirectory({ files: posixFiles, clock, path: site.data, identity });
