@@ -1,6 +1,7 @@
 /** What passes the control API about leases and process servers, and what is stored of both; as `schemas.ts`. */
 import { z } from 'zod';
 import { limits } from '../limits.ts';
+import { parseAddress } from '../transport/address.ts';
 import { bytes, count, nameSchema, timeMs } from './fields.ts';
 import { throttleOfServer } from './throttle-schemas.ts';
 
@@ -26,10 +27,18 @@ export const storedLease = z.object({
 });
 export type Lease = z.infer<typeof storedLease>;
 
+function isAddress(text: string): boolean {
+  try {
+    return parseAddress(text, 1).port > 0;
+  } catch {
+    return false;
+  }
+}
 const address = z
   .string()
   .regex(/^(?:\[[0-9a-fA-F:.]+\]|[^:[\]\s/]+):\d{1,5}$/, 'host:port')
-  .max(300);
+  .max(300, { abort: true })
+  .refine(isAddress, 'not an address');
 const load = {
   sessions: count,
   inFlightBytes: bytes,

@@ -20,6 +20,15 @@ const refusals: ReadonlySet<string> = new Set(
   'not-owner stale-epoch shutting-down overloaded unreachable full internal'.split(' '),
 );
 
+/** None where it is no address here: one process server that says nonsense of itself must not keep an agent from all others. */
+function understood(text: string): Address[] {
+  try {
+    return [parseAddress(text, defaultPort)];
+  } catch {
+    return [];
+  }
+}
+
 export class ProcessServerChoice {
   readonly #configured: readonly Address[];
   readonly #offered: () => readonly string[];
@@ -55,7 +64,7 @@ export class ProcessServerChoice {
 
   /** Those that did not fail lately first; each part as control says, then as configured. */
   #inOrder(): Address[] {
-    const offered = this.#offered().map((text) => parseAddress(text, defaultPort));
+    const offered = this.#offered().flatMap(understood);
     const all = [...offered, ...this.#configured].slice(0, serversMax);
     const nowMs = this.#clock.monotonicMs();
     return all.sort((one, other) => Math.max(nowMs, this.#untilMs(one)) - Math.max(nowMs, this.#untilMs(other)));

@@ -3,6 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import { leasesRequest } from '../../src/control/lease-schemas.ts';
 import { leasing } from '../../src/control/leasing.ts';
 import { openLmdbState } from '../../src/control/state-lmdb.ts';
 import type { State } from '../../src/control/state.ts';
@@ -31,6 +32,13 @@ async function ask(on: State, name: string, session: number, machines: readonly 
   const { value } = await leasing(on).holdLeases({ identity, name: '', query: undefined, body, ifMatch: undefined });
   return value.machines.map(({ held }) => held);
 }
+
+it('a process server that says nonsense of where it is, is not taken down', () => {
+  const said = { session: '0'.repeat(32), sessions: 0, inFlightBytes: 0, windowBytes: 1, machines: [] };
+  const taken = (address: string): boolean => leasesRequest.safeParse({ ...said, address }).success;
+  expect(['x:9443', '10.0.0.1:1', '[::1]:65535'].map(taken)).toEqual([true, true, true]);
+  expect(['x:0', 'x:99999', '[:::]:1', 'a@b:1', 'x'].map(taken)).toEqual([false, false, false, false, false]);
+});
 
 it('the shards of one process server ask at the same moment, and all are answered', async () => {
   for (let round = 0; round < 5; round += 1) {

@@ -43,6 +43,11 @@ describe('an agent', () => {
     expect((await attempt()).tried).toBe('b');
   });
 
+  it('goes on where control offers what is no address', async () => {
+    const { attempt } = world(['x:99999', 'no one:1', 'a@b:1', 'c:1'], ['a']);
+    expect((await attempt()).tried).toBe('c');
+  });
+
   it('goes at once to the next where one can not be reached, and no further when all failed', async () => {
     const { attempt, clock } = world(['b:1', 'c:1']);
     expect((await attempt({ b: 'unreachable' })).tried).toBe('b c');
