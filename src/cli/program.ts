@@ -17,6 +17,7 @@ import { addPoints } from './commands/points.ts';
 import { addProcessServer } from './commands/process-server.ts';
 import { addProcessServers } from './commands/process-servers.ts';
 import { addProtect } from './commands/protect.ts';
+import { addRelease } from './commands/release.ts';
 import { addResync } from './commands/resync.ts';
 import { addStatus } from './commands/status.ts';
 import { addTarget } from './commands/target.ts';
@@ -32,7 +33,7 @@ import { exitCodeTable, printProblem } from './output.ts';
 const commands = [
   ...[addUp, addControl, addProcessServer, addTarget, addAgent],
   ...[addToken, addEnroll, addKey, addProtect, addUnprotect, addStatus],
-  ...[addPause, addResume, addResync, addMove, addProcessServers],
+  ...[addPause, addResume, addResync, addMove, addProcessServers, addRelease],
   ...[addPoints, addExport, addNbd, addFailover, addVerify, addVersion],
 ];
 

@@ -168,6 +168,12 @@ export interface PointsReport {
   readonly gaps: readonly GapReport[];
 }
 
+export interface ReleaseReport {
+  readonly machine: string;
+  /** Who had it by a lease; null: nobody did, and nothing was changed. */
+  readonly from: { readonly server: string | null; readonly epoch: number; readonly sinceMs: number } | null;
+}
+
 export type EnrolledRole = 'agent' | 'process-server' | 'target';
 
 export interface TokenReport {
@@ -304,6 +310,8 @@ export interface Roles extends FailoverRoles, PlacementRoles {
   pinPoint(
     request: Vault & { readonly machine: string; readonly point: number; readonly pinned: boolean },
   ): Promise<void>;
+  /** What a lease held may be had by a process server without one. Resolves when it is on record. */
+  releaseMachine(request: Vault & { readonly machine: string }): Promise<ReleaseReport>;
   listPoints(request: Vault & { readonly machine: string | undefined }): Promise<PointsReport>;
   /** Writes the recovery file (0600). Must not exist. */
   keyExport(request: Vault & { readonly to: string }): Promise<{ readonly file: string; readonly vaultId: string }>;

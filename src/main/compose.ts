@@ -29,6 +29,7 @@ export function composeRoles(version: string): Roles {
       (await import('./export.ts')).exportPoint(parts, request, progress, signal),
     verify: async (request, progress, signal) => (await import('./verify.ts')).verify(parts, request, progress, signal),
     pinPoint: async (request) => (await import('./recovery.ts')).pinPoint(parts, request),
+    releaseMachine: async (request) => (await import('./release.ts')).releaseMachine(parts, request),
     listPoints: async (request) => (await import('./recovery.ts')).listPoints(parts, request),
     keyExport: async (request) => (await import('./recovery.ts')).keyExport(parts, request),
     bootTestFailover: async (request, told, signal) =>

@@ -44,6 +44,13 @@ const epochBody = z.object({
   /** It came with a lease: nobody without one follows. */
   lease: z.literal(true).optional(),
 });
+/** In place of an instance: an operator took the machine from whoever had it. */
+export const releasedInstance = 'released';
+const releaseBody = z.strictObject({
+  epoch: safeInteger.min(1),
+  instance: z.literal(releasedInstance),
+  atMs: time,
+});
 const extentsField = z.array(z.object({ segment: segmentField, length: segmentField, chain: hex(32) }));
 
 const pointBody = z.object({
@@ -228,6 +235,7 @@ export const asideSchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('failover'), body: failoverBody }),
   z.object({ type: z.literal('booted'), body: bootedBody }),
   z.object({ type: z.literal('pin'), body: pinBody }),
+  z.object({ type: z.literal('epoch'), body: releaseBody }),
 ]);
 export type Aside = z.infer<typeof asideSchema>;
 

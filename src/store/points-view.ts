@@ -7,15 +7,16 @@ import { epochOf } from '../wire/seq.ts';
 import { PointProofs, type RepairedVersion } from './point-proofs.ts';
 import { KeptPoints } from './points-kept.ts';
 import { endOfExtents, latest, type Extent, type Position } from './segment-format.ts';
-import type {
-  BootedBody,
-  EpochBody,
-  FailoverBody,
-  GapBody,
-  MachineBody,
-  PointBody,
-  PointsEntry,
-  ProvenBody,
+import {
+  releasedInstance,
+  type BootedBody,
+  type EpochBody,
+  type FailoverBody,
+  type GapBody,
+  type MachineBody,
+  type PointBody,
+  type PointsEntry,
+  type ProvenBody,
 } from './points-record.ts';
 
 /**
@@ -173,7 +174,10 @@ export class PointsView {
     switch (entry.type) {
       case 'epoch': {
         const now = this.#epoch?.epoch ?? -1;
-        return entry.body.epoch > now ? null : `epoch ${entry.body.epoch} does not follow ${now}`;
+        const { epoch, instance } = entry.body;
+        // A release is asked for by what was read a moment ago.
+        const follows = instance === releasedInstance ? epoch === Math.max(now, 0) + 1 : epoch > now;
+        return follows ? null : `epoch ${epoch} does not follow ${now}`;
       }
       case 'point': {
         const expected = this.#points.length + 1;

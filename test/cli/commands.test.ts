@@ -171,6 +171,17 @@ describe('data', () => {
     expect(await refused.run('move', 'web1')).toBe(exitCodes.unreachable.code);
   });
 
+  it('release says who had the machine by a lease, and that nobody had', async () => {
+    const from = { server: 'ps-1', epoch: 7, sinceMs: point.cutTimeMs };
+    const line = commandLine({
+      roles: { releaseMachine: async ({ machine }) => ({ machine, from: machine === 'web1' ? from : null }) },
+    });
+    expect(await line.run('release', 'web1', '--data', '/t')).toBe(0);
+    expect(line.stderr()).toContain('web1 is released: ps-1 had it since 2026-01-02');
+    expect(await line.run('release', 'web2', '--data', '/t')).toBe(0);
+    expect(line.stderr()).toContain('no lease holds web2 here; nothing was changed');
+  });
+
   it('resync says what happens when, and who does not hear of it', async () => {
     const asked: unknown[] = [];
     const report: ResyncReport = {

@@ -22,6 +22,7 @@ function refusingRoles(): Roles {
     exportPoint: refuse,
     verify: refuse,
     pinPoint: refuse,
+    releaseMachine: refuse,
     listPoints: refuse,
     keyExport: refuse,
     testFailover: refuse,

@@ -130,7 +130,7 @@ export class TargetSite {
 
   /** Another run of the target on what this one left. */
   async restarted(options: Parameters<typeof TargetSite.start>[0] = {}): Promise<TargetSite> {
-    await this.#close();
+    await this.stop();
     return TargetSite.start({ ...options, directory: this.#directory });
   }
 
@@ -150,13 +150,14 @@ export class TargetSite {
     return TargetSite.start({ ...options, directory: this.#directory });
   }
 
-  async #close(): Promise<void> {
+  /** What it left stays. */
+  async stop(): Promise<void> {
     await this.target.close();
     await this.#data.close();
   }
 
   async remove(): Promise<void> {
-    await this.#close();
+    await this.stop();
     await rm(this.#directory, { recursive: true, force: true });
   }
 }
