@@ -25,7 +25,8 @@ const awayMs = 4_000 * times;
 const flapEveryMs = 3_000;
 const sampleEveryMs = 200;
 const fairFactor = 3;
-const recoveryMs = 60_000;
+/** Whose tries failed for a minute waits for one: that is the schedule, and no intervention. */
+const recoveryMs = 100_000;
 /** What a process server may have beside its budget and what it had before the first agent: slabs at rest, 128 connections with TLS, its heap. */
 const residentBytesBeside = 200 * MiB;
 
@@ -104,7 +105,7 @@ const figure = ({ median, most, of }: Spread, unit: number): string =>
 
 it(
   'many machines, a slow target, a dead process server and a flapping link: bounded, fair, and over by itself',
-  { timeout: 180_000 + 4 * (slowMs + awayMs) },
+  { timeout: 360_000 + 4 * (slowMs + awayMs) },
   async ({ onTestFinished }) => {
     const site = new PressuredSite();
     onTestFinished(() => site.remove());
