@@ -1,11 +1,10 @@
 /** Composition of the process server: listener for agents, connections to the target, the worker pool, metrics. */
 import { availableParallelism } from 'node:os';
-import * as path from 'node:path';
 import type { Running } from '../cli/roles.ts';
 import type { ProcessServerConfig } from '../config.ts';
 import { providers } from '../kernels/providers.ts';
 import { Credit } from '../kit/credit.ts';
-import { Problem } from '../kit/problem.ts';
+import { messageOf, Problem } from '../kit/problem.ts';
 import { GiB } from '../kit/sizes.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
@@ -28,6 +27,7 @@ import { startShards } from './shards.ts';
 import { credentialsFor, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 import { keepLeases } from './process-server-leases.ts';
 import { ProcessServerReporter } from './process-server-report.ts';
+import { carrySpools, spoolPlace } from './spool-places.ts';
 
 const { inFlightBytesMax, comparisonBytesMax } = limits.processServer;
 
@@ -43,24 +43,22 @@ export interface Shard {
   readonly onElsewhere: (handle: (machine: string) => void) => void;
 }
 
-/** What was spooled for shards that are no more; their agents send it again. */
-async function dropSpoolsOfOthers(files: Files, { spool, spoolGiB, shards }: ProcessServerConfig): Promise<void> {
-  if (spoolGiB === 0) return;
-  for (const name of await files.list(spool)) {
-    const [, index] = /^shard-(\d+)$/.exec(name) ?? [];
-    if (index !== undefined && (shards === 1 || Number(index) > shards)) await files.removeTree(path.join(spool, name));
-  }
-}
-
 export async function startProcessServer(common: Parts, config: ProcessServerConfig): Promise<Running> {
-  await dropSpoolsOfOthers(common.files, config);
+  if (config.spoolGiB > 0) {
+    await carrySpools(common.files, config.spool, config.shards).catch((error: unknown) => {
+      const reason = messageOf(error);
+      common
+        .loggerOf(config, 'process-server')
+        .warn({ reason }, 'an earlier spool is left where it is; its agents send again');
+    });
+  }
   return config.shards > 1 ? startShards(common, config) : runProcessServer(common, config, null);
 }
 
 /** What of the process server's is this process's: all, or a shard's part. */
 function partOf(config: ProcessServerConfig, files: Files, shard: Shard | null) {
   const { index, of } = shard ?? { index: 0, of: 1 };
-  const directory = shard ? path.join(config.spool, `shard-${index}`) : config.spool;
+  const directory = spoolPlace(config.spool, index);
   const bytesMax = Math.floor((config.spoolGiB * GiB) / of);
   return {
     threads: Math.max(1, Math.floor((config.workers ?? availableParallelism()) / of)),

@@ -10,6 +10,7 @@
  *     comes here. Two would supersede each other at the target for ever.
  *  3. To control the shards are one process server: one report, one answer.
  *  4. The shards end with the keeper, in whatever way it ends.
+ *  5. What a start with another number of processes left in the spool is the first shard's to drain (`spool-places.ts`).
  */
 import cluster, { type Worker } from 'node:cluster';
 import type { Running } from '../cli/roles.ts';

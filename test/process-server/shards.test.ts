@@ -58,7 +58,7 @@ async function start(site: TestSite, targetPort: number, more: readonly string[]
   const places = ['--credentials', credentials, '--data', path.join(site.directory, 'data')];
   const words = ['process-server', '--shards', '2', '--workers', '2', ...flags, ...places, '--json', ...more];
   // Of an earlier start with more of them.
-  mkdirSync(path.join(site.directory, 'data', 'spool', 'shard-3'), { recursive: true });
+  mkdirSync(path.join(site.directory, 'data', 'spool', '+shard-3'), { recursive: true });
   const child = spawn(process.execPath, [program, ...words], { stdio: ['ignore', 'pipe', 'pipe'] });
   ends.push(() => void child.kill('SIGKILL'));
   const exit = new Promise<number | null>((resolve) => child.once('exit', resolve));
@@ -110,8 +110,8 @@ const isAlive = (pid: number): boolean => {
 it('shares one port: agents are spread, move when their shard is killed, and all ends with one signal', async () => {
   const { site, running, agent } = await scene();
   const spooled = (name: string): boolean => existsSync(path.join(site.directory, 'data', 'spool', name));
-  expect(spooled('shard-3')).toBe(false);
-  await until('the spool of a shard', () => spooled('shard-2'));
+  expect(spooled('+shard-3')).toBe(false);
+  await until('the spool of a shard', () => spooled('+shard-2'));
   expect(running.reachable.map(({ what }) => what)).toEqual(['agents', 'metrics of shard 1', 'metrics of shard 2']);
   const [, one, two] = running.reachable.map(({ where }) => where);
   for (const url of [one, two]) {
