@@ -14,7 +14,7 @@ import { decideLease, holderOf, type LeaseWorld } from './leases.ts';
 import { byRoom, heardNow, isHeard, offered, relief, type Servers } from './placement.ts';
 import { listAll, machineOf, notFound } from './records.ts';
 import { limitOfServer } from './server-limits.ts';
-import type { Change, State } from './state.ts';
+import type { Change, State, StateRecord } from './state.ts';
 
 const { leaseMs, attemptsMax, serversMax, serverForgottenMs, moveMs } = limits.leases;
 
@@ -24,10 +24,12 @@ interface Known<T> {
   readonly version: number;
 }
 
-async function leaseOf(state: State, machine: string): Promise<Known<schemas.Lease>> {
-  const record = await state.get('leases', machine);
-  return { value: record && schemas.storedLease.parse(record.value), version: record?.version ?? 0 };
-}
+const knownLease = (record: StateRecord | undefined): Known<schemas.Lease> => ({
+  value: record && schemas.storedLease.parse(record.value),
+  version: record?.version ?? 0,
+});
+const leaseOf = async (state: State, machine: string): Promise<Known<schemas.Lease>> =>
+  knownLease(await state.get('leases', machine));
 
 async function serversOf(state: State): Promise<{ servers: Servers; versions: ReadonlyMap<string, number> }> {
   const records = await state.list('servers', { limit: serversMax });
@@ -63,12 +65,14 @@ async function attempt(
   const here = heardNow(known.get(name), said, nowMs);
   const servers = new Map([...known, [name, here]]);
   const world = worldOf(servers, nowMs);
-  const found = await Promise.all(asks.map(async (ask) => ({ ask, lease: await leaseOf(state, ask.machine) })));
-  const decided = found.map(({ ask, lease }) => ({
-    machine: ask.machine,
-    version: lease.version,
-    ...decideLease(lease.value, ask, { name, session }, world),
-  }));
+  const leases = await state.getMany(
+    'leases',
+    asks.map(({ machine }) => machine),
+  );
+  const decided = asks.map((ask) => {
+    const { value, version } = knownLease(leases.get(ask.machine));
+    return { machine: ask.machine, version, ...decideLease(value, ask, { name, session }, world) };
+  });
   const kept = new Map(
     decided.flatMap(({ machine, answer, lease }) => (answer.held && lease ? [[machine, lease]] : [])),
   );

@@ -28,7 +28,14 @@ const faults: Readonly<Record<string, { code: string; what: string; remedy: stri
     remedy: 'have its owner run: create schema tidemark authorization <the user of control>',
     retryable: false,
   },
+  '40': { code: 'timeout', what: 'was too busy', remedy: 'see what else it does', retryable: true },
   '53100': { code: 'full', what: 'has no space left', remedy: 'make room on its server', retryable: true },
+  '53200': {
+    code: 'timeout',
+    what: 'has too little memory for what is asked of it at once',
+    remedy: 'see shared memory and max_locks_per_transaction in its configuration',
+    retryable: true,
+  },
   '55P03': { code: 'timeout', what: 'was too busy', remedy: 'see what else it does', retryable: true },
   '57014': { code: 'timeout', what: 'did not answer in time', remedy: 'see what else it does', retryable: true },
 };

@@ -78,6 +78,11 @@ export function openLmdbState(directory: string, clock: Clock): State {
       const found = stored(collection, id);
       return found && { id, ...found };
     },
+    async getMany(collection, ids) {
+      await Promise.resolve();
+      const found = ids.map((id) => [id, stored(collection, id)] as const);
+      return new Map(found.flatMap(([id, record]) => (record ? [[id, { id, ...record }] as const] : [])));
+    },
     async list(collection, options) {
       await Promise.resolve();
       const { after, limit } = options;

@@ -20,12 +20,15 @@ import { limits } from '../limits.ts';
 import type { Files } from '../posix/files.ts';
 import { parsePostgresAddress, type PostgresAddress } from './state-address.ts';
 import { isLost, stateFault, whileRunning } from './state-faults.ts';
-import { checkId, type Change, type CommitResult, type Json, type ListOptions, type State } from './state.ts';
+import { checkId, type Change, type Collection, type CommitResult, type Json } from './state.ts';
+import type { ListOptions, State, StateRecord } from './state.ts';
 
 const { connectionsMax, connectMs, statementMs } = limits.state;
 const format = 1;
 /** One API at a time makes the schema. Any number that is always the same. */
 const schemaLock = 7_146_931_022;
+/** A power of two. */
+const lockKeys = 1024;
 /** Sorts behind every character an id may have. */
 const behindAll = '\x7f';
 
@@ -40,10 +43,13 @@ const makeStore = `
 const begin = `
   begin isolation level read committed;
   select set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off'`; // 1
-/** Keys are hashed to numbers: two records may share one, and then wait for each other, which is harmless. */
+/**
+ * Keys are hashed to numbers: two records may share one, and then wait for each other, which is harmless. They are few, because all locks of all
+ * transactions of a server have a fixed room (by default 6,400), and a question about leases names hundreds of records.
+ */
 const lockRecords = `
   select pg_advisory_xact_lock(key) from (
-    select distinct hashtextextended(collection || '/' || id, 0) as key
+    select distinct hashtextextended(collection || '/' || id, 0) & ${lockKeys - 1} as key
     from unnest($1::text[], $2::text[]) as named (collection, id) order by key) as keys`;
 const readVersions = `
   select collection, id, version from tidemark.records
@@ -78,6 +84,11 @@ const inKeyOrder = (changes: readonly Change[]): [string[], string[]] => [
   changes.map(({ collection }) => collection),
   changes.map(({ id }) => id),
 ];
+const recordOf = ({ id, version, value }: Row): StateRecord => ({
+  id,
+  version: Number(version),
+  value: JSON.parse(value) as Json,
+});
 const keyOf = ({ collection, id }: Pick<Row, 'collection' | 'id'>): string => `${collection}/${id}`;
 
 /** Within a transaction that holds the locks. */
@@ -117,11 +128,15 @@ class PostgresState implements State {
     pool.on('error', () => undefined);
   }
 
-  async get(...[collection, id]: Parameters<State['get']>): ReturnType<State['get']> {
-    checkId(id);
-    const text = 'select version, value from tidemark.records where collection = $1 and id = $2';
-    const [row] = await this.#read<Row>(text, [collection, id]);
-    return row && { id, version: Number(row.version), value: JSON.parse(row.value) as Json };
+  async get(collection: Collection, id: string): ReturnType<State['get']> {
+    return (await this.getMany(collection, [id])).get(id);
+  }
+
+  async getMany(collection: Collection, ids: readonly string[]): ReturnType<State['getMany']> {
+    for (const id of ids) checkId(id);
+    const text = 'select id, version, value from tidemark.records where collection = $1 and id = any($2::text[])';
+    const rows = await this.#read<Row>(text, [collection, ids]);
+    return new Map(rows.map((row) => [row.id, recordOf(row)]));
   }
 
   async list(...[collection, options]: Parameters<State['list']>): ReturnType<State['list']> {
@@ -131,11 +146,7 @@ class PostgresState implements State {
       where collection = $1 and id >= $2 and id <= $3 ${beyond} order by id ${backwards ? 'desc' : 'asc'} limit $4`;
     const cursor = after === undefined ? [] : [after];
     const rows = await this.#read<Row>(text, [collection, prefix, prefix + behindAll, limit, ...cursor]);
-    return rows.map(({ id, version, value }) => ({
-      id,
-      version: Number(version),
-      value: JSON.parse(value) as Json,
-    }));
+    return rows.map(recordOf);
   }
 
   commit(changes: readonly Change[]): Promise<CommitResult> {
@@ -190,7 +201,7 @@ class PostgresState implements State {
     }, false);
   }
 
-  async #read<R extends object>(text: string, values: readonly (string | number)[]): Promise<R[]> {
+  async #read<R extends object>(text: string, values: readonly (string | number | readonly string[])[]): Promise<R[]> {
     return (await this.#use((client) => client.query<R>(text, [...values]))).rows;
   }
 

@@ -67,6 +67,8 @@ export interface ListOptions {
 
 export interface State {
   get(collection: Collection, id: string): Promise<StateRecord | undefined>;
+  /** Those of them that exist, by id, in one question. */
+  getMany(collection: Collection, ids: readonly string[]): Promise<ReadonlyMap<string, StateRecord>>;
   list(collection: Collection, options: ListOptions): Promise<readonly StateRecord[]>;
   commit(changes: readonly Change[]): Promise<CommitResult>;
   /** Whole milliseconds since the Unix epoch. */

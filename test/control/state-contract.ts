@@ -37,6 +37,17 @@ export function describeState(name: string, make: () => Promise<StateFixture>): 
       expect(await state.get('policies', 'a')).toBeUndefined();
     });
 
+    it('gives many at once as it gives each, and only those that exist', async () => {
+      await put('b', 2);
+      await put('a', 1);
+      const wanted = ['a', "it's", 'b', 'a', '{b,a}'];
+      const found = await state.getMany('machines', wanted);
+      expect([...found.keys()].sort()).toEqual(['a', 'b']);
+      for (const [id, record] of found) expect(record).toEqual(await state.get('machines', id));
+      expect(await state.getMany('policies', ['a'])).toEqual(new Map());
+      expect(await state.getMany('machines', [])).toEqual(new Map());
+    });
+
     it('makes all changes or none (rules 1 and 2)', async () => {
       await put('a', 1);
       const mixed = await state.commit([

@@ -2,6 +2,7 @@
 import { writeFile } from 'node:fs/promises';
 import * as path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { stateFault } from '../../src/control/state-faults.ts';
 import { openPostgresState } from '../../src/control/state-postgres.ts';
 import type { CommitResult, State } from '../../src/control/state.ts';
 import { systemClock } from '../../src/kit/clock.ts';
@@ -59,6 +60,20 @@ describe.skipIf(!there)('on PostgreSQL', () => {
     );
     expect((await Promise.all(commits)).every(({ ok }) => ok)).toBe(true);
     await Promise.all(states.map((state) => state.close()));
+  });
+
+  it('has room for the locks of many large commits at once, and says so where it has not', async () => {
+    const database = await server.database();
+    const states = await Promise.all([open(database), open(database), open(database)]);
+    const records = (turn: string) =>
+      Array.from({ length: 500 }, (_, at) => ({ collection: 'machines', id: `m${turn}-${at}`, value: 1 }) as const);
+    const commits = states.flatMap((state, api) =>
+      Array.from({ length: 8 }, (_, turn) => state.commit(records(`${api}-${turn}`))),
+    );
+    expect((await Promise.all(commits)).every(({ ok }) => ok)).toBe(true);
+    await Promise.all(states.map((state) => state.close()));
+    const fault = Object.assign(new Error('out of shared memory'), { code: '53200' });
+    expect(stateFault(fault, 'PostgreSQL')).toMatchObject({ code: 'timeout', retryable: true });
   });
 
   it('lets commits of other records pass one that waits', async () => {
