@@ -1,7 +1,13 @@
 /** Limits and priorities from the operator's request to what a process server is told. */
+import { dirname } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { ControlClient } from '../../src/control/client.ts';
 import { isProblem, type Problem } from '../../src/kit/problem.ts';
+import { systemClock } from '../../src/kit/clock.ts';
+import { systemRandom } from '../../src/kit/random.ts';
+import { limitProcessServer } from '../../src/main/operator.ts';
+import { createLogger } from '../../src/observe/logger.ts';
+import { posixFiles } from '../../src/posix/files.ts';
 import { Site } from './fixture.ts';
 
 let site: Site;
@@ -144,4 +150,30 @@ it('names a process server that is not known, and what is wrong with its limit',
   await expect(client.call('putProcessServerLimit', { name: 'ps8', body: {} })).rejects.toMatchObject({
     code: 'not-authorised',
   });
+});
+
+it('is set, changed and taken back by the command, which leaves what it does not name', async () => {
+  const { client } = await site.role('process-server', 'ps9');
+  const body = { role: 'process-server', atMs: 1, version: 'test', sessions: 0, inFlightBytes: 0 } as const;
+  const told = async () => (await client.call('report', { body })).value.ownThrottle;
+  await told();
+  const logger = createLogger({ level: 'silent', clock: systemClock });
+  const world = {
+    files: posixFiles,
+    clock: systemClock,
+    random: systemRandom,
+    version: 'test',
+    loggerOf: () => logger,
+  };
+  const place = { controlUrl: site.control.url, credentials: dirname(site.control.tokenFile) };
+  const set = (throttle: string | null | undefined, throttleTimeZone?: string) =>
+    limitProcessServer(world, { ...place, processServer: 'ps9', throttle, throttleTimeZone });
+  await set(business, 'Asia/Kolkata');
+  expect(await told()).toEqual({ throttle: business, timeZone: 'Asia/Kolkata' });
+  await set('4Mb/s');
+  expect(await told()).toEqual({ throttle: '4Mb/s', timeZone: 'Asia/Kolkata' });
+  await set(undefined, 'UTC');
+  expect(await told()).toEqual({ throttle: '4Mb/s', timeZone: 'UTC' });
+  await set(null);
+  expect(await told()).toBeNull();
 });
