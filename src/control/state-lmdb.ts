@@ -38,15 +38,12 @@ function rangeOf(collection: string, { prefix = '', after, backwards = false, li
   return { start, end, reverse: backwards, inclusiveEnd: true, limit: limit + 1 };
 }
 
+const mode = { encoding: 'string', overlappingSync: false, noSubdir: false } as const;
+const decode = (text: string): Stored => JSON.parse(text) as Stored;
+
 /** @param directory made if missing; one process at a time is the caller's to ensure, so its wall clock is everybody's. */
 export function openLmdbState(directory: string, clock: Clock): State {
-  const database = open<string, string[]>({
-    path: directory,
-    encoding: 'string',
-    overlappingSync: false,
-    noSubdir: false,
-  });
-  const decode = (text: string): Stored => JSON.parse(text) as Stored;
+  const database = open<string, string[]>({ path: directory, ...mode });
   const stored = (collection: string, id: string): Stored | undefined => {
     const text = database.get(keyOf(collection, id));
     return text === undefined ? undefined : decode(text);
