@@ -85,7 +85,7 @@ describe('files', () => {
     const top = new Set(tree.map((name) => name.split('/')[0] ?? ''));
     const allowed = new Set(
       (
-        'src native-bench test scripts deploy Dockerfile LICENSE README.md package.json package-lock.json tsconfig.json ' +
+        'src native-bench test scripts deploy Dockerfile LICENSE README.md package.json package-lock.json tsconfig.json tsconfig.build.json ' +
         'vitest.config.ts eslint.config.js knip.jsonc'
       ).split(' '),
     );

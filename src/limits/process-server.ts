@@ -24,6 +24,8 @@ export const processServer = {
   targetRetryMaxMs: 10_000,
   /** How long the head of a session waits for its target before what is kept goes to the spool. */
   spoolAfterMs: 1_000,
+  /** How long an agent that is out of credit waits for its oldest batch to be durable before the same happens. */
+  spoolUnansweredMs: 3_000,
   /** When less than this of the spool is not sent, nothing more is written to it. */
   spoolTailBytes: 4 * MiB,
   /** Of one file of the spool; the last entry may lie across. */

@@ -79,6 +79,12 @@ export class Backlog {
     return this.#flying.length === 0 && (this.#log?.unreadBytes ?? 0) === 0 && this.#writing === null;
   }
 
+  /** When the oldest batch in memory that the target has not answered was sent, monotonic; null: none is. */
+  get oldestSentAtMs(): number | null {
+    const oldest = this.#sent.find(({ kind, answered }) => kind === 'sealed' && !answered);
+    return oldest && oldest.sentAtMs > 0 ? oldest.sentAtMs : null;
+  }
+
   get unreadBytes(): number {
     return this.#log?.unreadBytes ?? 0;
   }

@@ -41,6 +41,8 @@ export interface DeliveryOwner {
   tick(): void;
   /** All disks are open, and nothing is being compared. */
   resumable(): boolean;
+  /** It may send nothing more before something of its window comes back. */
+  isOutOfCredit(): boolean;
   /** It can not go on. */
   failed(error: unknown): void;
 }

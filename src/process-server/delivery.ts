@@ -44,7 +44,7 @@ const healing: ReadonlySet<string> = new Set([
   'store-failed',
   'internal',
 ]);
-const { spoolAfterMs } = limits.processServer;
+const { spoolAfterMs, spoolUnansweredMs } = limits.processServer;
 
 export class Delivery {
   readonly machine: string;
@@ -370,8 +370,13 @@ export class Delivery {
   #tick(): void {
     this.#owner.tick();
     this.backlog.changed.notify();
+    const nowMs = this.#parts.clock.monotonicMs();
     const sinceMs = this.#lostAtMs ?? this.#sender?.stalledSinceMs ?? null;
-    const isStalled = sinceMs !== null && this.#parts.clock.monotonicMs() - sinceMs >= spoolAfterMs;
+    // A target may grant more than a window holds: then a slow one is seen by the agent, which waits for what it does not answer.
+    const unansweredMs = this.#owner.isOutOfCredit() ? this.backlog.oldestSentAtMs : null;
+    const isStalled =
+      (sinceMs !== null && nowMs - sinceMs >= spoolAfterMs) ||
+      (unansweredMs !== null && nowMs - unansweredMs >= spoolUnansweredMs);
     const mayBegin = !this.#detached && isStalled && this.#owner.resumable();
     this.#spool?.tick(mayBegin, !isStalled && this.#lostAtMs === null);
   }

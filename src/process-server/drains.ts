@@ -106,6 +106,7 @@ export class Drains {
       room: () => undefined,
       tick: () => undefined,
       resumable: () => true,
+      isOutOfCredit: () => false,
       failed: (error) => {
         if (error === null) this.#logger.info({ machine }, 'all that was spooled of a machine is delivered');
         this.end(machine, new Problem('closed', 'it is over', { retryable: true }), 'dropped');

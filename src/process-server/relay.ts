@@ -200,6 +200,11 @@ export class Relay {
     this.#grant();
   }
 
+  /** The agent may have to wait for more before it can send its next batch. */
+  get isOutOfCredit(): boolean {
+    return this.#grantedBytes < limits.wire.batchPayloadBytesMax;
+  }
+
   /** Nothing is being opened or compared. */
   get isSettled(): boolean {
     return this.#lanes.size > 0 && this.#comparison.isIdle && [...this.#lanes.values()].every(({ isReady }) => isReady);

@@ -214,6 +214,7 @@ export class Session {
         if (this.#state.kind === 'open') this.#state.relay.tick();
       },
       resumable: () => this.#state.kind === 'open' && this.#state.relay.isSettled,
+      isOutOfCredit: () => this.#state.kind === 'open' && this.#state.relay.isOutOfCredit,
       failed: (error) => this.#fail(error),
     };
     const { machine } = this;

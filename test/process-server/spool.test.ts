@@ -298,12 +298,13 @@ describe('a spool', () => {
   });
 
   it('above its mark merges points that wait, keeps the app-consistent ones, and says how many', async () => {
-    const site = here(8 * MiB);
+    const site = here(16 * MiB);
     const sending = await site.agent().open();
     await sending.whole();
     await site.until(() => sending.agent.committed === 1, 'a point');
     site.target.goAway();
-    for (let each = 2; site.used < 7 * MiB; each += 1) {
+    // Far above it, because the first of them leave again before the first point's turn comes.
+    for (let each = 2; site.used < 15 * MiB; each += 1) {
       await sending.whole(2, each === 4 ? 'app' : 'crash');
       await site.clock.pass(1_000);
       await systemClock.sleep(2);
