@@ -21,7 +21,12 @@ import { limits } from '../limits.ts';
 import type { Files } from './files.ts';
 import { lockSync } from './syscalls.ts';
 
-const holderSchema = z.object({ pid: z.number().int(), role: z.string(), since: z.string(), says: z.unknown().optional() });
+const holderSchema = z.object({
+  pid: z.number().int(),
+  role: z.string(),
+  since: z.string(),
+  says: z.unknown().optional(),
+});
 
 /** Who holds a lock; told to whoever asks. */
 export interface LockIdentity {

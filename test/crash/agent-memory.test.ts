@@ -112,27 +112,31 @@ async function begun(from: AgentRun): Promise<AgentRun> {
 /** All sequences of three take minutes on a quiet machine. */
 const timeoutMs = soak ? 3_600_000 : 600_000;
 
-test('all sequences of up to three operations, crashed at every sync point of the last one', async () => {
-  const totals = noTotals();
-  const life = await lived();
-  const sequences = sequencesOf(Object.keys(core), Object.keys(more));
-  for (const [index, sequence] of sequences.entries()) {
-    const run = await begun(life);
-    for (const name of sequence.slice(0, -1)) await alphabet[name]?.(run);
-    const recording = new Recording(() => run.model());
-    recording.watch(() => run.files);
-    // A disk that takes its time lets whoever does not wait for it be overtaken.
-    run.files.turnsMax = index % 3;
-    const slow = sequence.length < 3 ? '.hrl' : '.leaves';
-    run.files.slow = (filePath) => (filePath.includes(slow) ? 60 : 0);
-    await alphabet[sequence.at(-1) ?? '']?.(run);
-    recording.add('the end', run.files);
-    const meanwhile = (): AgentModel => (judging ?? run).model();
-    const name = sequence.join(', ');
-    await crashAll(recording, { name, lots: 1, againEvery: 600, judge, meanwhile, totals });
-  }
-  console.info(
-    `agent's memory, ${sequences.length} sequences: ${JSON.stringify(totals)}, ${JSON.stringify([...found])}`,
-  );
-  expect(totals.states).toBeGreaterThan(2000);
-}, timeoutMs);
+test(
+  'all sequences of up to three operations, crashed at every sync point of the last one',
+  async () => {
+    const totals = noTotals();
+    const life = await lived();
+    const sequences = sequencesOf(Object.keys(core), Object.keys(more));
+    for (const [index, sequence] of sequences.entries()) {
+      const run = await begun(life);
+      for (const name of sequence.slice(0, -1)) await alphabet[name]?.(run);
+      const recording = new Recording(() => run.model());
+      recording.watch(() => run.files);
+      // A disk that takes its time lets whoever does not wait for it be overtaken.
+      run.files.turnsMax = index % 3;
+      const slow = sequence.length < 3 ? '.hrl' : '.leaves';
+      run.files.slow = (filePath) => (filePath.includes(slow) ? 60 : 0);
+      await alphabet[sequence.at(-1) ?? '']?.(run);
+      recording.add('the end', run.files);
+      const meanwhile = (): AgentModel => (judging ?? run).model();
+      const name = sequence.join(', ');
+      await crashAll(recording, { name, lots: 1, againEvery: 600, judge, meanwhile, totals });
+    }
+    console.info(
+      `agent's memory, ${sequences.length} sequences: ${JSON.stringify(totals)}, ${JSON.stringify([...found])}`,
+    );
+    expect(totals.states).toBeGreaterThan(2000);
+  },
+  timeoutMs,
+);
