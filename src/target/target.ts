@@ -175,10 +175,11 @@ export class Target {
     this.#closing = true;
     for (const session of [...this.#all])
       session.end(new Problem('shutting-down', 'the target is stopping', { retryable: true }));
-    for (const opening of this.#machines.values()) {
-      const machine = await opening.catch(() => null);
-      if (machine) await closeMachine(machine);
-    }
+    const opened = await Promise.all([...this.#machines.values()].map((opening) => opening.catch(() => null)));
+    const machines = opened.filter((machine) => machine !== null);
+    // They take turns: one that is to end would wait for the pauses of all that are before it.
+    await Promise.all(machines.map(({ scrubber }) => scrubber.stop()));
+    for (const machine of machines) await closeMachine(machine);
     await Promise.all(this.#givenUp.values());
   }
 

@@ -6,7 +6,7 @@ import { geometryOf } from '../../src/disk/geometry.ts';
 import { digest, leafOf } from '../../src/kernels/hash.ts';
 import { deriveLayerKey } from '../../src/kernels/keys.ts';
 import { sealRecord } from '../../src/kernels/seal.ts';
-import { systemClock } from '../../src/kit/clock.ts';
+import { systemClock, type Clock } from '../../src/kit/clock.ts';
 import { invariant } from '../../src/kit/invariant.ts';
 import { systemRandom } from '../../src/kit/random.ts';
 import type { Logger } from '../../src/observe/logger.ts';
@@ -65,6 +65,8 @@ export class TargetSite {
       files?: Files;
       opening?: () => Promise<unknown>;
       directory?: string;
+      /** Of what stands beside the stores. Default: the system's. */
+      clock?: Clock;
       startedElsewhere?: TargetOptions['startedElsewhere'];
     } = {},
   ): Promise<TargetSite> {
@@ -85,7 +87,7 @@ export class TargetSite {
     };
     const target = new Target({
       version: 'test',
-      clock,
+      clock: options.clock ?? clock,
       logger: silent((message) => void logged.push(message)),
       openMachine: async (machine) => {
         await options.opening?.();
