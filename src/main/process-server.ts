@@ -10,6 +10,7 @@ import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
 import { registerCertificateSeries } from '../observe/metrics.ts';
 import type { Files } from '../posix/files.ts';
+import { acquireLock } from '../posix/lock.ts';
 import { Budget } from '../process-server/budget.ts';
 import { registerProcessServerSeries } from '../process-server/metrics.ts';
 import { SealPool } from '../process-server/pool.ts';
@@ -24,7 +25,7 @@ import { controlLink, type ControlLink } from './control-link.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
 import { LimitsTold } from './limits-told.ts';
 import { startShards } from './shards.ts';
-import { credentialsFor, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
+import { credentialsFor, lockIdentity, partsOfRole, RoleBuilder, type Parts } from './parts.ts';
 import { keepLeases } from './process-server-leases.ts';
 import { ProcessServerReporter } from './process-server-report.ts';
 import { carrySpools, spoolPlace } from './spool-places.ts';
@@ -97,6 +98,12 @@ export function runProcessServer(common: Parts, config: ProcessServerConfig, sha
     const credentials = await credentialsFor(parts, config.credentials, 'process-server');
     warnOfFallbacks(logger);
     const { threads, room, share } = partOf(config, parts.files, shard);
+    if (room.spool) {
+      // Two of them would take what is spooled from under one another.
+      await parts.files.makeDirectory(room.spool.directory);
+      const lock = await acquireLock(parts.files, clock, room.spool.directory, lockIdentity(clock, 'process-server'));
+      builder.closers.add(() => lock.release());
+    }
     const sealer = new SealPool({ threads });
     builder.closers.add(() => sealer.close());
     const limitsTold = new LimitsTold(clock, config, logger, share);

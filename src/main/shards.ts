@@ -17,6 +17,7 @@ import type { Running } from '../cli/roles.ts';
 import type { ProcessServerConfig } from '../config.ts';
 import type { ProcessServerReport } from '../control/report-schemas.ts';
 import { Backoff } from '../kit/backoff.ts';
+import type { Timer } from '../kit/clock.ts';
 import { Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
 import type { Logger } from '../observe/logger.ts';
@@ -35,6 +36,8 @@ class Place {
   readonly #parts: Parts;
   readonly #logger: Logger;
   readonly #backoff: Backoff;
+  /** Runs when it was started again and has not ended for a while. */
+  #steady: Timer | null = null;
   readonly #heard: (from: Place, message: FromShard) => void;
   #worker: Worker | null = null;
   #closing = false;
@@ -95,6 +98,7 @@ class Place {
 
   /** 1. */
   #ended(how: string): void {
+    this.#steady?.cancel();
     this.#worker = null;
     this.report = null;
     if (this.#closing) return;
@@ -106,7 +110,7 @@ class Place {
       const startedMs = clock.monotonicMs();
       this.start().then(
         () => {
-          clock.after(shardSteadyMs, () => this.#backoff.reset());
+          this.#steady = clock.after(shardSteadyMs, () => this.#backoff.reset());
         },
         () => this.#ended(`not started after ${Math.round(clock.monotonicMs() - startedMs)} ms`),
       );
