@@ -187,6 +187,16 @@ describe('a stranger at the doors', () => {
   });
 });
 
+describe('a process server is refused', () => {
+  it('as the second one of a spool, before it takes anything', { timeout: stepMs }, async () => {
+    const { site } = scene;
+    const words = ['process-server', '--data', scene.file('ps'), '--listen', '127.0.0.1:0', '--metrics', '127.0.0.1:0'];
+    const credentials = ['--credentials', scene.file('process-server.credentials'), '--target', site.targetAddress];
+    const second = await tidemark([...words, ...credentials], { timeoutMs: 15_000 });
+    expectRefusal(second, 'locked', path.join(scene.file('ps'), 'spool'));
+  });
+});
+
 describe('a target is refused', () => {
   const start = (data: string): Promise<CommandResult> =>
     tidemark(
