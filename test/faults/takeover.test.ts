@@ -11,7 +11,7 @@ import { diceOf, seedOfRun } from '../product/content.ts';
 import { SeveralServers } from './several-servers.ts';
 
 const soak = process.env['TIDEMARK_TEST_SOAK'] === '1';
-const rounds = soak ? 50 : 2;
+const rounds = soak ? 50 : 1;
 const { leaseMs } = limits.leases;
 /** What is promised to whoever loses a process server. */
 const takeoverSeconds = 15;

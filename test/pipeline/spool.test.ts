@@ -36,7 +36,7 @@ vi.mock('../../src/limits.ts', async (load) => {
 
 const soak = process.env['TIDEMARK_TEST_SOAK'] === '1';
 const seed = Number(process.env['TIDEMARK_TEST_SEED'] ?? (soak ? Date.now() % 2 ** 31 : 20_261_206));
-const numRuns = Number(process.env['TIDEMARK_TEST_RUNS'] ?? (soak ? 300 : 15));
+const numRuns = Number(process.env['TIDEMARK_TEST_RUNS'] ?? (soak ? 300 : 8));
 const replay = process.env['TIDEMARK_TEST_PATH'];
 const blockSize = 4096;
 
