@@ -175,7 +175,7 @@ describe.skipIf(!requireTool('prometheus'))('a running site', { timeout: 60_000 
     const { scene, prometheus } = running();
     await failSomeFile(scene);
     await untilFiring(['TidemarkStorageFault'], 15_000);
-    await untilShown((name) => name === 'site: Storage faults', 5_000);
+    await untilShown((name) => name === 'site: Storage faults', 20_000);
     await scene.site.kill('target');
     await commandOk(command, ['resync', machine, '--disk', disk, ...scene.site.operator]);
     const alerts = await untilFiring(
@@ -190,10 +190,10 @@ describe.skipIf(!requireTool('prometheus'))('a running site', { timeout: 60_000 
     const [ended, tried] = ['process-server: Sessions that ended', 'machine: Next attempt in'];
     await untilShown((name) => onlyInTrouble.has(name) && name !== ended && name !== tried, 20_000);
     await scene.endLife();
-    await untilShown((name) => name === ended, 5_000);
+    await untilShown((name) => name === ended, 20_000);
     await scene.startLife();
     await scrapeAll();
-    await untilShown((name) => name === tried, 5_000);
+    await untilShown((name) => name === tried, 20_000);
     await scene.site.startTarget();
     await scene.until(
       'the end of the alert',
