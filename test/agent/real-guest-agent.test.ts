@@ -6,12 +6,26 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
+import { setTimeout } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { requireTool } from '../tools.ts';
 import { QuietSurroundings, report, until } from './quiet-surroundings.ts';
 
 interface GuestInfo {
   readonly return: { readonly supported_commands: readonly { readonly name: string; readonly enabled: boolean }[] };
+}
+
+/** Its socket is there a moment before it listens. */
+async function accepted(socketPath: string): Promise<boolean> {
+  const socket = connect(socketPath);
+  try {
+    await once(socket, 'connect');
+    return true;
+  } catch {
+    return false;
+  } finally {
+    socket.destroy();
+  }
 }
 
 /** What it says to one command. */
@@ -39,6 +53,7 @@ describe.skipIf(!requireTool('qemu-ga'))('a real guest agent', () => {
     const args = ['-m', 'unix-listen', '-p', socket, '-t', directory, '-f', `${directory}/pid`, '-b', forbidden];
     program = spawn('qemu-ga', args, { stdio: ['ignore', 'ignore', 'inherit'] });
     await until(() => existsSync(socket));
+    while (!(await accepted(socket))) await setTimeout(20);
     const info = (await ask(socket, 'guest-info')) as GuestInfo;
     const enabled = info.return.supported_commands.filter((command) => command.enabled).map(({ name }) => name);
     expect(enabled).toContain('guest-sync-delimited');

@@ -238,8 +238,13 @@ describe('a point of a store', () => {
     const { reading, models } = await told(8);
     const disk = await (await reading.view())(8);
     const older = await (await reading.view())(1);
-    const lie = (entry: ReturnType<DiskAtPoint['entry']>) =>
-      entry?.block === [...older.entries()][0]?.block ? older.entry(entry?.block ?? 0) : entry;
+    // One that was written since.
+    const lied = [...older.entries()].find(({ block, leaf }) => {
+      const newest = disk.entry(block);
+      return newest !== undefined && Buffer.compare(newest.leaf, leaf) !== 0;
+    })?.block;
+    if (lied === undefined) throw new Error('no block was written twice');
+    const lie = (entry: ReturnType<DiskAtPoint['entry']>) => (entry?.block === lied ? older.entry(lied) : entry);
     const lying: DiskAtPoint = {
       ...disk,
       *entries(from, end) {

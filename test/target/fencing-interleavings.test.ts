@@ -276,6 +276,8 @@ class World {
   /** What was durable though nobody heard of it any more. */
   async #recount(): Promise<void> {
     const [files, machine] = [this.#files, path.join(this.#site.data, 'machines', 'm1')];
+    // Nobody came before the first restart: there is nothing to find.
+    if (!(await files.exists(path.join(machine, 'machine.json')))) return;
     const facts: unknown = JSON.parse((await files.readWhole(path.join(machine, 'machine.json'))).toString());
     const machineId = Buffer.from((facts as { id: string }).id, 'hex');
     const { view } = await readPoints({ files, path: path.join(machine, 'points.log'), machineId });
