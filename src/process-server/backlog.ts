@@ -268,7 +268,7 @@ export class Backlog {
       const entry = flight.waiting.shift();
       if (!entry) break;
       count += 1;
-      waitedMs += nowMs - entry.sentAtMs;
+      if (entry.sentAtMs > 0) waitedMs += nowMs - entry.sentAtMs; // Else the target has it from another connection.
       this.#answer(entry);
     }
     if (flight.waiting.length === 0 && this.#newest.get(flight.disk) !== seq) this.#flights.delete(seq);
@@ -304,7 +304,7 @@ export class Backlog {
     }
     this.#flying = [];
     const again = this.#sent.filter(({ answered }) => !answered);
-    for (const entry of again) entry.claimed = false;
+    for (const entry of again) [entry.claimed, entry.sentAtMs] = [false, 0];
     // Of one that is being written: when that is done, it is on disk and unread.
     if (this.#writing) this.#writing.claimed = false;
     this.#unsent = [...again, ...this.#unsent];

@@ -57,13 +57,6 @@ class World {
       (error: unknown) => (error instanceof Problem ? error.code : error),
     );
   }
-
-  async within<T>(ms: number, promise: Promise<T>): Promise<T | null> {
-    let outcome: T | null = null;
-    void promise.then((value) => (outcome = value));
-    await this.clock.pass(ms);
-    return outcome;
-  }
 }
 
 let world: World;
@@ -77,7 +70,7 @@ afterEach(async () => {
 describe('leases of a process server', () => {
   it('outlive one question that control never answers', async () => {
     world = new World();
-    expect(await world.within(100, world.admit('m'))).toBe(1);
+    expect(await world.clock.within(100, world.admit('m'))).toBe(1);
     await world.clock.pass(renewEveryMs - 150);
     world.way = 'hangs';
     await world.clock.pass(100);
@@ -90,23 +83,23 @@ describe('leases of a process server', () => {
   it('of the only process server stay while control is away, also those of agents that are away', async () => {
     world = new World();
     world.alone = true;
-    expect(await world.within(100, world.admit('m'))).toBe(1);
+    expect(await world.clock.within(100, world.admit('m'))).toBe(1);
     await world.clock.pass(renewEveryMs);
     world.way = 'away';
     await world.clock.pass(renewEveryMs);
     world.inUse.clear();
     await world.clock.pass(10 * leaseMs);
-    expect(await world.within(100, world.admit('m'))).toBe(1);
+    expect(await world.clock.within(100, world.admit('m'))).toBe(1);
     expect(world.ended).toEqual([]);
   });
 
   it('of a session that broke wait for it, however many other machines come meanwhile', async () => {
     world = new World();
-    expect(await world.within(100, world.admit('m'))).toBe(1);
+    expect(await world.clock.within(100, world.admit('m'))).toBe(1);
     world.inUse.clear();
-    for (let other = 0; other < 20; other += 1) await world.within(50, world.admit(`n${other}`));
+    for (let other = 0; other < 20; other += 1) await world.clock.within(50, world.admit(`n${other}`));
     expect(world.leases.get('m')?.holder).toBe('a');
-    expect(await world.within(0, world.admit('m'))).toBe(1);
+    expect(await world.clock.within(0, world.admit('m'))).toBe(1);
     world.inUse.delete('m');
     await world.clock.pass(3 * renewEveryMs);
     expect(world.leases.get('m')?.holder).toBeNull();
@@ -117,7 +110,7 @@ describe('leases of a process server', () => {
     world = new World();
     world.alone = true;
     const names = Array.from({ length: limits.leases.machinesPerAskMax + 1 }, (_, at) => `m${at}`);
-    await world.within(100, Promise.all(names.map((name) => world.admit(name))));
+    await world.clock.within(100, Promise.all(names.map((name) => world.admit(name))));
     expect(world.keeper.held).toBe(names.length);
     world.way = 'away';
     await world.clock.pass(2 * leaseMs);
@@ -130,17 +123,17 @@ describe('leases of a process server', () => {
 
   it('of others are not lost to a target that claims an impossible epoch', async () => {
     world = new World();
-    expect(await world.within(100, world.admit('m'))).toBe(1);
+    expect(await world.clock.within(100, world.admit('m'))).toBe(1);
     const { refused } = await world.keeper.admit('m');
     refused(Number.MAX_SAFE_INTEGER);
-    expect(await world.within(100, world.admit('m'))).toBe('stale-epoch');
-    expect(await world.within(100, world.admit('m'))).toBe(1);
+    expect(await world.clock.within(100, world.admit('m'))).toBe('stale-epoch');
+    expect(await world.clock.within(100, world.admit('m'))).toBe(1);
     expect(world.asked.flat().every(({ epoch }) => epoch < 2 ** 21 - 1)).toBe(true);
   });
 
   it('count as lost only where the machine still is: not when its agent is with another shard of the same name', async () => {
     world = new World();
-    await world.within(100, Promise.all([world.admit('m'), world.admit('n')]));
+    await world.clock.within(100, Promise.all([world.admit('m'), world.admit('n')]));
     world.inUse.delete('m');
     const other = { name: 'a', session: 'b' };
     for (const machine of ['m', 'n']) {

@@ -58,14 +58,6 @@ class World {
     };
     return { keeper, admit, ended, inUse };
   }
-
-  /** What `promise` came to within `ms`; null: nothing yet. */
-  async within<T>(ms: number, promise: Promise<T>): Promise<T | null> {
-    let outcome: T | null = null;
-    void promise.then((value) => (outcome = value));
-    await this.clock.pass(ms);
-    return outcome;
-  }
 }
 
 let world: World;
@@ -79,8 +71,8 @@ describe('a process server with leases', () => {
   it('takes a machine when it comes, keeps it while it is here, gives it up when it is gone', async () => {
     world = new World();
     const { admit, inUse, ended } = world.keeper('a');
-    expect(await world.within(100, admit('m'))).toEqual({ epoch: 1 });
-    expect(await world.within(0, admit('m'))).toEqual({ epoch: 1 });
+    expect(await world.clock.within(100, admit('m'))).toEqual({ epoch: 1 });
+    expect(await world.clock.within(0, admit('m'))).toEqual({ epoch: 1 });
     await world.clock.pass(5 * leaseMs);
     expect(world.leases.get('m')?.expiresMs).toBeGreaterThan(world.clock.wallMs() + leaseMs - renewEveryMs - 100);
     inUse.delete('m');
@@ -96,7 +88,7 @@ describe('a process server with leases', () => {
     await world.clock.pass(1000);
     const before = world.asked.length;
     const all = Promise.all(Array.from({ length: 600 }, (_, index) => admit(`m${index}`)));
-    expect(await world.within(1300, all)).toHaveLength(600);
+    expect(await world.clock.within(1300, all)).toHaveLength(600);
     // The first came alone; then all others, in questions of the largest size, one of which keeps the first.
     expect(world.asked.slice(before).map((asks) => asks.filter(({ want }) => want === 'take').length)).toEqual([
       1, 511, 88,
@@ -106,7 +98,7 @@ describe('a process server with leases', () => {
   it('ends a machine before its lease can be over when control is away, and takes it again when it is back', async () => {
     world = new World();
     const { admit, ended } = world.keeper('a');
-    await world.within(100, admit('m'));
+    await world.clock.within(100, admit('m'));
     await world.clock.pass(renewEveryMs);
     world.away = true;
     const lease = world.leases.get('m');
@@ -117,9 +109,9 @@ describe('a process server with leases', () => {
     const endedAfterMs = (ended[0]?.[2] ?? 0) - startedMs;
     expect(endedAfterMs).toBeLessThanOrEqual(leftMs - stopEarlyMs);
     expect(endedAfterMs).toBeGreaterThan(leftMs - stopEarlyMs - 100);
-    expect(await world.within(100, admit('m'))).toMatchObject({ code: 'unreachable', retryable: true });
+    expect(await world.clock.within(100, admit('m'))).toMatchObject({ code: 'unreachable', retryable: true });
     world.away = false;
-    expect(await world.within(100, admit('m'))).toEqual({ epoch: 1 });
+    expect(await world.clock.within(100, admit('m'))).toEqual({ epoch: 1 });
   });
 
   it('counts from before it asked: a slow answer makes the lease no longer', async () => {
@@ -128,7 +120,7 @@ describe('a process server with leases', () => {
     const { admit, ended } = world.keeper('a');
     const admitted = admit('m');
     await world.clock.pass(5000);
-    expect(await world.within(0, admitted)).toEqual({ epoch: 1 });
+    expect(await world.clock.within(0, admitted)).toEqual({ epoch: 1 });
     world.away = true;
     await world.clock.pass(leaseMs);
     const expiresMs = world.leases.get('m')?.expiresMs ?? 0;
@@ -140,11 +132,11 @@ describe('a process server with leases', () => {
     world = new World();
     world.alone = true;
     const { admit, ended } = world.keeper('a');
-    await world.within(100, admit('m'));
+    await world.clock.within(100, admit('m'));
     world.away = true;
     await world.clock.pass(10 * leaseMs);
     expect(ended).toEqual([]);
-    expect(await world.within(0, admit('m'))).toEqual({ epoch: 1 });
+    expect(await world.clock.within(0, admit('m'))).toEqual({ epoch: 1 });
     world.away = false;
     await world.clock.pass(renewEveryMs);
     expect(world.leases.get('m')?.expiresMs).toBeGreaterThan(world.clock.wallMs());
@@ -153,46 +145,46 @@ describe('a process server with leases', () => {
   it('is refused what another has, waits for one that fell silent, and loses what was taken', async () => {
     world = new World();
     const [first, second] = [world.keeper('a'), world.keeper('b')];
-    await world.within(100, first.admit('m'));
-    expect(await world.within(100, second.admit('m'))).toEqual(notOwner);
+    await world.clock.within(100, first.admit('m'));
+    expect(await world.clock.within(100, second.admit('m'))).toEqual(notOwner);
     // The first is stopped: it asks no more, and its own timers rest with it.
     const lease = world.leases.get('m');
-    await world.within(100, first.keeper.close());
+    await world.clock.within(100, first.keeper.close());
     world.leases.set('m', { ...(lease as Lease) });
     await world.clock.pass(leaseMs - takeWaitMs + 1000);
     const admitted = second.admit('m');
-    expect(await world.within(takeWaitMs - 1500, admitted)).toBeNull();
-    expect(await world.within(1000, admitted)).toEqual({ epoch: 2 });
+    expect(await world.clock.within(takeWaitMs - 1500, admitted)).toBeNull();
+    expect(await world.clock.within(1000, admitted)).toEqual({ epoch: 2 });
   });
 
   it('loses a machine that was moved at its next renewal', async () => {
     world = new World();
     const [first, second] = [world.keeper('a'), world.keeper('b')];
-    await world.within(100, first.admit('m'));
+    await world.clock.within(100, first.admit('m'));
     const lease = world.leases.get('m') as Lease;
     world.leases.set('m', { ...lease, move: { to: 'b', untilMs: world.clock.wallMs() + 30_000 } });
     await world.clock.pass(renewEveryMs + 100);
     expect(first.ended.map(([machine, code]) => [machine, code])).toEqual([['m', 'not-owner']]);
-    expect(await world.within(100, first.admit('m'))).toEqual(notOwner);
-    expect(await world.within(100, second.admit('m'))).toEqual({ epoch: 2 });
+    expect(await world.clock.within(100, first.admit('m'))).toEqual(notOwner);
+    expect(await world.clock.within(100, second.admit('m'))).toEqual({ epoch: 2 });
   });
 
   it('asks for an epoch above the one the target refused it with', async () => {
     world = new World();
     const { admit } = world.keeper('a');
-    expect(await world.within(100, admit('m', 57))).toEqual({ epoch: 1 });
-    expect(await world.within(100, admit('m'))).toEqual({ epoch: 58 });
-    expect(await world.within(0, admit('m'))).toEqual({ epoch: 58 });
+    expect(await world.clock.within(100, admit('m', 57))).toEqual({ epoch: 1 });
+    expect(await world.clock.within(100, admit('m'))).toEqual({ epoch: 58 });
+    expect(await world.clock.within(0, admit('m'))).toEqual({ epoch: 58 });
   });
 
   it('gives everything up when it is closed', async () => {
     world = new World();
     const { admit, keeper } = world.keeper('a');
-    await world.within(100, admit('m'));
+    await world.clock.within(100, admit('m'));
     const closing = keeper.close();
     await world.clock.pass(100);
     await closing;
     expect(world.leases.get('m')?.holder).toBeNull();
-    expect(await world.within(0, admit('m'))).toEqual(notOwner);
+    expect(await world.clock.within(0, admit('m'))).toEqual(notOwner);
   });
 });

@@ -54,6 +54,14 @@ export class SteppedClock implements Clock {
     return turn();
   }
 
+  /** What `promise` came to within `ms`; null: nothing yet. */
+  async within<T>(ms: number, promise: Promise<T>): Promise<T | null> {
+    let outcome: T | null = null;
+    void promise.then((value) => (outcome = value));
+    await this.pass(ms);
+    return outcome;
+  }
+
   async pass(ms: number): Promise<void> {
     const untilMs = this.#nowMs + ms;
     await turn();
