@@ -234,7 +234,7 @@ async function measureRow(scene: Scene, agents: number): Promise<Omit<ScalingRow
 
 /** @throws Error when something could not be measured. */
 export async function measureScaling({ directory, size, quick, say }: Run): Promise<ScalingResult> {
-  const wanted = Math.min(size, (quick ? 32 : 512) * MiB);
+  const wanted = Math.min(size, (quick ? 32 : 1024) * MiB);
   const bytes = Math.max(1, Math.floor(wanted / (agentsMax * blockBytes))) * agentsMax * blockBytes;
   await requireSpace(directory, bytes * 4);
   const content = path.join(directory, 'content.raw');

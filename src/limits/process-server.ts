@@ -8,6 +8,8 @@ export const processServer = {
   sessionWindowBytesMin: 2 * MiB,
   /** Everything in flight in the process, all sessions together. */
   inFlightBytesMax: 512 * MiB,
+  /** Up to so much in flight windows grow freely; above it only while the pool has a thread to spare. */
+  inFlightBytesFree: 128 * MiB,
   poolQueueTasksMax: 256,
   /** Batches of one session with the pool at a time, so that none crowds out the others. */
   sessionTasksMax: 8,

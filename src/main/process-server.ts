@@ -30,7 +30,7 @@ import { keepLeases } from './process-server-leases.ts';
 import { ProcessServerReporter } from './process-server-report.ts';
 import { carrySpools, spoolPlace } from './spool-places.ts';
 
-const { inFlightBytesMax, comparisonBytesMax } = limits.processServer;
+const { inFlightBytesMax, inFlightBytesFree, comparisonBytesMax } = limits.processServer;
 
 /** What is different where several processes share one port (`shards.ts`). */
 export interface Shard {
@@ -65,7 +65,10 @@ function partOf(config: ProcessServerConfig, files: Files, shard: Shard | null) 
     threads: Math.max(1, Math.floor((config.workers ?? availableParallelism()) / of)),
     room: {
       spool: bytesMax === 0 ? null : { directory, bytesMax, files },
-      budget: new Budget({ totalBytes: Math.floor(inFlightBytesMax / of) }),
+      budget: {
+        totalBytes: Math.floor(inFlightBytesMax / of),
+        freeBytes: Math.floor(inFlightBytesFree / of),
+      },
       comparisonRoom: new Credit(Math.floor(comparisonBytesMax / of)),
     },
     share: 1 / of,
@@ -113,6 +116,7 @@ export function runProcessServer(common: Parts, config: ProcessServerConfig, sha
       connectTarget: (_machine, signal) =>
         connect({ ...config.target, credentials, expectRole: 'target', clock, signal }),
       ...room,
+      budget: new Budget({ ...room.budget, isCrowded: () => sealer.isCrowded }),
       throttle: limitsTold.throttle,
       ...{ sealer, clock, random, logger, version },
     });

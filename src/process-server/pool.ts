@@ -56,6 +56,11 @@ export class SealPool implements Sealer {
     return this.#pending;
   }
 
+  /** More than its threads work on now. */
+  get isCrowded(): boolean {
+    return this.#pending > this.threads;
+  }
+
   get threads(): number {
     return this.#piscina.threads.length;
   }

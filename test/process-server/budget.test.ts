@@ -45,6 +45,20 @@ describe('windows', () => {
     );
   });
 
+  it('grow freely up to a bound, above it only while the pool has a thread to spare', () => {
+    let isCrowded = true;
+    const budget = new Budget({ totalBytes, minBytes, maxBytes, freeBytes: 120, isCrowded: () => isCrowded });
+    const window = budget.join();
+    const round = (): number => {
+      window.grant();
+      window.returned(window.size);
+      return window.size;
+    };
+    expect([round(), round(), round()]).toEqual([100, 200, 200]);
+    isCrowded = false;
+    expect(round()).toBe(300);
+  });
+
   it('grow while a session is busy, and shrink for those who come', () => {
     const budget = budgetOf();
     const first = budget.join();

@@ -98,7 +98,10 @@ describe('the pool', () => {
   it('works through more tasks than its queue holds and stays small', async () => {
     const before = process.memoryUsage().rss;
     for (let round = 0; round < 4; round += 1) {
-      const outcomes = await Promise.all(Array.from({ length: 300 }, () => pool.seal(taskOf(frame))));
+      const tasks = Array.from({ length: 300 }, () => pool.seal(taskOf(frame)));
+      expect(pool.isCrowded).toBe(true);
+      const outcomes = await Promise.all(tasks);
+      expect(pool.isCrowded).toBe(false);
       expect(outcomes.every(({ outcome }) => outcome === 'sealed')).toBe(true);
     }
     expect(pool.pending).toBe(0);
