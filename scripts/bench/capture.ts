@@ -5,7 +5,8 @@
  * run to run, and medians count.
  *
  *  - *Replication off*: the first point is committed and the next cycle is an hour away, so nothing is read, hashed or sent. Tracking goes on: every
- *    write is marked before it is issued and before it is answered, as it always is.
+ *    write is marked before it is issued and before it is answered, as it always is. What that costs a writer is seen beside an image that the same
+ *    server serves with nothing remembered of it (`untracked-disk.ts`).
  *  - *Replication on*: a cycle every second into a process server and a target on this machine, and another writer that dirties 20 MB/s of the same
  *    disk. What fio writes is replicated, too; where it is a multiple of that, the roles work at their limit on the writer's processors.
  */
@@ -21,6 +22,7 @@ import { writeSteadily } from './dirty-writer.ts';
 import { median, rounded } from './figures.ts';
 import type { Run } from './section.ts';
 import { until } from './until.ts';
+import { untrackedDiskPath } from './untracked-disk.ts';
 
 /** Of the same case: ours ÷ theirs, or on ÷ off. Of the p99 less is better. */
 export interface SpeedRatio {
@@ -34,7 +36,9 @@ export interface CaptureCase {
   /** Null: not installed. */
   readonly qemuNbd: Speed | null;
   readonly nbdkit: Speed | null;
-  readonly ratios: { readonly qemuNbd: SpeedRatio | null; readonly nbdkit: SpeedRatio | null };
+  /** Our own server, nothing tracked. Null: a case that reads only. */
+  readonly untracked: Speed | null;
+  readonly ratios: Readonly<Record<'qemuNbd' | 'nbdkit' | 'untracked', SpeedRatio | null>>;
   /** Null: measured without only. */
   readonly replicationOn: (Speed & { readonly toOff: SpeedRatio }) | null;
 }
@@ -53,7 +57,7 @@ export interface CaptureFigures {
 }
 
 interface Served {
-  readonly key: 'ours' | 'qemuNbd' | 'nbdkit';
+  readonly key: 'ours' | 'untracked' | 'qemuNbd' | 'nbdkit';
   readonly image: string;
   readonly uri: string;
 }
@@ -109,6 +113,7 @@ const nbdUri = (socket: string): string => `nbd+unix:///${disk}?socket=${socket}
 const peerCommands = {
   qemuNbd: (socket: string, image: string) => ['qemu-nbd', '-t', '-f', 'raw', '-k', socket, '-x', disk, image],
   nbdkit: (socket: string, image: string) => ['nbdkit', '-f', '-U', socket, 'file', image],
+  untracked: (socket: string, image: string) => [process.execPath, untrackedDiskPath, image, socket],
 } as const;
 
 /** Until everything that was written is in a point and every point is proven: nobody is at work any more. */
@@ -153,6 +158,7 @@ async function measureOff(all: readonly Served[], { cases, turns, size, runMs }:
     for (const [index, each] of cases.entries()) {
       const first = (turn + index) % all.length;
       for (const { key, uri, image } of [...all.slice(first), ...all.slice(0, first)]) {
+        if (key === 'untracked' && each.rw.endsWith('read')) continue;
         await settle(image);
         speeds.add(key, each, await runFio(uri, each, size, runMs));
       }
@@ -197,7 +203,7 @@ function planOf({ size, quick }: Run): Plan {
 /** Serves copies of the image by those peers that are installed. */
 async function startPeers(directory: string, image: string, absent: readonly string[]) {
   const peers: { readonly served: Served; readonly server: Server }[] = [];
-  for (const key of ['qemuNbd', 'nbdkit'] as const) {
+  for (const key of ['qemuNbd', 'nbdkit', 'untracked'] as const) {
     const copy = path.join(directory, `${key}.raw`);
     const socket = path.join(directory, `${key}.sock`);
     const [program = '', ...args] = peerCommands[key](socket, copy);
@@ -213,14 +219,16 @@ async function startPeers(directory: string, image: string, absent: readonly str
 
 function figuresOf(speeds: Speeds, each: FioCase): CaptureCase {
   const [ours, on] = [speeds.of('ours', each), speeds.of('on', each)];
-  const [qemuNbd, nbdkit] = [speeds.of('qemuNbd', each), speeds.of('nbdkit', each)];
   if (!ours) throw new Error(`${each.name} was not measured`);
+  const [qemuNbd, nbdkit, untracked] = (['qemuNbd', 'nbdkit', 'untracked'] as const).map((key) => speeds.of(key, each));
+  const toOurs = (speed: Speed | null | undefined): SpeedRatio | null => (speed ? ratioOf(ours, speed) : null);
   return {
     name: each.name,
     ours,
-    qemuNbd,
-    nbdkit,
-    ratios: { qemuNbd: qemuNbd && ratioOf(ours, qemuNbd), nbdkit: nbdkit && ratioOf(ours, nbdkit) },
+    qemuNbd: qemuNbd ?? null,
+    nbdkit: nbdkit ?? null,
+    untracked: untracked ?? null,
+    ratios: { qemuNbd: toOurs(qemuNbd), nbdkit: toOurs(nbdkit), untracked: toOurs(untracked) },
     replicationOn: on && { ...on, toOff: ratioOf(on, ours) },
   };
 }
@@ -279,9 +287,9 @@ export async function measureCapture(run: Run): Promise<CaptureFigures> {
   return withSite(run, plan, image, absent);
 }
 
-function ratioText(what: string, ratio: SpeedRatio | null, goal: number): string {
+function ratioText(what: string, ratio: SpeedRatio | null, goal: number | null): string {
   if (!ratio) return `${what} not measured`;
-  return `${what} ${ratio.throughput.toFixed(2)} (goal ${goal}), p99 ${ratio.p99.toFixed(2)}`;
+  return `${what} ${ratio.throughput.toFixed(2)}${goal === null ? '' : ` (goal ${goal})`}, p99 ${ratio.p99.toFixed(2)}`;
 }
 
 /** For people. */
@@ -296,12 +304,14 @@ export function captureLines({ cases, absent, diskBytes, turns, churnMbps }: Cap
   const other = churnMbps === null ? '' : `; replication on: with another writer of ${churnMbps} MB/s`;
   return [
     `capture: fio through NBD, ${diskBytes / MiB} MiB, medians of ${turns}, ours ÷ theirs${other}`,
-    ...cases.flatMap(({ name, ours, qemuNbd, nbdkit, ratios, replicationOn }) => {
+    ...cases.flatMap(({ name, ours, qemuNbd, nbdkit, untracked, ratios, replicationOn }) => {
       const goal = name.startsWith('4 KiB') ? goals.small : goals.large;
       return [
         `  ${name}: ${ratioText('qemu-nbd', ratios.qemuNbd, goal.qemuNbd)}; ${ratioText('nbdkit', ratios.nbdkit, goal.nbdkit)}`,
         ...(replicationOn ? [`    ${ratioText('replication on ÷ off', replicationOn.toOff, goals.on)}`] : []),
+        ...(untracked ? [`    ${ratioText('tracked ÷ not tracked', ratios.untracked, null)}`] : []),
         ...row('tidemark', ours),
+        ...row('tidemark, not tracked', untracked),
         ...row('tidemark, replication on', replicationOn),
         ...row('qemu-nbd', qemuNbd),
         ...row('nbdkit file', nbdkit),

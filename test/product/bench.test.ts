@@ -115,9 +115,9 @@ it.skipIf(!requireTool('fio', 'qemu-nbd', 'nbdkit'))(
         '4 KiB random write, depth 16',
         '256 KiB write',
       ]);
-      for (const { name, ours, qemuNbd, nbdkit, ratios, replicationOn } of cases) {
+      for (const { name, ours, qemuNbd, nbdkit, untracked, ratios, replicationOn } of cases) {
         const blockBytes = name.startsWith('4 KiB') ? 4_096 : 262_144;
-        for (const speed of [ours, qemuNbd, nbdkit, ...(name.includes('write') ? [replicationOn] : [])]) {
+        for (const speed of [ours, qemuNbd, nbdkit, ...(name.includes('write') ? [replicationOn, untracked] : [])]) {
           expect(speed?.p99Ms).toBeGreaterThan(0);
           // Counted with and without the requests under way at the end.
           expect(((speed?.iops ?? 0) * blockBytes) / ((speed?.mbps ?? 0) * 1e6)).toBeGreaterThan(0.5);
