@@ -11,6 +11,9 @@ export interface ProcessServersReport {
     readonly inFlightBytes: number;
     readonly windowBytes: number;
     readonly heardMs: number;
+    /** How many it is (`--shards`), and how many of them are busy. */
+    readonly processes: number;
+    readonly busyProcesses: number;
     /** Of which it has the lease. */
     readonly machines: readonly string[];
     /** What was set as its limit; null: as it is configured. */

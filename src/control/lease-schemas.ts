@@ -11,7 +11,7 @@ const epoch = z.int().min(1).max(epochMax).describe('Rises with every change of 
 const session = z
   .string()
   .regex(/^[0-9a-f]{32}$/, '32 hex digits')
-  .describe('Of one run of the process server: another run is another holder.');
+  .describe('Of one run of one process of the process server: another one is another holder.');
 
 /** Who may write a machine's replica, and until when; of the state's clock. What is left of one that ended keeps its epoch. */
 export const storedLease = z.object({
@@ -44,17 +44,19 @@ const load = {
   inFlightBytes: bytes,
   windowBytes: bytes.describe('What it can have in flight at most.'),
 };
-/** A process server as it was last heard; of the state's clock. */
-export const storedServer = z.object({
+/** A process of a process server as it was last heard; of the state's clock. */
+export const storedProcess = z.object({
   address,
   ...load,
   heardMs: timeMs,
   /** Since when it has had no room; null: it has. */
   busySinceMs: timeMs.nullable(),
-  /** When a machine was last moved from or to it because of load. */
-  movedMs: timeMs.nullable(),
 });
-export type StoredServer = z.infer<typeof storedServer>;
+export type StoredProcess = z.infer<typeof storedProcess>;
+
+/** Of a process server: when a machine was last moved from or to it because of load; of the state's clock. */
+export const storedRelief = z.object({ movedMs: timeMs });
+export type StoredRelief = z.infer<typeof storedRelief>;
 
 export const leaseAsk = z.object({
   machine: nameSchema,
@@ -97,7 +99,9 @@ export const processServersReply = z.object({
       address,
       ...load,
       heardMs: timeMs,
-      state: z.enum(['ok', 'busy', 'silent']),
+      processes: count.describe('How many it is (`--shards`); sessions and bytes above are of all of them.'),
+      busyProcesses: count.describe('Those of them whose memory for what is in flight is full.'),
+      state: z.enum(['ok', 'busy', 'silent']).describe('Busy: one of its processes is.'),
       machines: z.array(nameSchema).describe('Of which it has the lease.'),
       throttle: throttleOfServer.nullable().describe('What was set as its limit; null: as it is configured.'),
     }),

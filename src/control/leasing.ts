@@ -2,8 +2,8 @@
  * Leases and process servers over the state port: what `leases.ts` and `placement.ts` decide about what stands there. One question is one read, one decision,
  * one commit; if what was read was changed meanwhile, by another control API or another process server, everything is read and decided anew.
  *
- * A process server is known by its questions, and its load by what it says in them. Its record is set whatever it was, because its shards ask beside each
- * other, all at the same time, and would refuse each other for ever; it is compared only where a machine is moved for load, and where it is forgotten.
+ * Of a process server, every process writes its own record (`servers.ts`), whatever it was: all may ask at the same moment. Compared is when a machine was
+ * last moved for load, so that each is moved from one and to one at a time; and what is removed, so that nobody who is back is forgotten.
  */
 import { invariant } from '../kit/invariant.ts';
 import { Problem } from '../kit/problem.ts';
@@ -11,12 +11,13 @@ import { limits } from '../limits.ts';
 import type { Call, Handlers } from './http.ts';
 import * as schemas from './lease-schemas.ts';
 import { decideLease, holderOf, type LeaseWorld } from './leases.ts';
-import { byRoom, heardNow, isHeard, offered, relief, type Servers } from './placement.ts';
+import { byRoom, isOverloaded, offered, relief } from './placement.ts';
 import { listAll, machineOf, notFound } from './records.ts';
 import { limitOfServer } from './server-limits.ts';
+import { heardNow, isHeard, knownProcesses, processId, serversOf, type KnownProcess, type Servers } from './servers.ts';
 import type { Change, State, StateRecord } from './state.ts';
 
-const { leaseMs, attemptsMax, serversMax, serverForgottenMs, moveMs } = limits.leases;
+const { leaseMs, attemptsMax, serverForgottenMs, moveMs } = limits.leases;
 
 interface Known<T> {
   readonly value: T | undefined;
@@ -30,14 +31,6 @@ const knownLease = (record: StateRecord | undefined): Known<schemas.Lease> => ({
 });
 const leaseOf = async (state: State, machine: string): Promise<Known<schemas.Lease>> =>
   knownLease(await state.get('leases', machine));
-
-async function serversOf(state: State): Promise<{ servers: Servers; versions: ReadonlyMap<string, number> }> {
-  const records = await state.list('servers', { limit: serversMax });
-  return {
-    servers: new Map(records.map(({ id, value }) => [id, schemas.storedServer.parse(value)])),
-    versions: new Map(records.map(({ id, version }) => [id, version])),
-  };
-}
 
 const worldOf = (servers: Servers, nowMs: number): LeaseWorld => ({
   nowMs,
@@ -53,6 +46,35 @@ const busyMeanwhile = (): Problem =>
     retryable: true,
   });
 
+const removal = (collection: 'servers' | 'reliefs', id: string, expected?: number): Change => ({
+  ...{ collection, id, value: undefined },
+  ...(expected === undefined ? {} : { expected }),
+});
+
+const forgettable = ({ name, said }: KnownProcess, by: string, nowMs: number): boolean =>
+  name === by ? !isHeard(said, nowMs) : nowMs - said.heardMs > serverForgottenMs;
+
+/** The machine that this process loses for it is overloaded, and the changes that say so but for the lease's. */
+async function relieved(
+  state: State,
+  name: string,
+  leases: ReadonlyMap<string, schemas.Lease>,
+  world: { readonly servers: Servers; readonly nowMs: number },
+) {
+  const records = await state.getMany('reliefs', [...world.servers.keys()]);
+  const movedMs = (server: string): number | undefined => {
+    const record = records.get(server);
+    return record && schemas.storedRelief.parse(record.value).movedMs;
+  };
+  const moved = relief(name, leases, { ...world, movedMs });
+  if (!moved) return null;
+  const changes = [name, moved.to].map((id): Change => {
+    const value = { movedMs: world.nowMs } satisfies schemas.StoredRelief;
+    return { collection: 'reliefs', id, value, expected: records.get(id)?.version ?? 0 };
+  });
+  return { ...moved, changes };
+}
+
 async function attempt(
   state: State,
   name: string,
@@ -60,10 +82,13 @@ async function attempt(
 ): Promise<schemas.LeasesReply | null> {
   // The time before the records (leases.ts, 3).
   const nowMs = await state.nowMs();
-  const { servers: known, versions } = await serversOf(state);
+  const known = await knownProcesses(state);
   const { session, machines: asks, ...said } = body;
-  const here = heardNow(known.get(name), said, nowMs);
-  const servers = new Map([...known, [name, here]]);
+  const id = processId(name, session);
+  const here = heardNow(known.find((one) => one.id === id)?.said, said, nowMs);
+  const others = known.filter((one) => one.id !== id);
+  const forgotten = others.filter((one) => forgettable(one, name, nowMs));
+  const servers = serversOf([...others.filter((one) => !forgotten.includes(one)), { name, said: here }], nowMs);
   const world = worldOf(servers, nowMs);
   const leases = await state.getMany(
     'leases',
@@ -76,40 +101,36 @@ async function attempt(
   const kept = new Map(
     decided.flatMap(({ machine, answer, lease }) => (answer.held && lease ? [[machine, lease]] : [])),
   );
-  const moved = relief(name, servers, kept, nowMs);
-  const there = moved && servers.get(moved.to);
+  const moved = isOverloaded(here, nowMs) ? await relieved(state, name, kept, { servers, nowMs }) : null;
   const changes = decided.flatMap(({ machine, version, lease }): Change[] => {
     if (!lease) return [];
     const move = moved?.machine === machine ? { to: moved.to, untilMs: nowMs + moveMs } : lease.move;
     return [{ collection: 'leases', id: machine, value: { ...lease, move }, expected: version }];
   });
-  const compared = (id: string) => ({ collection: 'servers', id, expected: versions.get(id) ?? 0 }) as const;
-  const forgotten = [...known].filter(([id, { heardMs }]) => id !== name && nowMs - heardMs > serverForgottenMs);
   const result = await state.commit([
-    ...(moved && there
-      ? [
-          { ...compared(name), value: { ...here, movedMs: nowMs } },
-          { ...compared(moved.to), value: { ...there, movedMs: nowMs } },
-        ]
-      : [{ collection: 'servers', id: name, value: here } as const]),
+    { collection: 'servers', id, value: here },
+    ...(moved?.changes ?? []),
     ...changes,
-    ...forgotten.map(([id]): Change => ({ ...compared(id), value: undefined })),
+    ...forgotten.map(({ id: gone, version }) => removal('servers', gone, version)),
+    ...[...new Set(forgotten.map((one) => one.name))]
+      .filter((one) => !servers.has(one))
+      .map((one) => removal('reliefs', one)),
   ]);
   if (!result.ok) return null;
-  return { leaseMs, alone: servers.size - forgotten.length === 1, machines: decided.map(({ answer }) => answer) };
+  return { leaseMs, alone: servers.size === 1, machines: decided.map(({ answer }) => answer) };
 }
 
 /** Where the machine's agent should go, in this order; none: there is nothing to choose from, and it goes where it was configured to go. */
 export async function processServersFor(state: State, machine: string): Promise<string[]> {
   const nowMs = await state.nowMs();
-  const { servers } = await serversOf(state);
+  const servers = serversOf(await knownProcesses(state), nowMs);
   return servers.size < 2 ? [] : offered((await leaseOf(state, machine)).value, servers, nowMs);
 }
 
 async function move(state: State, machine: string, wanted: string | undefined) {
   await machineOf(state, machine);
   const nowMs = await state.nowMs();
-  const { servers } = await serversOf(state);
+  const servers = serversOf(await knownProcesses(state), nowMs);
   const { value: lease, version } = await leaseOf(state, machine);
   const from = holderOf(lease, nowMs);
   if (wanted !== undefined && !servers.has(wanted)) {
@@ -157,16 +178,24 @@ export function leasing(state: State): LeaseHandlers {
     },
     async listProcessServers() {
       const nowMs = await state.nowMs();
-      const { servers } = await serversOf(state);
+      const servers = serversOf(await knownProcesses(state), nowMs);
       const held = (await listAll(state, 'leases')).map(({ id, value }) => ({
         machine: id,
         holder: holderOf(schemas.storedLease.parse(value), nowMs),
       }));
       const answers = [...servers].map(async ([name, server]) => {
-        const { address, sessions, inFlightBytes, windowBytes, heardMs, busySinceMs } = server;
+        const { address, sessions, inFlightBytes, windowBytes, heardMs, processes, busyProcesses } = server;
         const machines = held.flatMap(({ machine, holder }) => (holder === name ? [machine] : []));
-        const condition = !isHeard(server, nowMs) ? 'silent' : busySinceMs === null ? 'ok' : 'busy';
-        const load = { sessions, inFlightBytes, windowBytes, heardMs, state: condition } as const;
+        const condition = !isHeard(server, nowMs) ? 'silent' : busyProcesses === 0 ? 'ok' : 'busy';
+        const load = {
+          sessions,
+          inFlightBytes,
+          windowBytes,
+          heardMs,
+          processes,
+          busyProcesses,
+          state: condition,
+        } as const;
         return { name, address, ...load, machines, throttle: await limitOfServer(state, name) };
       });
       return { value: { processServers: await Promise.all(answers) } };

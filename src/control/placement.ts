@@ -2,47 +2,27 @@
  * Which process server a machine should be with. Pure.
  *
  *  1. Only who was heard lately is offered. First who has the machine, or is to have it; then by room, so that new machines spread.
- *  2. A process server is busy when what it has in flight fills its memory, and has room again only well below that; it has to be busy for a
- *     while before a machine is moved from it, to one that has room, one machine at a time; what was moved stays for long. So load does not make
- *     machines wander to and fro. Who has one machine only keeps it: elsewhere it would be as much work.
+ *  2. A process of a process server is busy when what it has in flight fills its memory, and has room again only well below that; it has to be busy for a
+ *     while before a machine is moved from it, to a process server all of whose processes have room, one machine at a time; what was moved stays for long.
+ *     So load does not make machines wander to and fro. Who has one machine only keeps it: elsewhere it would be as much work.
  */
 import { limits } from '../limits.ts';
-import type { Lease, StoredServer } from './lease-schemas.ts';
+import type { Lease, StoredProcess } from './lease-schemas.ts';
 import { holderOf, movingTo } from './leases.ts';
+import { isHeard, type Servers } from './servers.ts';
 
-const { leaseMs, busyRatio, roomRatio, busyMs, settleMs } = limits.leases;
-
-export type Servers = ReadonlyMap<string, StoredServer>;
-
-/** Who was heard in the future was heard before the clock was set back; nobody knows how long ago. */
-export const isHeard = ({ heardMs }: Pick<StoredServer, 'heardMs'>, nowMs: number): boolean =>
-  Math.abs(nowMs - heardMs) < leaseMs;
-
-const loadOf = ({ inFlightBytes, windowBytes }: StoredServer): number =>
-  windowBytes === 0 ? 0 : inFlightBytes / windowBytes;
-
-/** What is stored of a process server that was heard now. */
-export function heardNow(
-  before: StoredServer | undefined,
-  said: Pick<StoredServer, 'address' | 'sessions' | 'inFlightBytes' | 'windowBytes'>,
-  nowMs: number,
-): StoredServer {
-  const { busySinceMs: since = null, movedMs: moved = null } = before ?? {};
-  const movedMs = moved === null ? null : Math.min(moved, nowMs);
-  const server = { ...said, heardMs: nowMs, busySinceMs: since, movedMs };
-  const load = loadOf(server);
-  // Silence is not being busy: nobody knows what was meanwhile.
-  const known = since !== null && before !== undefined && isHeard(before, nowMs);
-  if (load >= busyRatio) return { ...server, busySinceMs: known ? since : nowMs };
-  return { ...server, busySinceMs: load > roomRatio && known ? since : null };
-}
+const { roomRatio, busyMs, settleMs } = limits.leases;
 
 /** Names of those that were heard lately, those with more room first. */
 export function byRoom(servers: Servers, nowMs: number): string[] {
-  const busy = (server: StoredServer): number => (server.busySinceMs === null ? 0 : 1);
   return [...servers]
     .filter(([, server]) => isHeard(server, nowMs))
-    .sort(([a, one], [b, other]) => busy(one) - busy(other) || one.sessions - other.sessions || (a < b ? -1 : 1))
+    .sort(
+      ([a, one], [b, other]) =>
+        Math.sign(one.busyProcesses) - Math.sign(other.busyProcesses) ||
+        one.sessions - other.sessions ||
+        (a < b ? -1 : 1),
+    )
     .map(([name]) => name);
 }
 
@@ -55,21 +35,30 @@ export function offered(lease: Lease | undefined, servers: Servers, nowMs: numbe
   return order.flatMap((name) => servers.get(name)?.address ?? []);
 }
 
-/** The machine that `name` should lose for it is busy, and to whom; null: none. `leases`: of its machines. */
+/** Whether a machine may have to be moved from it. */
+export const isOverloaded = ({ busySinceMs: since }: StoredProcess, nowMs: number): boolean =>
+  since !== null && nowMs - since >= busyMs;
+
+export interface ReliefWorld {
+  readonly servers: Servers;
+  /** When a machine was last moved from or to a process server because of load. */
+  readonly movedMs: (server: string) => number | undefined;
+  readonly nowMs: number;
+}
+
+/** The machine that an overloaded process of `name` should lose, and to whom; null: none. `leases`: of its own machines. */
 export function relief(
   name: string,
-  servers: Servers,
   leases: ReadonlyMap<string, Lease>,
-  nowMs: number,
+  { servers, movedMs, nowMs }: ReliefWorld,
 ): { readonly machine: string; readonly to: string } | null {
-  const restless = (server: StoredServer | undefined): boolean => (server?.movedMs ?? -busyMs) > nowMs - busyMs;
-  const server = servers.get(name);
-  const since = server?.busySinceMs ?? null;
-  if (since === null || nowMs - since < busyMs || restless(server) || leases.size < 2) return null;
-  const to = byRoom(servers, nowMs).find((other) => {
-    const there = servers.get(other);
-    return other !== name && there !== undefined && loadOf(there) <= roomRatio && !restless(there);
-  });
+  const restless = (server: string): boolean => {
+    const moved = movedMs(server);
+    return moved !== undefined && Math.abs(nowMs - moved) < busyMs;
+  };
+  if (leases.size < 2 || restless(name)) return null;
+  const hasRoom = (other: string): boolean => (servers.get(other)?.fullest ?? Infinity) <= roomRatio;
+  const to = byRoom(servers, nowMs).find((other) => other !== name && hasRoom(other) && !restless(other));
   const settled = [...leases]
     .filter(([, { takenMs, move }]) => move === null && nowMs - takenMs >= settleMs)
     .sort(([, one], [, other]) => one.takenMs - other.takenMs);

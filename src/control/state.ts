@@ -28,6 +28,7 @@ export const collections = [
   'site',
   'leases',
   'servers',
+  'reliefs',
   'server-limits',
 ] as const;
 export type Collection = (typeof collections)[number];

@@ -156,16 +156,20 @@ describe('data', () => {
     expect(await line.run('move', 'web1', '--to', 'ps-2')).toBe(0);
     expect(asked).toMatchObject([{ machine: 'web1', to: 'ps-2' }]);
     expect(line.stderr()).toContain('web1 moves from ps-1 to ps-2 (ps2:9443)');
-    const server = { sessions: 1, inFlightBytes: 0, windowBytes: 1024, heardMs: point.cutTimeMs, throttle: null };
+    const load = { sessions: 1, inFlightBytes: 0, windowBytes: 1024, heardMs: point.cutTimeMs };
+    const server = { ...load, processes: 1, busyProcesses: 0, throttle: null };
+    const busy = { ...server, processes: 4, busyProcesses: 1, state: 'busy' as const };
     const processServers = [
       { ...server, name: 'ps-1', address: 'ps1:9443', state: 'silent' as const, machines: [] },
       { ...server, name: 'ps-2', address: 'ps2:9443', state: 'ok' as const, machines: ['web1', 'web2'] },
+      { ...busy, name: 'ps-3', address: 'ps3:9443', machines: [] },
     ];
     const list = commandLine({ roles: { processServers: async () => ({ processServers }) } });
     expect(await list.run('process-servers')).toBe(0);
     expect(list.stdout()).toContain('ps-1  ps1:9443  silent since 2026-01-02');
     expect(list.stdout()).toContain('ps-2  ps2:9443  ok, 1 session,');
     expect(list.stdout()).toContain('  web1 web2');
+    expect(list.stdout()).toContain('ps-3  ps3:9443  busy (1 of 4 processes), 1 session,');
     const silent = new Problem('unreachable', 'process server ps-2 is silent', { retryable: true });
     const refused = commandLine({ roles: { move: () => Promise.reject(silent) } });
     expect(await refused.run('move', 'web1')).toBe(exitCodes.unreachable.code);

@@ -42,7 +42,8 @@ it.each([
 
 it('process-servers limits one of them, and lists what holds', async () => {
   const said: unknown[] = [];
-  const load = { sessions: 1, inFlightBytes: 0, windowBytes: 1024, heardMs: 0, state: 'ok', machines: [] } as const;
+  const flow = { sessions: 1, inFlightBytes: 0, windowBytes: 1024, heardMs: 0, machines: [] };
+  const load = { ...flow, processes: 1, busyProcesses: 0, state: 'ok' } as const;
   const limit = { throttle: business, timeZone: 'Asia/Kolkata' };
   const processServers = [
     { ...load, name: 'ps1', address: 'ps1:9443', throttle: limit },

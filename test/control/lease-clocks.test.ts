@@ -1,8 +1,9 @@
 /** The state's clock is set back: PostgreSQL was moved to another host, or NTP put an hour right. Who is gone then must not hold a machine for that hour. */
 import { describe, expect, it } from 'vitest';
-import { epochMax, type Lease, type StoredServer } from '../../src/control/lease-schemas.ts';
+import { epochMax, type Lease, type StoredProcess } from '../../src/control/lease-schemas.ts';
 import { decideLease, type Asker, type Decision } from '../../src/control/leases.ts';
-import { byRoom, heardNow } from '../../src/control/placement.ts';
+import { byRoom } from '../../src/control/placement.ts';
+import { heardNow, serversOf } from '../../src/control/servers.ts';
 import { limits } from '../../src/limits.ts';
 
 const { leaseMs, renewEveryMs, silentMs, moveMs } = limits.leases;
@@ -69,11 +70,12 @@ describe('a state whose clock was set back', () => {
     const load = { address: 'x:1', sessions: 0, inFlightBytes: 95, windowBytes: 100 };
     const nowMs = 10 * hourMs;
     const early = heardNow(undefined, load, nowMs);
-    const servers = new Map<string, StoredServer>([['a', { ...early, movedMs: nowMs }]]);
-    expect(byRoom(servers, nowMs - hourMs)).toEqual([]);
-    const since = heardNow(servers.get('a'), load, nowMs - hourMs);
-    expect(since).toMatchObject({ busySinceMs: nowMs - hourMs, movedMs: nowMs - hourMs });
-    expect(byRoom(new Map([['a', since]]), nowMs - hourMs)).toEqual(['a']);
+    const offeredNow = (said: StoredProcess) =>
+      byRoom(serversOf([{ name: 'a', said }], nowMs - hourMs), nowMs - hourMs);
+    expect(offeredNow(early)).toEqual([]);
+    const since = heardNow(early, load, nowMs - hourMs);
+    expect(since).toMatchObject({ busySinceMs: nowMs - hourMs });
+    expect(offeredNow(since)).toEqual(['a']);
   });
 });
 

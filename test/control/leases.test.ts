@@ -1,8 +1,9 @@
 /** Leases and placement as pure functions, and as a simulated site whose servers pause, whose answers are late and whose clocks go wrong. */
 import { describe, expect, it } from 'vitest';
-import type { Lease, LeaseAnswer, LeaseAsk, StoredServer } from '../../src/control/lease-schemas.ts';
+import type { Lease, LeaseAnswer, LeaseAsk, StoredProcess } from '../../src/control/lease-schemas.ts';
 import { decideLease, type Asker, type LeaseWorld } from '../../src/control/leases.ts';
-import { heardNow, offered, relief, type Servers } from '../../src/control/placement.ts';
+import { byRoom, isOverloaded, offered, relief } from '../../src/control/placement.ts';
+import { heardNow, serversOf, type Servers } from '../../src/control/servers.ts';
 import { limits } from '../../src/limits.ts';
 import { diceOf, seedOfRun, type Dice } from '../product/content.ts';
 
@@ -196,16 +197,21 @@ describe('a simulated site', () => {
   });
 });
 
-const server = (more: Partial<StoredServer> = {}): StoredServer => ({
+const process = (more: Partial<StoredProcess> = {}): StoredProcess => ({
   address: 'x:1',
   sessions: 2,
   inFlightBytes: 0,
   windowBytes: 100,
   heardMs: 0,
   busySinceMs: null,
-  movedMs: null,
   ...more,
 });
+/** By name: its processes, one or more. */
+const site = (servers: Record<string, StoredProcess | readonly StoredProcess[]>, nowMs: number): Servers =>
+  serversOf(
+    Object.entries(servers).flatMap(([name, those]) => [those].flat().map((said) => ({ name, said }))),
+    nowMs,
+  );
 const lease = (more: Partial<Lease> = {}): Lease => ({
   holder: 'a',
   session: a.session,
@@ -219,17 +225,41 @@ const lease = (more: Partial<Lease> = {}): Lease => ({
 
 describe('process servers', () => {
   it('are offered while they are heard: who has the machine first, then by room', () => {
-    const servers: Servers = new Map([
-      ['a', server({ address: 'a:1' })],
-      ['b', server({ address: 'b:1', sessions: 1 })],
-      ['c', server({ address: 'c:1', sessions: 0, busySinceMs: 0 })],
-      ['d', server({ address: 'd:1', sessions: 0, heardMs: -leaseMs })],
-    ]);
+    const at = (nowMs: number): Servers =>
+      site(
+        {
+          a: process({ address: 'a:1' }),
+          b: process({ address: 'b:1', sessions: 1 }),
+          c: process({ address: 'c:1', sessions: 0, busySinceMs: 0 }),
+          d: process({ address: 'd:1', sessions: 0, heardMs: -leaseMs }),
+        },
+        nowMs,
+      );
+    const servers = at(1);
     expect(offered(undefined, servers, 1)).toEqual(['b:1', 'a:1', 'c:1']);
     expect(offered(lease(), servers, 1)).toEqual(['a:1', 'b:1', 'c:1']);
     expect(offered(lease({ holder: 'd' }), servers, 1)).toEqual(['b:1', 'a:1', 'c:1']);
     expect(offered(lease({ move: { to: 'c', untilMs: 9 } }), servers, 1)).toEqual(['c:1', 'b:1', 'a:1']);
-    expect(offered(lease(), servers, leaseMs)).toEqual([]);
+    expect(offered(lease(), at(leaseMs), leaseMs)).toEqual([]);
+  });
+
+  it('are all their processes: sums for what they have, the fullest for whether there is room', () => {
+    const [nowMs, hour] = [leaseMs, 3_600_000];
+    const processes = [
+      process({ heardMs: nowMs, address: 'new:1', inFlightBytes: 95, busySinceMs: 7, sessions: 3 }),
+      process({ heardMs: nowMs - 1, inFlightBytes: 10, sessions: 1 }),
+      process({ heardMs: 0, inFlightBytes: 99, sessions: 9, busySinceMs: 0 }),
+    ];
+    const both = { address: 'new:1', sessions: 4, inFlightBytes: 105, windowBytes: 200, heardMs: nowMs };
+    const told = { ...both, processes: 2, busyProcesses: 1, fullest: 0.95 };
+    expect(site({ a: processes }, nowMs).get('a')).toEqual(told);
+    // All silent: what was said last, not what was said before.
+    expect(site({ a: processes }, nowMs + hour).get('a')).toEqual(told);
+    expect(site({ a: process({ windowBytes: 0 }) }, 0).get('a')).toMatchObject({ fullest: 0, processes: 1 });
+    const servers = site({ a: processes, b: process({ heardMs: nowMs, sessions: 5 }) }, nowMs);
+    expect(byRoom(servers, nowMs)).toEqual(['b', 'a']);
+    const spread = site({ a: [process(), process()], b: process({ sessions: 3 }) }, 0);
+    expect(byRoom(spread, 0)).toEqual(['b', 'a']);
   });
 
   it('are busy when their memory is full for a while, and no longer only well below', () => {
@@ -246,25 +276,29 @@ describe('process servers', () => {
 
   it('that are busy for long lose one machine at a time, to one with room, and nothing wanders back', () => {
     const nowMs = busyMs;
-    const busy = server({ busySinceMs: 0, heardMs: nowMs });
-    const idle = server({ heardMs: nowMs });
+    expect(isOverloaded(process({ busySinceMs: 0 }), nowMs)).toBe(true);
+    expect(isOverloaded(process({ busySinceMs: 1 }), nowMs)).toBe(false);
+    expect(isOverloaded(process(), nowMs)).toBe(false);
+    const idle = process({ heardMs: nowMs });
     const machines = new Map([
       ['m1', lease()],
       ['m2', lease({ takenMs: -settleMs - 1 })],
       ['m3', lease({ takenMs: 0 })],
     ]);
-    const of = (servers: Record<string, StoredServer>, held = machines) =>
-      relief('a', new Map(Object.entries(servers)), held, nowMs);
-    expect(of({ a: busy, b: idle })).toEqual({ machine: 'm2', to: 'b' });
-    expect(of({ a: { ...busy, busySinceMs: 1 }, b: idle })).toBeNull();
-    expect(of({ a: { ...busy, movedMs: 1 }, b: idle })).toBeNull();
-    expect(of({ a: busy, b: { ...idle, movedMs: 1 } })).toBeNull();
-    expect(of({ a: busy, b: { ...idle, inFlightBytes: 51 } })).toBeNull();
-    expect(of({ a: busy, b: { ...idle, heardMs: nowMs - leaseMs } })).toBeNull();
-    expect(of({ a: busy, b: idle }, new Map([['m1', lease()]]))).toBeNull();
-    expect(
-      of({ a: busy, b: idle }, new Map([...machines].map(([name, one]) => [name, { ...one, takenMs: 0 }]))),
-    ).toBeNull();
+    const of = (b: StoredProcess | readonly StoredProcess[], moved: Record<string, number> = {}, held = machines) => {
+      const servers = site({ a: process({ busySinceMs: 0, heardMs: nowMs }), b }, nowMs);
+      return relief('a', held, { servers, movedMs: (name) => moved[name], nowMs });
+    };
+    expect(of(idle)).toEqual({ machine: 'm2', to: 'b' });
+    expect(of(idle, { a: 0, b: 0 })).toEqual({ machine: 'm2', to: 'b' });
+    expect(of(idle, { a: 1 })).toBeNull();
+    expect(of(idle, { b: 1 })).toBeNull();
+    expect(of({ ...idle, inFlightBytes: 51 })).toBeNull();
+    expect(of([idle, { ...idle, inFlightBytes: 51 }])).toBeNull();
+    expect(of([idle, { ...idle, inFlightBytes: 50 }])).not.toBeNull();
+    expect(of({ ...idle, heardMs: nowMs - leaseMs })).toBeNull();
+    expect(of(idle, {}, new Map([['m1', lease()]]))).toBeNull();
+    expect(of(idle, {}, new Map([...machines].map(([name, one]) => [name, { ...one, takenMs: 0 }])))).toBeNull();
   });
 });
 

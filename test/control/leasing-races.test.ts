@@ -5,6 +5,7 @@ import * as path from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { leasesRequest } from '../../src/control/lease-schemas.ts';
 import { leasing } from '../../src/control/leasing.ts';
+import { processId } from '../../src/control/servers.ts';
 import { openLmdbState } from '../../src/control/state-lmdb.ts';
 import type { State } from '../../src/control/state.ts';
 import { limits } from '../../src/limits.ts';
@@ -24,10 +25,13 @@ afterEach(async () => {
   await rm(directory, { recursive: true, force: true });
 });
 
+const sessionOf = (session: number): string => String(session).padStart(32, '0');
+const idOf = (name: string, session: number): string => processId(name, sessionOf(session));
+
 async function ask(on: State, name: string, session: number, machines: readonly string[] = []) {
   const asks = machines.map((machine) => ({ machine, want: 'take', epoch: 0 }) as const);
   const load = { sessions: 1, inFlightBytes: 0, windowBytes: 1 };
-  const body = { session: String(session).padStart(32, '0'), address: 'x:1', ...load, machines: [...asks] };
+  const body = { session: sessionOf(session), address: 'x:1', ...load, machines: [...asks] };
   const identity = { role: 'process-server', name, fingerprint: '', notAfterMs: 0 } as const;
   const { value } = await leasing(on).holdLeases({ identity, name: '', query: undefined, body, ifMatch: undefined });
   return value.machines.map(({ held }) => held);
@@ -61,8 +65,10 @@ it('a process server that is back is not forgotten by one that read before', asy
   };
   await ask(late, 'b', 2);
   const there = await state.list('servers', { limit: 10 });
-  expect(there.map(({ id }) => id)).toEqual(['a', 'b']);
+  expect(there.map(({ id }) => id)).toEqual([idOf('a', 1), idOf('b', 2)]);
   await clock.pass(serverForgottenMs + 1);
+  await state.commit(['a', 'b'].map((id) => ({ collection: 'reliefs', id, value: { movedMs: 1 } })));
   await ask(state, 'b', 2);
-  expect((await state.list('servers', { limit: 10 })).map(({ id }) => id)).toEqual(['b']);
+  expect((await state.list('reliefs', { limit: 10 })).map(({ id }) => id)).toEqual(['b']);
+  expect((await state.list('servers', { limit: 10 })).map(({ id }) => id)).toEqual([idOf('b', 2)]);
 });

@@ -16,8 +16,10 @@ interface ListOptions extends Options {
 function* linesOf({ processServers }: ProcessServersReport): Generator<string> {
   for (const one of processServers) {
     const { name, address, state, sessions, inFlightBytes, windowBytes, heardMs, machines, throttle } = one;
+    const { processes, busyProcesses } = one;
+    const busy = state === 'busy' && processes > 1 ? ` (${busyProcesses} of ${processes} processes)` : '';
     const load = `${countText(sessions, 'session')}, ${bytesText(inFlightBytes)} of ${bytesText(windowBytes)} in flight`;
-    yield `${name}  ${address}  ${state === 'silent' ? `silent since ${timeText(heardMs)}` : `${state}, ${load}`}`;
+    yield `${name}  ${address}  ${state === 'silent' ? `silent since ${timeText(heardMs)}` : `${state}${busy}, ${load}`}`;
     if (throttle) yield `  its limit: ${throttle.throttle} (${throttle.timeZone})`;
     if (machines.length > 0) yield `  ${machines.join(' ')}`;
   }
