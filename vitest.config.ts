@@ -1,4 +1,11 @@
 import { defineConfig } from 'vitest/config';
+import { LongestFirst } from './test/longest-first.ts';
+
+/**
+ * Whole sites of real processes: they wait for intervals, reports and leases about as much as they compute, so that three files at once are what keeps
+ * two cores busy. Everywhere else a file has a core to itself, and so has a takeover, which is held to seconds.
+ */
+const sites = ['test/product/*.test.ts', 'test/faults/!(takeover).test.ts', 'test/deploy/*.test.ts'];
 
 /**
  * Tests run from the TypeScript sources; those that start whole roles start the compiled tree (`dist/`), because worker
@@ -6,11 +13,23 @@ import { defineConfig } from 'vitest/config';
  */
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts'],
     pool: 'forks',
-    maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 60_000,
     teardownTimeout: 10_000,
+    sequence: { sequencer: LongestFirst },
+    projects: [
+      { extends: true, test: { name: 'sites', include: sites, maxWorkers: 3, sequence: { groupOrder: 0 } } },
+      {
+        extends: true,
+        test: {
+          name: 'rooms',
+          include: ['test/**/*.test.ts'],
+          exclude: sites,
+          maxWorkers: 2,
+          sequence: { groupOrder: 1 },
+        },
+      },
+    ],
   },
 });
