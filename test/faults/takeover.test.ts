@@ -1,6 +1,7 @@
 /**
  * Machines move between process servers under a writer that never stops: killed, moved by command, and stopped for longer than a lease and woken up
- * again while another has the machine. Every point is whole afterwards: nothing a stale owner sent was taken.
+ * again while another has the machine. Every point is whole afterwards: nothing a stale owner sent was taken. Both stories run at once, each on a site of
+ * its own: most of the time they wait for a lease to end.
  *
  * TIDEMARK_TEST_SOAK=1 stops and wakes 50 times.
  */
@@ -18,7 +19,7 @@ const takeoverSeconds = 15;
 /** A machine where much else runs takes longer for everything; quiet ones are held to the promise. */
 const slackSeconds = process.env['CI'] === 'true' ? 0 : 10;
 
-describe('several process servers', () => {
+describe.concurrent('several process servers', () => {
   it(
     'take machines over from one that was killed, stopped, or told to',
     { timeout: 120_000 + rounds * 60_000 },
