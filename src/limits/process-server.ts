@@ -24,6 +24,8 @@ export const processServer = {
   /** Between tries to reach a target again, while the session with the agent goes on. */
   targetRetryBaseMs: 200,
   targetRetryMaxMs: 10_000,
+  /** How long a target may say nothing while it opens the disks of a session again; reading a large replica takes it a while. */
+  reopenMs: 60_000,
   /** How long the head of a session waits for its target before what is kept goes to the spool. */
   spoolAfterMs: 1_000,
   /** How long an agent that is out of credit waits for its oldest batch to be durable before the same happens. */

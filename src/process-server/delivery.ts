@@ -189,6 +189,7 @@ export class Delivery {
 
   async #end(reason: Problem, remains: Remains): Promise<void> {
     this.#ticking?.cancel();
+    this.#endReopening();
     this.backlog.end(reason);
     this.#sender?.end(reason);
     this.#credit.end(reason);
@@ -238,7 +239,9 @@ export class Delivery {
       this.#reopening = null;
       void this.#goOn(connection, credit, committed);
     };
-    this.#reopening = new Reopening({ connection, disks, epoch, points, mayLag: this.#isRecovered, done });
+    const late = (reason: Problem): void => this.link.giveUp(reason);
+    const { clock } = this.#parts;
+    this.#reopening = new Reopening({ connection, disks, epoch, points, mayLag: this.#isRecovered, done, late, clock });
   }
 
   #recover(recovered: RecoveredSpool): void {
@@ -279,7 +282,7 @@ export class Delivery {
 
   #lost(reason: Problem): void {
     const { clock } = this.#parts;
-    this.#reopening = null;
+    this.#endReopening();
     this.#sender?.end(reason);
     this.#credit.end(reason);
     if (this.#ended) return;
@@ -295,9 +298,14 @@ export class Delivery {
     } else this.#fail(reason, 'dropped');
   }
 
+  #endReopening(): void {
+    this.#reopening?.end();
+    this.#reopening = null;
+  }
+
   #reconnect(why: string): void {
     const reason = new Problem('shutting-down', why, { retryable: true });
-    this.#reopening = null;
+    this.#endReopening();
     this.#sender?.end(reason);
     this.#credit.end(reason);
     this.#lostAtMs ??= this.#parts.clock.monotonicMs();

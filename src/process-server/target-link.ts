@@ -143,6 +143,11 @@ export class TargetLink {
     this.#enter({ kind: 'waiting', timer: this.#options.clock.after(this.#backoff.nextMs(), () => this.connect()) });
   }
 
+  /** Its owner waits for nothing more from this connection: told as lost, like one that closed. */
+  giveUp(reason: Problem): void {
+    this.#lose(reason);
+  }
+
   /** It served its purpose: the pauses begin anew. */
   succeeded(): void {
     this.#backoff.reset();

@@ -6,6 +6,7 @@ import { limits } from '../../src/limits.ts';
 import { frameType } from '../../src/wire/frame.ts';
 import { Here, type Sending } from './spool-world.ts';
 
+const { reopenMs, targetRetryMaxMs } = limits.processServer;
 const all: Here[] = [];
 function here(bytesMax?: number): Here {
   const made = new Here(bytesMax);
@@ -60,6 +61,43 @@ describe('a drain', () => {
     await drained(site);
     expect(site.target.stored).toEqual(sending.sent);
     expect(site.target.points).toHaveLength(1);
+  });
+
+  it('tries anew where its target answers pings and never opens the disks', async () => {
+    const site = here();
+    const sending = await site.agent().open();
+    site.target.goAway();
+    await sending.whole(2);
+    await site.spooled(2);
+    sending.agent.connection.close(1000, 'bye');
+    await site.until(() => site.server.spoolReport().machines[0]?.draining === true, 'drains');
+    const { connections: before } = site.target;
+    site.target.mute = new Set([frameType.opened, frameType.leaves]);
+    site.target.away = false;
+    await site.until(() => site.target.connections === before + 1, 'is asked');
+    await site.clock.pass(reopenMs - 100);
+    expect(site.target.connections).toBe(before + 1);
+    site.target.mute = new Set();
+    await site.until(() => site.target.connections === before + 2, 'is asked again', 100, 3 * targetRetryMaxMs);
+    await drained(site);
+    expect(site.target.stored).toEqual(sending.sent);
+  });
+
+  it('that ends while its target opens the disks waits for nothing', async () => {
+    const site = here();
+    const sending = await site.agent().open();
+    site.target.goAway();
+    await sending.whole(2);
+    await site.spooled(2);
+    sending.agent.connection.close(1000, 'bye');
+    site.target.mute = new Set([frameType.opened, frameType.leaves]);
+    site.target.away = false;
+    const { connections: before } = site.target;
+    await site.until(() => site.target.connections === before + 1, 'is asked');
+    await site.clock.pass(1000);
+    site.server.close();
+    await site.server.settled();
+    expect(site.clock.nextMs).toBeNull();
   });
 
   it('ends behind a cycle of which nothing came', async () => {
