@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import type { Roles } from '../../src/cli/roles.ts';
 import type { MachineStatus, StatusReport } from '../../src/cli/status-report.ts';
 import { exitCodes } from '../../src/fatal.ts';
 import { type Clock, systemClock } from '../../src/kit/clock.ts';
@@ -41,6 +42,18 @@ describe('status', () => {
     expect(await ill.run('status')).toBe(exitCodes['check-failed'].code);
     expect(ill.stdout()).toContain('critical site: blocks are damaged; wait');
     expect(await ill.run('status', '--json')).toBe(exitCodes['check-failed'].code);
+  });
+
+  it('is of the machine that is named, or of all; with --json it is the report', async () => {
+    const asked: unknown[] = [];
+    const status: Roles['status'] = async (request) => {
+      asked.push(request.machine);
+      return healthy;
+    };
+    const line = commandLine({ roles: { status } });
+    expect([await line.run('status', 'web1', '--json'), await line.run('status')]).toEqual([0, 0]);
+    expect(asked).toEqual(['web1', undefined]);
+    expect(JSON.parse(line.stdout().split('\n')[0] ?? '')).toEqual(healthy);
   });
 
   it('is a table, then what binds and what to expect, then the reasons with what to do', async () => {
