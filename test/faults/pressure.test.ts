@@ -27,8 +27,13 @@ const sampleEveryMs = 200;
 const fairFactor = 3;
 /** Whose tries failed for a minute waits for one: that is the schedule, and no intervention. */
 const recoveryMs = 100_000;
-/** What a process server may have beside its budget and what it had before the first agent: slabs at rest, 128 connections with TLS, its heap. */
-const residentBytesBeside = 200 * MiB;
+/**
+ * All that the process of a process server may have beside its budget, at its worst moment. For the product's budget that is 150 MiB, which the bench's
+ * scaling section holds it to; that budget is half a gigabyte, and 64 busy agents leave much of it free. This one is so small that it is nearly all granted
+ * and used, and what stands beside it shows whole: some 135 MiB before the first agent (the program, not compiled here, and its two workers), slabs at
+ * rest, 128 connections with TLS, the heap.
+ */
+const residentBytesBeside = 280 * MiB;
 
 const cutSince = (machines: Iterable<PressuredMachine>, sinceMs: number): boolean =>
   [...machines].every(({ newestCutMs }) => newestCutMs > sinceMs);
@@ -75,7 +80,7 @@ function expectWithinBudget(site: PressuredSite, name: ServerName): void {
   expect(figures.grantedBytesPeak).toBeLessThanOrEqual(figures.grantedLimitBytes);
   expect(figures.inFlightBytesPeak).toBeLessThanOrEqual(figures.grantedBytesPeak);
   expect(figures.spoolBytesPeak).toBeLessThanOrEqual(spoolBytesMax);
-  expect(figures.residentBytesPeak - figures.residentBytesIdle).toBeLessThan(budget.totalBytes + residentBytesBeside);
+  expect(figures.residentBytesPeak).toBeLessThan(budget.totalBytes + residentBytesBeside);
   expect(log.filter((line) => line.includes('"level":"error"'))).toEqual([]);
 }
 
@@ -128,7 +133,7 @@ it(
       [
         `pressure: ${machineCount} machines, lag s ${figure(fairness.meanMs, 1000)}, worst ${figure(fairness.worstMs, 1000)}`,
         `MiB behind ${figure(fairness.meanBytes, MiB)}; spool peak ${(spoolBytesPeak / MiB).toFixed(1)} of ${spoolBytesMax / MiB} (${server.worstLevel})`,
-        `granted peak ${(grantedBytesPeak / MiB).toFixed(1)}, in flight ${(server.inFlightBytesPeak / MiB).toFixed(1)} of ${(budget.totalBytes / MiB).toFixed(1)}, resident ${((server.residentBytesPeak - server.residentBytesIdle) / MiB).toFixed(0)} more than ${(server.residentBytesIdle / MiB).toFixed(0)}`,
+        `granted peak ${(grantedBytesPeak / MiB).toFixed(1)}, in flight ${(server.inFlightBytesPeak / MiB).toFixed(1)} of ${(budget.totalBytes / MiB).toFixed(1)}, resident ${(server.residentBytesPeak / MiB).toFixed(0)}, of which ${(server.residentBytesIdle / MiB).toFixed(0)} before the first agent`,
         `dead one: spool ${(killed.spoolBytesPeak / MiB).toFixed(1)}; ${site.links.reduce((sum, { resets }) => sum + resets, 0)} resets`,
         `points again ${pointsAfter.toFixed(1)} s after, spool empty ${emptyAfter.toFixed(1)} s after; ${points} points proven\n`,
       ].join('\n  '),
