@@ -346,4 +346,4 @@ test(`any story of targets away, restarts and lost spools ends in true points (s
   console.info(`stories: ${JSON.stringify(Object.fromEntries([...seen].sort()))}`);
   for (const what of ['target', 'cut', 'process-server', 'lost', 'losses', 'points', 'spooled KiB'])
     expect(seen.get(what)).toBeGreaterThan(0);
-}, 600_000);
+}, soak ? 3_600_000 : 600_000);

@@ -293,4 +293,4 @@ test(`any story of writers, cut wires and restarts ends in true points (seed ${s
   console.info(`stories: ${JSON.stringify(Object.fromEntries([...seen].sort()))}`);
   for (const what of ['cut', 'process-server', 'agent', 'target', 'resync', 'points'])
     expect(seen.get(what)).toBeGreaterThan(0);
-}, 600_000);
+}, soak ? 3_600_000 : 600_000);

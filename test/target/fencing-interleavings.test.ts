@@ -346,7 +346,7 @@ class World {
 
 test(
   'whatever the order of takeovers, pauses, late batches, points and restarts: nothing stale is written',
-  { timeout: 300_000 },
+  { timeout: soak ? 3_600_000 : 300_000 },
   async () => {
     const seed = seedOfRun('fencing');
     const dice = diceOf(seed);
