@@ -146,10 +146,14 @@ async function tell(story: Story): Promise<void> {
   }
 }
 
-test(`any story of late answers and deaths ends in true points (seed ${seed})`, async () => {
-  await fc.assert(fc.asyncProperty(stories, tell), { seed, numRuns, endOnFailure: true });
-  console.info(`stories of late answers: ${JSON.stringify(seen)}`);
-  expect(seen.points).toBeGreaterThan(numRuns);
-  expect(seen.waitedMost).toBeGreaterThan(3);
-  expect(seen.lost).toBeGreaterThan(numRuns / 5);
-}, soak ? 3_600_000 : 600_000);
+test(
+  `any story of late answers and deaths ends in true points (seed ${seed})`,
+  async () => {
+    await fc.assert(fc.asyncProperty(stories, tell), { seed, numRuns, endOnFailure: true });
+    console.info(`stories of late answers: ${JSON.stringify(seen)}`);
+    expect(seen.points).toBeGreaterThan(numRuns);
+    expect(seen.waitedMost).toBeGreaterThan(3);
+    expect(seen.lost).toBeGreaterThan(numRuns / 5);
+  },
+  soak ? 3_600_000 : 600_000,
+);

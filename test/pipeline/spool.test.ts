@@ -318,32 +318,36 @@ async function tell(site: Site, now: Command): Promise<void> {
   }
 }
 
-test(`any story of targets away, restarts and lost spools ends in true points (seed ${seed})`, async () => {
-  const story = async (told: typeof stories extends fc.Arbitrary<infer T> ? T : never): Promise<void> => {
-    const site = await Site.started({ blockSize, sizes: [1_000_448, 300_032], ...told });
-    try {
-      await site.point();
-      for (const now of told.commands) {
-        count(now.kind);
-        site.said.push(`-- ${JSON.stringify(now)}`);
-        await tell(site, now);
+test(
+  `any story of targets away, restarts and lost spools ends in true points (seed ${seed})`,
+  async () => {
+    const story = async (told: typeof stories extends fc.Arbitrary<infer T> ? T : never): Promise<void> => {
+      const site = await Site.started({ blockSize, sizes: [1_000_448, 300_032], ...told });
+      try {
+        await site.point();
+        for (const now of told.commands) {
+          count(now.kind);
+          site.said.push(`-- ${JSON.stringify(now)}`);
+          await tell(site, now);
+        }
+        site.said.push('-- the dust settles');
+        count('points', await over(site));
+        countTotals(site);
+      } catch (error) {
+        throw new Error(`${error instanceof Error ? error.stack : String(error)}\n${site.story()}`, { cause: error });
+      } finally {
+        await site.remove();
       }
-      site.said.push('-- the dust settles');
-      count('points', await over(site));
-      countTotals(site);
-    } catch (error) {
-      throw new Error(`${error instanceof Error ? error.stack : String(error)}\n${site.story()}`, { cause: error });
-    } finally {
-      await site.remove();
-    }
-  };
-  await fc.assert(fc.asyncProperty(stories, story), {
-    seed,
-    numRuns,
-    endOnFailure: true,
-    ...(replay === undefined ? {} : { path: replay }),
-  });
-  console.info(`stories: ${JSON.stringify(Object.fromEntries([...seen].sort()))}`);
-  for (const what of ['target', 'cut', 'process-server', 'lost', 'losses', 'points', 'spooled KiB'])
-    expect(seen.get(what)).toBeGreaterThan(0);
-}, soak ? 3_600_000 : 600_000);
+    };
+    await fc.assert(fc.asyncProperty(stories, story), {
+      seed,
+      numRuns,
+      endOnFailure: true,
+      ...(replay === undefined ? {} : { path: replay }),
+    });
+    console.info(`stories: ${JSON.stringify(Object.fromEntries([...seen].sort()))}`);
+    for (const what of ['target', 'cut', 'process-server', 'lost', 'losses', 'points', 'spooled KiB'])
+      expect(seen.get(what)).toBeGreaterThan(0);
+  },
+  soak ? 3_600_000 : 600_000,
+);

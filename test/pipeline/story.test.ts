@@ -283,14 +283,18 @@ async function tell(story: Story): Promise<void> {
   }
 }
 
-test(`any story of writers, cut wires and restarts ends in true points (seed ${seed})`, async () => {
-  await fc.assert(fc.asyncProperty(stories, tell), {
-    seed,
-    numRuns,
-    endOnFailure: true,
-    ...(replay === undefined ? {} : { path: replay }),
-  });
-  console.info(`stories: ${JSON.stringify(Object.fromEntries([...seen].sort()))}`);
-  for (const what of ['cut', 'process-server', 'agent', 'target', 'resync', 'points'])
-    expect(seen.get(what)).toBeGreaterThan(0);
-}, soak ? 3_600_000 : 600_000);
+test(
+  `any story of writers, cut wires and restarts ends in true points (seed ${seed})`,
+  async () => {
+    await fc.assert(fc.asyncProperty(stories, tell), {
+      seed,
+      numRuns,
+      endOnFailure: true,
+      ...(replay === undefined ? {} : { path: replay }),
+    });
+    console.info(`stories: ${JSON.stringify(Object.fromEntries([...seen].sort()))}`);
+    for (const what of ['cut', 'process-server', 'agent', 'target', 'resync', 'points'])
+      expect(seen.get(what)).toBeGreaterThan(0);
+  },
+  soak ? 3_600_000 : 600_000,
+);
