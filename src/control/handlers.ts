@@ -9,6 +9,7 @@ import { Problem } from '../kit/problem.ts';
 import type { Random } from '../kit/random.ts';
 import { limits } from '../limits.ts';
 import type { Authority } from '../transport/authority.ts';
+import { leaseRemoved } from './forgotten-leases.ts';
 import { foreseenBy } from './foresight.ts';
 import type { Handlers } from './http.ts';
 import { preflightOf } from './preflight.ts';
@@ -112,7 +113,8 @@ function protection({ state, clock }: Parts): MachineHandlers {
       const resync = { collection: 'resyncs', id: name, value: undefined } as const;
       const value = { atMs: clock.wallMs(), deleteReplica };
       const left = { collection: 'unprotected', id: name, value } as const;
-      if (!(await state.commit([machine, report, resync, left, ...listed])).ok) throw conflict(name);
+      const lease = await leaseRemoved(state, name);
+      if (!(await state.commit([machine, report, resync, left, ...lease, ...listed])).ok) throw conflict(name);
       return { value: undefined };
     },
     async listPoints({ name, query: { cursor, limit } }) {

@@ -1,8 +1,8 @@
 /**
  * Who owns a machine: the process server with its lease (C9). Pure: records and a time in, what to answer and to store out.
  *
- *  1. The epoch rises with every change of holder, is above what a target reported, and never falls: what is left of a lease keeps it. Another run of the
- *     same process server is another holder.
+ *  1. The epoch rises with every change of holder, is above what a target reported, and never falls: what is left of a lease keeps it, as long as
+ *     its machine is known (`forgotten-leases.ts`). Another run of the same process server is another holder.
  *  2. A lease that is not over is taken from nobody but by a move; the machine then waits for whom it was moved to, as long as that one is heard.
  *  3. Time is the state's clock, the same for all control APIs, whatever their own say; it is read before the record is decided about. A lease found over
  *     then stays over unless its record changes, and then the commit does not hold. So APIs need no clocks that agree.

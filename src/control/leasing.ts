@@ -5,6 +5,7 @@
  * Of a process server, every process writes its own record (`servers.ts`), whatever it was: all may ask at the same moment. Compared is when a machine was
  * last moved for load, so that each is moved from one and to one at a time; and what is removed, so that nobody who is back is forgotten.
  */
+import { durationText } from '../kit/figures.ts';
 import { invariant } from '../kit/invariant.ts';
 import { Problem } from '../kit/problem.ts';
 import { limits } from '../limits.ts';
@@ -17,7 +18,7 @@ import { limitOfServer } from './server-limits.ts';
 import { heardNow, isHeard, knownProcesses, processId, serversOf, type KnownProcess, type Servers } from './servers.ts';
 import type { Change, State, StateRecord } from './state.ts';
 
-const { leaseMs, attemptsMax, serverForgottenMs, moveMs } = limits.leases;
+const { leaseMs, attemptsMax, serversMax, serverForgottenMs, moveMs } = limits.leases;
 
 interface Known<T> {
   readonly value: T | undefined;
@@ -43,6 +44,12 @@ const worldOf = (servers: Servers, nowMs: number): LeaseWorld => ({
 const busyMeanwhile = (): Problem =>
   new Problem('overloaded', 'others change the same leases all the time', {
     remedy: 'it is tried again by itself',
+    retryable: true,
+  });
+
+const tooMany = (name: string): Problem =>
+  new Problem('overloaded', `the site has ${serversMax} process servers, and ${name} would be one more`, {
+    remedy: `stop one that is not needed: it is forgotten ${durationText(serverForgottenMs / 1000)} later`,
     retryable: true,
   });
 
@@ -89,6 +96,7 @@ async function attempt(
   const others = known.filter((one) => one.id !== id);
   const forgotten = others.filter((one) => forgettable(one, name, nowMs));
   const servers = serversOf([...others.filter((one) => !forgotten.includes(one)), { name, said: here }], nowMs);
+  if (servers.size > serversMax && !known.some((one) => one.name === name)) throw tooMany(name);
   const world = worldOf(servers, nowMs);
   const leases = await state.getMany(
     'leases',

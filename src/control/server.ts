@@ -29,6 +29,7 @@ import type { Files } from '../posix/files.ts';
 import { type Authority, issueInMemory, openAuthority } from '../transport/authority.ts';
 import { identityOf } from '../transport/identity.ts';
 import { tlsOptions } from '../transport/tls-options.ts';
+import { forgetLeasesAgainAndAgain } from './forgotten-leases.ts';
 import { createHandlers, statusOf } from './handlers.ts';
 import { type Identity, registerRoutes } from './http.ts';
 import { policySchema } from './schemas.ts';
@@ -192,10 +193,11 @@ async function serve(options: ControlOptions, state: State): Promise<Control> {
       (error: unknown) => logger.error({ error }, 'the server certificate was not renewed'),
     );
   });
+  const forgetting = forgetLeasesAgainAndAgain(state, clock, logger);
   let closing: Promise<void> | undefined;
   const close = async (): Promise<void> => {
     renewal.cancel();
-    await app.close();
+    await Promise.all([app.close(), forgetting.end()]);
     await state.close();
   };
   try {

@@ -25,9 +25,11 @@ export const leases = {
   machinesPerAskMax: 512,
   /** A question whose records were changed meanwhile is decided anew so often. */
   attemptsMax: 4,
-  /** Process servers known at once; one that was not heard for so long is forgotten. */
+  /** Process servers of a site, a further one is refused; one that was not heard for so long is forgotten. */
   serversMax: 256,
   serverForgottenMs: 3600 * 1000,
+  /** How often leases of machines that are not known any more are looked for. */
+  forgetEveryMs: 600_000,
   /** Share of its memory for batches in flight from which a process server is busy, and up to which one can take more. */
   busyRatio: 0.9,
   roomRatio: 0.5,

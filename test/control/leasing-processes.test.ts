@@ -3,6 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { forgetLeases, leaseRemoved } from '../../src/control/forgotten-leases.ts';
 import { storedLease } from '../../src/control/lease-schemas.ts';
 import { leasing, processServersFor } from '../../src/control/leasing.ts';
 import { processId } from '../../src/control/servers.ts';
@@ -157,6 +158,32 @@ function describeProcesses(store: (clock: SteppedClock) => Promise<Store>): void
     await world.clock.pass(leaseMs);
     await world.ask('a', 1, 5);
     expect(await world.ids()).toEqual([processId('a', sessionOf(1)), processId('b', sessionOf(2))]);
+  });
+
+  it('leases of machines that are not known go when they are over, others stay', async () => {
+    await world.state.commit([{ collection: 'machines', id: 'known', value: {} }]);
+    await world.ask('a', 1, 0, ['known', 'm1', 'm2']);
+    const left = async () => (await world.state.list('leases', { limit: 9 })).map(({ id }) => id);
+    await forgetLeases(world.state);
+    expect(await left()).toEqual(['known', 'm1', 'm2']);
+    await world.clock.pass(leaseMs - 1);
+    await world.ask('a', 1, 0, ['m2']);
+    expect(await leaseRemoved(world.state, 'm1')).toEqual([]);
+    await world.clock.pass(1);
+    expect(await leaseRemoved(world.state, 'm1')).toMatchObject([{ id: 'm1', value: undefined }]);
+    await forgetLeases(world.state);
+    expect(await left()).toEqual(['known', 'm2']);
+    await world.clock.pass(leaseMs);
+    // One that is taken at this moment stays.
+    const late: State = {
+      ...world.state,
+      commit: async (changes) => {
+        await world.ask('a', 1, 0, ['m2']);
+        return world.state.commit(changes);
+      },
+    };
+    await forgetLeases(late);
+    expect(await left()).toEqual(['known', 'm2']);
   });
 }
 

@@ -72,3 +72,24 @@ it('a process server that is back is not forgotten by one that read before', asy
   expect((await state.list('reliefs', { limit: 10 })).map(({ id }) => id)).toEqual(['b']);
   expect((await state.list('servers', { limit: 10 })).map(({ id }) => id)).toEqual([idOf('b', 2)]);
 });
+
+it('one process server too many is refused, as long as none is forgotten, and the others do not notice', async () => {
+  const { serversMax } = limits.leases;
+  const heardMs = clock.wallMs();
+  const load = { sessions: 1, inFlightBytes: 0, windowBytes: 1 };
+  const said = { address: 'x:1', ...load, heardMs, busySinceMs: null };
+  const names = Array.from({ length: serversMax - 1 }, (_, index) => `s${index}`);
+  await state.commit(names.map((name) => ({ collection: 'servers', id: idOf(name, 1), value: said })));
+  expect(await ask(state, 'z1', 1, ['m1'])).toEqual([true]);
+  await expect(ask(state, 'z2', 1, ['m2'])).rejects.toMatchObject({
+    code: 'overloaded',
+    message: `the site has ${serversMax} process servers, and z2 would be one more`,
+    remedy: expect.stringContaining('forgotten 60 min later') as string,
+  });
+  expect(await ask(state, 'z1', 2, ['m2'])).toEqual([true]);
+  // Who is known is served, however many there are.
+  await state.commit([{ collection: 'servers', id: idOf('z9', 1), value: said }]);
+  expect(await ask(state, 's0', 2, ['m3'])).toEqual([true]);
+  await clock.pass(serverForgottenMs + 1);
+  expect(await ask(state, 'z2', 1, ['m1'])).toEqual([true]);
+});

@@ -79,6 +79,29 @@ describe('leases over the API', () => {
     expect(await a.one('keep', 1)).toMatchObject({ held: false, holder: 'b' });
   });
 
+  it('are gone with their machine, or later where somebody held them then', async () => {
+    const operator = await site.operator();
+    for (const name of ['m1', 'm2', 'm3'])
+      await operator.call('putMachine', { name, body: { disks: [{ name: 'root' }] } });
+    const a = await Server.enroll('a');
+    const { credentials } = await site.role('process-server', 'b');
+    const take = ['m1', 'm2', 'm3'].map((machine) => ({ machine, want: 'take' as const }));
+    const epochs = async (asks = take) => {
+      const b = new Server('b', site.client({ kind: 'role', credentials }));
+      return (await b.ask(asks)).machines.map(({ epoch }) => epoch);
+    };
+    await a.ask(take);
+    await operator.call('deleteMachine', { name: 'm2' });
+    expect(await epochs()).toEqual([null, null, null]);
+    site.aheadMs = leaseMs + 1000;
+    await operator.call('deleteMachine', { name: 'm1' });
+    expect(await epochs(take.slice(0, 1))).toEqual([1]);
+    // The first looks for such leases when it starts, and has done so when it ends.
+    await site.restart();
+    await site.restart();
+    expect(await epochs()).toEqual([1, 1, 2]);
+  });
+
   it('are one’s, whoever asks at the same time', async () => {
     const servers = [await Server.enroll('a'), await Server.enroll('b'), await Server.enroll('c')];
     const machines = Array.from({ length: 20 }, (_, index) => ({ machine: `m${index}`, want: 'take' as const }));
