@@ -2,10 +2,14 @@ import { defineConfig } from 'vitest/config';
 import { LongestFirst } from './test/longest-first.ts';
 
 /**
- * Whole sites of real processes: they wait for intervals, reports and leases about as much as they compute, so that three files at once are what keeps
- * two cores busy. Everywhere else a file has a core to itself, and so has a takeover, which is held to seconds.
+ * Whole sites that wait for intervals, reports and leases more than they compute: three files at once are what keeps two cores busy. Everywhere else a
+ * file has a core to itself.
  */
-const sites = ['test/product/*.test.ts', 'test/faults/!(takeover).test.ts', 'test/deploy/*.test.ts'];
+const waiting = [
+  'test/product/{quickstart,resync,unprotect,disk-changes,scan,kill,on-demand}.test.ts',
+  'test/faults/{storage,order}.test.ts',
+  'test/deploy/*.test.ts',
+];
 
 /**
  * Tests run from the TypeScript sources; those that start whole roles start the compiled tree (`dist/`), because worker
@@ -19,13 +23,13 @@ export default defineConfig({
     teardownTimeout: 10_000,
     sequence: { sequencer: LongestFirst },
     projects: [
-      { extends: true, test: { name: 'sites', include: sites, maxWorkers: 3, sequence: { groupOrder: 0 } } },
+      { extends: true, test: { name: 'waiting', include: waiting, maxWorkers: 3, sequence: { groupOrder: 0 } } },
       {
         extends: true,
         test: {
-          name: 'rooms',
+          name: 'computing',
           include: ['test/**/*.test.ts'],
-          exclude: sites,
+          exclude: waiting,
           maxWorkers: 2,
           sequence: { groupOrder: 1 },
         },

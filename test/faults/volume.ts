@@ -31,11 +31,16 @@ export class Volume {
     return new Volume(directory);
   }
 
-  /** Leaves only `free` bytes. */
+  /** Leaves at most `free` bytes: of them, or more, whoever writes there meanwhile takes. */
   async fill(free: number): Promise<void> {
     await this.empty();
     const { bavail, bsize } = await statfs(this.directory);
-    await writeFile(this.#ballast, Buffer.alloc(Math.max(0, bavail * bsize - free)));
+    try {
+      await writeFile(this.#ballast, Buffer.alloc(Math.max(0, bavail * bsize - free)));
+    } catch (error) {
+      // Then it is full.
+      if (!(error instanceof Error && 'code' in error && error.code === 'ENOSPC')) throw error;
+    }
   }
 
   async empty(): Promise<void> {
