@@ -9,6 +9,7 @@
  *  1. A write during the read was marked in *current* at its issue, so the block is in the log again and a leaf of the middle of a write does no harm.
  *  2. What was hashed is made durable every `checkpointBytes` or `checkpointMs`, and at the end of the session: it is not hashed again.
  *  3. At most `width` pieces of `surveyPieceBytes` are under way; their leaves are all the memory this takes.
+ *  4. Pieces are judged in ascending order, none behind one that could not be read.
  */
 import { fullMask } from '../disk/page-mask.ts';
 import type { Clock } from '../kit/clock.ts';
@@ -121,10 +122,11 @@ class Survey {
   }
 
   async #judgeOldest(): Promise<void> {
-    const piece = this.#underWay.shift();
+    const [piece] = this.#underWay;
     if (!piece) return;
     const { disk, counters } = this.#context;
-    const hashed = await piece.leaves;
+    const hashed = await piece.leaves; // One that fails stays the oldest: 4.
+    this.#underWay.shift();
     const blocks = blocksIn(piece.runs);
     let at = 0;
     for (const run of piece.runs) {
