@@ -4,6 +4,7 @@ import { localTimeIn } from '../kit/local-time.ts';
 import { limits } from '../limits.ts';
 import { because, worst } from './reasons.ts';
 import type { AgentReport } from './report-schemas.ts';
+import { rpoActual } from './rpo.ts';
 import type { StoredResync } from './schemas.ts';
 import type { Sources } from './sources.ts';
 import { stageRemedies } from './stage.ts';
@@ -25,10 +26,6 @@ export interface Machinery {
   readonly asked: StoredResync | undefined;
 }
 
-export function ageSeconds(nowMs: number, thenMs: number | null): number | null {
-  return thenMs === null ? null : Math.max(0, nowMs - thenMs) / 1000;
-}
-
 /** Cut times of the newest points of a disk. */
 export interface NewestPoints {
   readonly committedMs: number | null;
@@ -45,21 +42,20 @@ export function isBehind({ interval }: Pick<Machinery, 'interval'>, age: number 
   return age !== null && interval !== null && age > rpoWarningIntervals * interval + rpoGraceMs / 1000;
 }
 
-function* recency(of: Machinery, { committedMs, provenMs }: NewestPoints, stage: Stage | null) {
-  if (committedMs === null) {
+function* recency(of: Machinery, { committedMs, provenMs }: NewestPoints, age: number | null, stage: Stage | null) {
+  if (committedMs === null || age === null) {
     yield because('no-point', 'no recovery point is committed yet');
     return;
   }
-  const agoMs = of.nowMs - committedMs;
-  const is = `the newest committed point is ${durationText(agoMs / 1000)} old`;
+  const is = `the newest committed point is ${durationText(age)} old`;
   const binds = stage === null ? '' : `; what binds: ${stage.name} (${stage.why})`;
   const remedy = stage === null ? undefined : stageRemedies[stage.name];
-  if (of.target !== null && agoMs > of.target * 1000)
+  if (of.target !== null && age > of.target)
     yield because('rpo-breached', `${is}, the RPO target is ${durationText(of.target)}${binds}`, remedy);
-  else if (isBehind(of, agoMs / 1000))
+  else if (isBehind(of, age))
     yield because('behind', `${is}, the interval is ${durationText(of.interval ?? 0)}${binds}`, remedy);
   // Where nothing is proven yet, the commit's own age counts: a point committed just now can not be proven.
-  const unprovenMs = provenMs === null ? agoMs : committedMs - provenMs;
+  const unprovenMs = provenMs === null ? age * 1000 : committedMs - provenMs;
   if (unprovenMs > proofGraceMs) yield because('unproven', 'newer points are committed but not proven');
 }
 
@@ -103,8 +99,9 @@ export function judgeDisk(
   const seen = of.agent?.report.disks.find((disk) => disk.name === name);
   const replica = of.held?.report.disks.find((disk) => disk.name === name);
   const newest = newestPointsOf(name, of.held);
+  const age = rpoActual(of.nowMs, newest.committedMs, of.held?.receivedMs ?? null);
   const resync = resyncOf(seen, of.asked?.disks.some((disk) => disk.name === name) ?? false);
-  const reasons = [...problems, ...recency(of, newest, flow.stage), ...resyncReasons(name, resync)];
+  const reasons = [...problems, ...recency(of, newest, age, flow.stage), ...resyncReasons(name, resync)];
   if (of.agent && !seen) reasons.push(because('disk-not-captured', `the agent does not capture disk ${name}`));
   return {
     name,
@@ -115,7 +112,7 @@ export function judgeDisk(
     reasons,
     rpoTargetSeconds: of.target,
     rpoIntervalSeconds: of.interval,
-    rpoActualSeconds: ageSeconds(of.nowMs, newest.committedMs),
+    rpoActualSeconds: age,
     newestCommittedMs: newest.committedMs,
     newestProvenMs: newest.provenMs,
     lagBytes: seen?.lagBytes ?? null,

@@ -1,10 +1,10 @@
 /** One machine: what its disks have in common, what binds, what is to be expected, and who said so. */
 import { bitRateText, durationText } from '../kit/figures.ts';
-import { ageSeconds, isBehind, judgeDisk, newestPointsOf, type Machinery } from './disk-status.ts';
+import { isBehind, judgeDisk, newestPointsOf, type Machinery } from './disk-status.ts';
 import { forecastOf, isForeseen } from './forecast.ts';
 import { because, becauseOf, type ReportedProblem, worst } from './reasons.ts';
 import type { AgentReport } from './report-schemas.ts';
-import { rpoTargetOf } from './rpo.ts';
+import { rpoActual, rpoTargetOf } from './rpo.ts';
 import type { Machine, Policy, StoredResync } from './schemas.ts';
 import type { Sources } from './sources.ts';
 import { bindingStage, stageRemedies } from './stage.ts';
@@ -128,7 +128,7 @@ export function judgeMachine(
   const [agent, held] = [sources.agents.get(name), sources.replicas.get(name)];
   const of: Machinery = { nowMs, target, interval, agent, held, asked };
   const newestCommittedMs = oldestOf(machine.disks.map((disk) => newestPointsOf(disk.name, held).committedMs));
-  const age = ageSeconds(nowMs, newestCommittedMs);
+  const age = rpoActual(nowMs, newestCommittedMs, held?.receivedMs ?? null);
   const lagBytes = sumOf(
     machine.disks.map((disk) => agent?.report.disks.find((seen) => seen.name === disk.name)?.lagBytes ?? null),
   );

@@ -52,7 +52,12 @@ export type Upcoming = z.infer<typeof upcoming>;
 const rpo = {
   rpoTargetSeconds: z.number().nullable().describe('How old the newest committed cut may be.'),
   rpoIntervalSeconds: z.number().nullable().describe('From one cut to the next.'),
-  rpoActualSeconds: z.number().nullable().describe('Age of the newest committed cut.'),
+  rpoActualSeconds: z
+    .number()
+    .nullable()
+    .describe(
+      'Age of the newest committed cut when its target told of it; it tells every 5 s, and time counts again when it does not.',
+    ),
 };
 const progress = {
   ...rpo,
