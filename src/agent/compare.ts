@@ -14,13 +14,13 @@ const { checksumsPerFrameMax, comparisonsMax } = limits.wire;
 const nodesPerFrame = checksumsPerFrameMax / leavesPerNode;
 
 /** A range of nodes, end excluded. */
-interface NodeRange {
+export interface NodeRange {
   readonly first: number;
   readonly end: number;
 }
 
-function* pieces(count: number, size: number): Generator<NodeRange> {
-  for (let first = 0; first < count; first += size) yield { first, end: Math.min(first + size, count) };
+function* pieces({ first: from, end }: NodeRange, size: number): Generator<NodeRange> {
+  for (let first = from; first < end; first += size) yield { first, end: Math.min(first + size, end) };
 }
 
 /** Neighbours together, as many as fit into a frame. */
@@ -59,34 +59,75 @@ async function inOrder<T, R>(
   }
 }
 
-/** Rejects when the session ends. */
-export async function compareDisk(session: Session, index: number, disk: ReplicaDisk): Promise<void> {
-  const { leaves } = disk;
-  const { geometry } = leaves;
-  const nodeBytes = leavesPerNode * geometry.blockSize;
-  const bounds: ChecksumBounds = { leaves: geometry.blockCount, nodes: nodeCountOf(geometry) };
-  const differing: number[] = [];
-  disk.enter('comparing', bounds.nodes * nodeBytes);
+/** What is compared, and who is told what came of it. */
+export interface Comparing {
+  readonly session: Session;
+  readonly index: number;
+  readonly disk: ReplicaDisk;
+  readonly differs: (block: number, leaf: Uint8Array) => void;
+  /** So many bytes more are known to be equal, or were looked at block by block. */
+  readonly progressed?: (bytes: number) => void;
+}
 
-  const compareNodes = ({ first, end }: NodeRange): Promise<Difference> => {
+/** The nodes of the range that differ, ascending. Rejects when the session ends. */
+export async function differingNodes(
+  { session, index, disk, progressed }: Omit<Comparing, 'differs'>,
+  range: NodeRange,
+): Promise<number[]> {
+  const { leaves } = disk;
+  const nodeBytes = leavesPerNode * leaves.geometry.blockSize;
+  const differing: number[] = [];
+  const compare = ({ first, end }: NodeRange): Promise<Difference> => {
     const count = end - first;
-    return session.compare(index, { level: 'nodes', first, count, hashes: leaves.nodesOf(first, count) }, bounds);
+    const hashes = leaves.nodesOf(first, count);
+    return session.compare(index, { level: 'nodes', first, count, hashes }, boundsOf(disk));
   };
-  await inOrder(pieces(bounds.nodes, checksumsPerFrameMax), compareNodes, (answer) => {
-    disk.progressed((answer.count - answer.differing.length) * nodeBytes);
+  await inOrder(pieces(range, checksumsPerFrameMax), compare, (answer) => {
+    progressed?.((answer.count - answer.differing.length) * nodeBytes);
     for (const node of answer.differing) differing.push(node);
   });
+  return differing;
+}
 
-  const compareLeaves = (range: NodeRange): Promise<Difference> => {
+/** Tells the blocks of these nodes that differ, ascending. Rejects when the session ends. */
+export async function compareNodes(
+  { session, index, disk, differs, progressed }: Comparing,
+  nodes: readonly number[],
+): Promise<void> {
+  const { leaves } = disk;
+  const { geometry } = leaves;
+  const compare = (range: NodeRange): Promise<Difference> => {
     const first = range.first * leavesPerNode;
     const count = (range.end - range.first - 1) * leavesPerNode + leavesInNode(geometry, range.end - 1);
-    return session.compare(index, { level: 'leaves', first, count, hashes: leaves.leavesOf(first, count) }, bounds);
+    const hashes = leaves.leavesOf(first, count);
+    return session.compare(index, { level: 'leaves', first, count, hashes }, boundsOf(disk));
   };
-  await inOrder(neighbours(differing), compareLeaves, ({ differing: blocks, hashes, count }) => {
-    for (const [at, block] of blocks.entries()) {
-      disk.differs(block, hashes.subarray(at * leafBytes, (at + 1) * leafBytes));
-    }
-    disk.progressed(count * geometry.blockSize);
+  await inOrder(neighbours(nodes), compare, ({ differing: blocks, hashes, count }) => {
+    for (const [at, block] of blocks.entries()) differs(block, hashes.subarray(at * leafBytes, (at + 1) * leafBytes));
+    progressed?.(count * geometry.blockSize);
   });
+}
+
+/** The whole disk. Rejects when the session ends. */
+export async function compareDisk(session: Session, index: number, disk: ReplicaDisk): Promise<void> {
+  const { geometry } = disk.leaves;
+  const comparing: Comparing = {
+    session,
+    index,
+    disk,
+    differs: (block, leaf) => {
+      disk.differs(block, leaf);
+    },
+    progressed: (bytes) => {
+      disk.progressed(bytes);
+    },
+  };
+  const end = nodeCountOf(geometry);
+  disk.enter('comparing', end * leavesPerNode * geometry.blockSize);
+  await compareNodes(comparing, await differingNodes(comparing, { first: 0, end }));
   disk.comparisonDue = false;
+}
+
+function boundsOf({ leaves: { geometry } }: ReplicaDisk): ChecksumBounds {
+  return { leaves: geometry.blockCount, nodes: nodeCountOf(geometry) };
 }

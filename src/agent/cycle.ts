@@ -6,7 +6,6 @@
  * (void cut, writes that did not drain), and everything returns to *current*, also what POINTs in flight wait for (DESIGN §3).
  */
 import type { CutAll, CutReport } from '../capture/contract.ts';
-import { withLayer } from '../kernels/layer-run.ts';
 import type { Clock } from '../kit/clock.ts';
 import { limits } from '../limits.ts';
 import type { MachineDefinition } from '../wire/definition.ts';
@@ -30,6 +29,8 @@ export interface CycleContext {
   /** Called right before POINT goes out. */
   readonly sending: (point: SentPoint) => void;
   readonly disks: readonly ReplicaDisk[];
+  /** By disk, what was sent before the first round (`resync-stretches.ts`); of the others, nothing. */
+  readonly ahead: readonly LayerResult[];
   readonly cutAll: CutAll;
   readonly counters: AgentCounters;
   readonly flight: FlightLog;
@@ -49,7 +50,7 @@ interface Sums {
 
 /** Rejects when the session ended, and with what the state directory refused; everything else is an outcome. */
 export async function runCycle(context: CycleContext): Promise<CycleOutcome> {
-  const sums: Sums[] = context.disks.map(() => ({ records: 0, payloadBytes: 0 }));
+  const sums: Sums[] = context.disks.map((_, index) => ({ records: 0, payloadBytes: 0, ...context.ahead[index] }));
   await preCopy(context, sums);
   const cut = await context.cutAll(
     context.disks.map((disk) => disk.capture),
@@ -102,12 +103,7 @@ async function sendLayer(
   underCut: boolean,
 ): Promise<LayerResult> {
   const { session, counters, flight, clock, builders, pace } = context;
-  const begin = async (): Promise<number> => {
-    const seq = await session.beginLayer(index, { kind: disk.kind, base: disk.committedPoint });
-    disk.layers = withLayer(disk.layers, seq);
-    return seq;
-  };
-  return new LayerSender({ session, disk, index, begin, underCut, pace, counters, flight, clock, builders }).send();
+  return new LayerSender({ session, disk, index, underCut, pace, counters, flight, clock, builders }).send();
 }
 
 async function sendPoint(context: CycleContext, cut: CutReport, sums: readonly Sums[]): Promise<CycleOutcome> {

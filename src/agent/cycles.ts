@@ -25,7 +25,7 @@ import type { PointsInFlight } from './points-in-flight.ts';
 import { resyncDisk } from './resync-disk.ts';
 import type { ResyncGate } from './resync-gate.ts';
 import { lookAnew } from './scan-disk.ts';
-import type { BuilderPool } from './sender.ts';
+import type { BuilderPool, LayerResult } from './sender.ts';
 import type { Session } from './session.ts';
 import { untroubled, type Standing } from './standing.ts';
 
@@ -93,7 +93,7 @@ export class Cycles {
     const { options, counters, flight, builders, gaps, appSchedule } = this.#parts;
     const { disks, cutAll, app, definition = () => null, clock, intervalMs } = options;
     const [session, points] = [this.#session, this.#points];
-    await this.#resync();
+    const ahead = await this.#resync();
     this.#begins();
     for (const gap of gaps.take()) await session.sendGap(gap);
     const attempt = app && appSchedule.isDue ? app.attempt(cutAll) : null;
@@ -106,6 +106,7 @@ export class Cycles {
         this.#unfolded += 1;
       },
       disks,
+      ahead,
       cutAll: attempt?.cutAll ?? cutAll,
       evidence: () => attempt?.evidence ?? null,
       definition,
@@ -220,15 +221,18 @@ export class Cycles {
     }
   }
 
-  /** Until cycles may go on. */
-  async #resync(): Promise<void> {
-    const { options, hasher, gate, counters } = this.#parts;
+  /** Until cycles may go on; by disk, what was sent. */
+  async #resync(): Promise<LayerResult[]> {
+    const { options, hasher, gate, counters, flight, builders } = this.#parts;
     const { disks, clock, resyncAtDirtyRatio } = options;
     const ratio = resyncAtDirtyRatio?.() ?? 0.5;
     if (disks.some((disk) => disk.changedMoreThan(ratio))) await this.#allAnswered();
     for (const disk of disks) if (disk.changedMoreThan(ratio)) disk.exceedLimit();
     const logger = this.#logger;
-    const context = { session: this.#session, hasher, gate, clock, logger, pace: this.#pace, counters };
-    for (const [index, disk] of disks.entries()) await resyncDisk(context, index, disk);
+    const parts = { hasher, gate, counters, flight, builders };
+    const context = { session: this.#session, ...parts, clock, logger, pace: this.#pace };
+    const ahead: LayerResult[] = [];
+    for (const [index, disk] of disks.entries()) ahead.push(await resyncDisk(context, index, disk));
+    return ahead;
   }
 }

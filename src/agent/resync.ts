@@ -22,7 +22,7 @@ export const resyncReasons = [
 ] as const;
 export type ResyncReason = (typeof resyncReasons)[number];
 
-/** waiting: for its window, or for the session. hashing: the source is read (survey). comparing: checksums travel. sending: blocks that differ travel. */
+/** waiting: for its window, or for the session. hashing: the source is read (survey), and what differs travels with it. comparing: checksums travel. sending: blocks that differ travel. */
 export const resyncPhases = ['waiting', 'hashing', 'comparing', 'sending'] as const;
 export type ResyncPhase = (typeof resyncPhases)[number];
 

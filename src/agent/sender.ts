@@ -8,7 +8,9 @@
  *  3. A leaf is laid over the working leaves when its batch goes out, never before: what was packed and not sent is not at the target.
  *  4. Leaves of no point (initial replication, comparison): what was read and laid is made durable every `checkpointBytes` or `checkpointMs`, and
  *     the log forgets it, sent or not: the comparison of the next session tells. So nothing is read or sent twice after days of sending.
- *  5. Blocks side by side are read in one piece of at most `pieceBytes` and `pieceBlocks`. Reads run ahead of hashing by at most `readAhead` pieces, sends behind it
+ *  5. Ahead of the rounds (`resync-stretches.ts`) it is told which blocks, and what the target has of each. Their leaves are laid as any, and made durable
+ *     by who told: until a batch goes out, the leaf is that of the source.
+ *  6. Blocks side by side are read in one piece of at most `pieceBytes` and `pieceBlocks`. Reads run ahead of hashing by at most `readAhead` pieces, sends behind it
  *     by the builders of the pool; memory is bounded by both.
  */
 import type { Clock } from '../kit/clock.ts';
@@ -17,6 +19,7 @@ import { invariant } from '../kit/invariant.ts';
 import { fullMask, gatherPages, pageCount } from '../disk/page-mask.ts';
 import { zeroLeaf } from '../disk/merkle.ts';
 import { leafOf } from '../kernels/hash.ts';
+import { withLayer } from '../kernels/layer-run.ts';
 import { KiB } from '../kit/sizes.ts';
 import { limits } from '../limits.ts';
 import { BatchBuilder } from '../wire/batch.ts';
@@ -46,6 +49,10 @@ interface Reading extends Piece {
   readonly done: Promise<void>;
 }
 
+function* wholly(blocks: Iterable<number>): Generator<readonly [block: number, mask: number]> {
+  for (const block of blocks) yield [block, fullMask];
+}
+
 function* piecesOf(blocks: Iterable<readonly [block: number, mask: number]>, blocksMax: number): Generator<Piece> {
   let [first, masks]: [number, number[]] = [0, []];
   for (const [block, mask] of blocks) {
@@ -63,8 +70,6 @@ export interface SenderContext {
   readonly session: Session;
   readonly disk: ReplicaDisk;
   readonly index: number;
-  /** Begins the layer and returns its seq; called once, before the first batch, so a layer without batches never exists. */
-  readonly begin: () => Promise<number>;
   /** Whether a cut holds the content still. */
   readonly underCut: boolean;
   /** Called with the bytes of what is read next; under a cut it is not, because every pause there costs memory for old pages. */
@@ -112,6 +117,8 @@ export class LayerSender {
   #failure: Error | null = null;
   #packed: { readonly block: number; readonly leaf: Uint8Array; readonly bytes: number; readonly asked: boolean }[] =
     [];
+  /** Invariant 5. */
+  #ahead: ReadonlyMap<number, Uint8Array> | null = null;
   #seq: number | null = null;
   #batch = 0;
   #records = 0;
@@ -124,8 +131,27 @@ export class LayerSender {
     this.#savedMs = context.clock.monotonicMs();
   }
 
+  /** What was sent so far. */
+  get result(): LayerResult {
+    return { records: this.#records, payloadBytes: this.#payloadBytes };
+  }
+
   /** Sends everything in the disk's sending set. Rejects when the session ends or the cut is void. */
   async send(): Promise<LayerResult> {
+    await this.#send(this.#context.disk.capture.sending());
+    return this.result;
+  }
+
+  /**
+   * Sends these blocks, ascending, with the target's leaf of each, unless they have become what the target has. With higher blocks it may be called
+   * again: the layer goes on. Rejects when the session ends.
+   */
+  async sendAhead(differing: ReadonlyMap<number, Uint8Array>): Promise<void> {
+    this.#ahead = differing;
+    await this.#send(wholly(differing.keys()));
+  }
+
+  async #send(blocks: Iterable<readonly [block: number, mask: number]>): Promise<void> {
     const { disk, session, clock, underCut, pace } = this.#context;
     const { blockSize } = disk.capture.geometry;
     const blocksMax = Math.max(1, Math.min(pieceBlocks, Math.floor(pieceBytes / blockSize)));
@@ -152,7 +178,7 @@ export class LayerSender {
       }
     };
     try {
-      for (const piece of piecesOf(disk.capture.sending(), blocksMax)) {
+      for (const piece of piecesOf(blocks, blocksMax)) {
         const bytes = piece.masks.length * blockSize;
         if (!underCut) await pace(bytes);
         if (session.isOver) throw await session.ended;
@@ -173,7 +199,6 @@ export class LayerSender {
       // Reads still under way write into buffers nobody uses any more; they end by themselves.
       await Promise.allSettled(ahead.map((read) => read.done));
     }
-    return { records: this.#records, payloadBytes: this.#payloadBytes };
   }
 
   async #take(block: number, sent: number, bytes: Buffer): Promise<void> {
@@ -183,9 +208,11 @@ export class LayerSender {
     const leaf = leafOf(disk.leafKey, bytes);
     counters.stageMs.hash += clock.monotonicMs() - startedMs;
     counters.blocksHashed += 1;
-    disk.progressed(pageCount(sent) * geometry.pageSize);
     const asked = disk.repair.has(block);
-    if (!asked && Buffer.compare(leaf, disk.leaves.get(block)) === 0) {
+    const there = this.#ahead?.get(block);
+    if (there === undefined) disk.progressed(pageCount(sent) * geometry.pageSize);
+    if (!asked && Buffer.compare(leaf, there ?? disk.leaves.get(block)) === 0) {
+      if (there !== undefined) disk.leaves.set(block, leaf);
       counters.blocksUnchanged += 1;
       return;
     }
@@ -203,7 +230,7 @@ export class LayerSender {
   /** Invariant 4, after all blocks of a piece were taken. */
   async #checkpointSometimes({ first, masks }: Piece): Promise<void> {
     const { disk, underCut, clock } = this.#context;
-    if (underCut || disk.knownPoint !== null) return;
+    if (underCut || this.#ahead !== null || disk.knownPoint !== null) return;
     this.#unsavedBytes += masks.length * disk.capture.geometry.blockSize;
     const { checkpointBytes, checkpointMs } = limits.agent;
     const due = this.#unsavedBytes >= checkpointBytes || clock.monotonicMs() - this.#savedMs >= checkpointMs;
@@ -214,13 +241,21 @@ export class LayerSender {
     this.#savedMs = clock.monotonicMs();
   }
 
+  /** Before the first batch, so a layer without batches never exists. */
+  async #begin(): Promise<number> {
+    const { session, index, disk } = this.#context;
+    const seq = await session.beginLayer(index, { kind: disk.kind, base: disk.committedPoint });
+    disk.layers = withLayer(disk.layers, seq);
+    return seq;
+  }
+
   /** Hands the batch over to be sent; resolves when the next one may be built. */
   async #flush(): Promise<void> {
     const builder = this.#builder;
     if (!builder || builder.count === 0) return;
     if (this.#failure !== null) throw this.#failure;
     const { disk, index, flight } = this.#context;
-    this.#seq ??= await this.#context.begin();
+    this.#seq ??= await this.#begin();
     const seq = this.#seq;
     const frame = builder.finish(index, seq, this.#batch);
     for (const { block, leaf, bytes, asked } of this.#packed) {

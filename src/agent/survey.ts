@@ -8,8 +8,9 @@
  * Invariants:
  *  1. A write during the read was marked in *current* at its issue, so the block is in the log again and a leaf of the middle of a write does no harm.
  *  2. What was hashed is made durable every `checkpointBytes` or `checkpointMs`, and at the end of the session: it is not hashed again.
- *  3. At most `width` pieces of `surveyPieceBytes` are under way; their leaves are all the memory this takes.
- *  4. Pieces are judged in ascending order, none behind one that could not be read.
+ *  3. At most `width` pieces of `surveyPieceBytes` are under way, and a stretch more while somebody is `behind`; their leaves are all the memory this takes.
+ *  4. Pieces are judged in ascending order, none behind one that could not be read. `behind` is told between two of them: nothing is judged or made
+ *     durable meanwhile.
  */
 import { fullMask } from '../disk/page-mask.ts';
 import type { Clock } from '../kit/clock.ts';
@@ -20,6 +21,7 @@ import type { ReplicaDisk } from './replica-disk.ts';
 import type { Session } from './session.ts';
 
 const { leafBytes } = limits.disk;
+const { resyncStretchBytes, surveyPieceBytes } = limits.agent;
 
 export interface SurveyContext {
   readonly session: Session;
@@ -32,6 +34,8 @@ export interface SurveyContext {
   /** Whether reading is allowed now, and a wait until it is (or the session ended). */
   readonly mayRead: () => boolean;
   readonly waitUntilItMay: () => Promise<void>;
+  /** Told to which block everything is hashed and judged, so that it can be worked on while threads go on hashing. */
+  readonly behind?: (end: number) => Promise<void>;
 }
 
 /** A piece of work: ascending runs of marked blocks. */
@@ -40,6 +44,7 @@ interface Piece {
   /** Behind the last block. */
   readonly end: number;
   readonly leaves: Promise<Uint8Array>;
+  isHashed: boolean;
 }
 
 /** Cuts marked blocks into pieces of at most `blocksMax`. */
@@ -62,6 +67,7 @@ function* piecesOf(blocks: Iterable<readonly [number, number]>, blocksMax: numbe
 class Survey {
   readonly #context: SurveyContext;
   readonly #underWay: Piece[] = [];
+  readonly #piecesMax: number;
   /** Everything below was hashed and judged. */
   #doneTo = 0;
   #unsavedBytes = 0;
@@ -70,18 +76,22 @@ class Survey {
   constructor(context: SurveyContext) {
     this.#context = context;
     this.#savedMs = context.clock.monotonicMs();
+    const { hasher, behind } = context;
+    // One that hashes on this thread would not get further meanwhile.
+    const ahead = behind && hasher.width > 1 ? Math.ceil(resyncStretchBytes / surveyPieceBytes) : 0;
+    this.#piecesMax = hasher.width + ahead;
   }
 
   /** Rejects when the session ends, and with what reading the disk threw; in both cases what was hashed is kept. */
   async run(): Promise<void> {
-    const { disk, session, hasher, pace, mayRead, waitUntilItMay } = this.#context;
+    const { disk, session, pace, mayRead, waitUntilItMay } = this.#context;
     const { capture } = disk;
     const { blockSize } = capture.geometry;
     const total = capture.swap() * blockSize;
     disk.enter('hashing', total);
     let done = 0;
     try {
-      for (const runs of piecesOf(capture.sending(), Math.max(1, limits.agent.surveyPieceBytes / blockSize))) {
+      for (const runs of piecesOf(capture.sending(), Math.max(1, surveyPieceBytes / blockSize))) {
         if (!mayRead()) {
           await this.#finish();
           await waitUntilItMay();
@@ -93,9 +103,9 @@ class Survey {
         await pace(bytes);
         this.#begin(runs);
         done += bytes;
-        if (this.#underWay.length >= hasher.width) await this.#judgeOldest();
-        await this.#saveSometimes();
+        await this.#judgeSome(this.#piecesMax - 1);
       }
+      while (!session.isOver && this.#underWay.length > 0) await this.#judgeSome(this.#underWay.length - 1);
     } finally {
       await this.#finish();
     }
@@ -107,8 +117,21 @@ class Survey {
     const { disk, hasher } = this.#context;
     const last = runs.at(-1);
     const leaves = hasher.hash(disk.capture, disk.leafKey, runs);
-    leaves.catch(() => undefined);
-    this.#underWay.push({ runs, end: last ? last.first + last.count : 0, leaves });
+    const piece = { runs, end: last ? last.first + last.count : 0, leaves, isHashed: false };
+    leaves.then(
+      () => {
+        piece.isHashed = true;
+      },
+      () => undefined,
+    );
+    this.#underWay.push(piece);
+  }
+
+  /** All that is hashed, and what has to be waited for so that no more than `leftMax` pieces are under way. */
+  async #judgeSome(leftMax: number): Promise<void> {
+    while (this.#underWay.length > leftMax || this.#underWay[0]?.isHashed === true) await this.#judgeOldest();
+    await this.#saveSometimes();
+    await this.#context.behind?.(this.#doneTo);
   }
 
   async #finish(): Promise<void> {

@@ -21,6 +21,8 @@ export const agent = {
   holdPollMs: 1000,
   /** What the survey reads in one piece, and what it or an initial replication makes durable at a time. */
   surveyPieceBytes: 32 * MiB,
+  /** A resync compares and sends what differs of so much, in whole nodes, while threads hash as much again. */
+  resyncStretchBytes: 256 * MiB,
   checkpointBytes: 4 * GiB,
   checkpointMs: 5_000,
   /** Threads that hash a disk: more than these outrun most disks. */

@@ -182,7 +182,9 @@ export class AgentRun {
     const pace = async (): Promise<void> => {
       await meanwhile();
     };
-    const common = { session: session.asSession, clock: stillClock, counters: newCounters(), pace };
+    const counters = newCounters();
+    const flight = new FlightLog(counters, stillClock);
+    const common = { session: session.asSession, clock: stillClock, counters, flight, builders, pace };
     try {
       this.#meet();
       this.disk.beginRequested();
@@ -192,19 +194,17 @@ export class AgentRun {
         clock: stillClock,
         pause: () => Promise.resolve(),
       });
-      await resyncDisk({ ...common, hasher: session.hasher, gate, logger }, 0, this.disk);
-      const flight = new FlightLog(common.counters, stillClock);
+      const ahead = await resyncDisk({ ...common, hasher: session.hasher, gate, logger }, 0, this.disk);
       const points = new PointsInFlight(stillClock, common.counters);
       const sending = (): void => undefined;
       const disks = [this.disk];
       const outcome = await runCycle({
         ...common,
         disks,
+        ahead: [ahead],
         points,
         sending,
         cutAll,
-        flight,
-        builders,
         evidence: () => null,
       });
       if (outcome.kind !== 'sent') throw new Error(`the cycle was ${JSON.stringify(outcome)}`);

@@ -54,8 +54,8 @@ class Traffic {
   }
 }
 
-/** CHECKSUMS of all nodes of the disk. */
-const nodesBytes = 16 + nodes * 32;
+/** CHECKSUMS of all nodes of the disk, each a stretch. */
+const nodesBytes = nodes * (16 + 32);
 
 /** One more point of each, proven; then everything is read back. */
 async function over(site: Site): Promise<void> {
@@ -123,7 +123,7 @@ describe('what is lost while the agent is away', () => {
     await site.proven(await site.point());
     // To prove what was changed the target reads it: they are counted.
     expect(reads()).toBeGreaterThan(0);
-    const leavesBytes = 16 + 2 * 1024 * 32;
+    const leavesBytes = 2 * (16 + 1024 * 32);
     expect(traffic.of(frameType.checksums)).toBe(how === 'compares' ? nodesBytes + leavesBytes : 0);
     const batches = traffic.frames.get(frameType.batch) ?? 0;
     expect(traffic.of(frameType.batch)).toBe(batches * 16 + changed * (48 + blockSize));

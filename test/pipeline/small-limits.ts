@@ -16,6 +16,7 @@ export function smallLimits(real: Limits): unknown {
         reconnectBaseMs: 4,
         reconnectMaxMs: 30,
         surveyPieceBytes: 64 * 1024,
+        resyncStretchBytes: 1024 * 1024,
         checkpointBytes: 256 * 1024,
       },
       capture: { ...limits.capture, cutDrainMs: 400 },
