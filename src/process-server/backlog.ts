@@ -17,7 +17,7 @@
 import { Problem } from '../kit/problem.ts';
 import { KiB } from '../kit/sizes.ts';
 import { limits } from '../limits.ts';
-import { targetFault } from './lane.ts';
+import { Flights } from './flights.ts';
 import { frameAt } from './seal-batch.ts';
 import { Signal } from './signal.ts';
 import type { Slabs } from './slabs.ts';
@@ -25,7 +25,7 @@ import type { LayerStart, Place, SpoolLog } from './spool-log.ts';
 import type { PointMessage } from '../wire/point.ts';
 import type { WaitingPoints } from './waiting-points.ts';
 import type { Waits } from './waits.ts';
-import { entryOfDisk, newEntry, type Durably, type Flight, type Kept, type SealedBatch } from './kept.ts';
+import { entryOfDisk, newEntry, type Durably, type Kept, type SealedBatch } from './kept.ts';
 
 const { controlQueueBytesMax, spoolFlightsMax } = limits.processServer;
 /** Of a batch that waits, beside its bytes: it may be one of zeros, of 64. */
@@ -51,11 +51,11 @@ export class Backlog {
   #flying: Kept[] = [];
   #sent: Kept[] = [];
   #unsent: Kept[] = [];
-  readonly #flights = new Map<number, Flight>();
-  /** By disk: the layer of the newest batch that was sent. */
-  readonly #newest = new Map<number, number>();
+  readonly #flights = new Flights();
   #waitingBytes = 0;
   #writing: Kept | null = null;
+  /** Unread on disk and not to be sent: its sending or its answer overtook its writing, and then the connection broke. Indices. */
+  readonly #over = new Set<number>();
   /** The target may have batches that were not sent to it on this connection. */
   #isSecondTime = false;
   /** All up to this POINT is known to be committed. */
@@ -197,7 +197,7 @@ export class Backlog {
     return null;
   }
 
-  async #readOne(log: SpoolLog): Promise<Kept> {
+  async #readOne(log: SpoolLog): Promise<Kept | null> {
     let slab: ArrayBuffer | null = null;
     const memory = (bytes: number): Uint8Array => {
       slab = this.#options.slabs.take(frameAt + bytes);
@@ -205,22 +205,17 @@ export class Backlog {
     };
     const entry = entryOfDisk(await log.read(memory), slab);
     if (this.#ended) throw this.#ended;
-    return this.#claim(entry);
+    if (!entry.place || !this.#over.has(entry.place.index)) return this.#claim(entry);
+    this.#release(entry);
+    this.#trim();
+    return null;
   }
 
   #claim(entry: Kept): Kept {
     entry.claimed = true;
     if (entry.kind === 'sealed' && entry.layer) {
-      const { disk, seq } = entry.layer;
-      this.#options.points.sending(disk, seq);
-      const flight = this.#flights.get(seq) ?? { disk, durable: 0, sent: 0, waiting: [] };
-      this.#flights.set(seq, flight);
-      const before = this.#newest.get(disk);
-      if (before !== undefined && before !== seq && this.#flights.get(before)?.waiting.length === 0)
-        this.#flights.delete(before);
-      this.#newest.set(disk, seq);
-      flight.sent = Math.max(flight.sent, entry.batch + 1);
-      flight.waiting.push(entry);
+      this.#options.points.sending(entry.layer.disk, entry.layer.seq);
+      this.#flights.claim(entry);
     }
     if (!this.#isKept(entry)) return entry;
     if (entry.place) this.#flying.push(entry);
@@ -232,21 +227,17 @@ export class Backlog {
     return this.keep && (kind === 'sealed' || kind === 'point');
   }
 
-  /** True: the target is known to have it. */
+  /** True: the target is known to have it, or it is a CYCLE on disk: each SEALED brings its own along, and of a layer without any none is missed. */
   #passOver(entry: Kept): boolean {
     if (this.#skipThrough !== null) {
       if (entry.kind === 'point' && entry.cutTimeMs === this.#skipThrough) this.#skipThrough = null;
     } else if (entry.kind === 'point') {
       if (!this.keep || this.#options.points.at(entry.cutTimeMs)) return false;
-    } else {
-      const flight = entry.kind === 'sealed' && entry.layer ? this.#flights.get(entry.layer.seq) : undefined;
-      if (!flight || flight.durable <= entry.batch) return false;
-    }
+    } else if (entry.kind === 'cycle') {
+      if (!entry.place) return false;
+    } else if (entry.kind !== 'sealed' || !this.#flights.isDurable(entry)) return false;
     entry.users += 1;
-    if (entry.layer && entry.kind === 'sealed') {
-      const waiting = this.#flights.get(entry.layer.seq)?.waiting;
-      waiting?.splice(waiting.indexOf(entry), 1);
-    }
+    if (entry.kind === 'sealed') this.#flights.leave(entry);
     this.#answer(entry);
     this.sent(entry);
     this.#pop();
@@ -257,23 +248,14 @@ export class Backlog {
 
   /** @throws Problem when it names what was never sent. */
   durable(seq: number, batches: number, nowMs: number): Durably {
-    const flight = this.#flights.get(seq);
-    if (!flight) return { batches: 0, waitedMs: 0 };
-    if (batches > flight.sent && !this.#isSecondTime) {
-      throw targetFault(`DURABLE ${batches} of layer ${seq}, of which ${flight.sent} were sent`);
-    }
-    let [count, waitedMs] = [0, 0];
-    flight.durable = Math.max(flight.durable, batches);
-    while (flight.waiting[0] && flight.waiting[0].batch < batches) {
-      const entry = flight.waiting.shift();
-      if (!entry) break;
-      count += 1;
+    const durable = this.#flights.durable(seq, batches, this.#isSecondTime);
+    let waitedMs = 0;
+    for (const entry of durable) {
       if (entry.sentAtMs > 0) waitedMs += nowMs - entry.sentAtMs; // Else the target has it from another connection.
       this.#answer(entry);
     }
-    if (flight.waiting.length === 0 && this.#newest.get(flight.disk) !== seq) this.#flights.delete(seq);
     this.#pop();
-    return { batches: count, waitedMs };
+    return { batches: durable.length, waitedMs };
   }
 
   /** POINTs with a cut up to `cutTimeMs` are answered. */
@@ -294,7 +276,6 @@ export class Backlog {
   rewind(): void {
     this.#isSecondTime = true;
     this.#flights.clear();
-    this.#newest.clear();
     const [first] = this.#flying;
     if (first?.place) {
       this.#log?.rewind(
@@ -305,8 +286,12 @@ export class Backlog {
     this.#flying = [];
     const again = this.#sent.filter(({ answered }) => !answered);
     for (const entry of again) [entry.claimed, entry.sentAtMs] = [false, 0];
-    // Of one that is being written: when that is done, it is on disk and unread.
-    if (this.#writing) this.#writing.claimed = false;
+    // Of one that is being written: when that is done, it is on disk and unread, also when it needs no second sending (invariant 3).
+    const writing = this.#writing;
+    if (writing?.claimed === true) {
+      writing.claimed = false;
+      writing.answered ||= !this.#isKept(writing);
+    }
     this.#unsent = [...again, ...this.#unsent];
     this.#sent = [];
     this.changed.notify();
@@ -331,7 +316,7 @@ export class Backlog {
       if (entry.claimed) {
         this.#log?.skip();
         if (this.#sent[0] === entry) this.#flying.push(entry);
-      }
+      } else if (entry.answered) this.#over.add(place.index);
       entry.place = place;
       if (entry.kind === 'point') this.#options.points.spooled(entry.cutTimeMs);
       if (this.#sent[0] === entry) this.#sent.shift();
@@ -395,6 +380,7 @@ export class Backlog {
 
   #trim(): void {
     this.#log?.trim(this.#flying[0]?.place ?? null);
+    if (this.isDiskEmpty) this.#over.clear();
     this.changed.notify();
   }
 }

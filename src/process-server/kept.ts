@@ -43,15 +43,6 @@ export interface SealedBatch {
   readonly outcome: Promise<SealOutcome>;
 }
 
-/** Batches of a layer that are sent and not durable. */
-export interface Flight {
-  readonly disk: number;
-  /** Batches that the target has made durable, and that were sent to it. */
-  durable: number;
-  sent: number;
-  readonly waiting: Kept[];
-}
-
 export interface Durably {
   readonly batches: number;
   readonly waitedMs: number;

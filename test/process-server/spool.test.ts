@@ -57,6 +57,35 @@ describe('a target that goes', () => {
     expect(site.used).toBe(0);
   });
 
+  it.each([0, 1, 2, 3])(
+    'and a disk so slow that what it writes is answered first, %i writes in: that is not sent again when the connection breaks',
+    async (quickWrites) => {
+      const site = here();
+      const sending = await site.agent().open();
+      await sending.whole();
+      await site.until(() => sending.agent.committed === 1, 'a point');
+      const slow = Promise.withResolvers<void>();
+      let writes = 0;
+      site.files.trouble = (operation) => {
+        if (operation === 'write') writes += 1;
+        return operation === 'write' && writes > quickWrites ? slow.promise : undefined;
+      };
+      site.target.goAway();
+      await sending.whole();
+      await site.until(() => writes > quickWrites, 'a write is under way');
+      site.target.away = false;
+      await site.until(() => sending.agent.committed === 2, 'answered');
+      site.target.goAway();
+      site.target.away = false;
+      await site.until(() => site.target.connections === 3, 'connected again');
+      slow.resolve();
+      await sending.whole();
+      await site.until(() => site.used === 0 && sending.agent.committed === 3, 'drained');
+      expect(site.target.faults).toEqual([]);
+      expect(site.target.stored).toEqual(sending.sent);
+    },
+  );
+
   it('without its answers having come: COMMITTED is made of what it says when it is back, and what it has is not stored again', async () => {
     const site = here();
     const sending = await site.agent().open();
