@@ -64,7 +64,7 @@ describe('a target that goes', () => {
       const sending = await site.agent().open();
       await sending.whole();
       await site.until(() => sending.agent.committed === 1, 'a point');
-      const slow = Promise.withResolvers<void>();
+      const slow = Promise.withResolvers<undefined>();
       let writes = 0;
       site.files.trouble = (operation) => {
         if (operation === 'write') writes += 1;
@@ -78,7 +78,7 @@ describe('a target that goes', () => {
       site.target.goAway();
       site.target.away = false;
       await site.until(() => site.target.connections === 3, 'connected again');
-      slow.resolve();
+      slow.resolve(undefined);
       await sending.whole();
       await site.until(() => site.used === 0 && sending.agent.committed === 3, 'drained');
       expect(site.target.faults).toEqual([]);
