@@ -2,14 +2,11 @@ import { defineConfig } from 'vitest/config';
 import { LongestFirst } from './test/longest-first.ts';
 
 /**
- * Whole sites that wait for intervals, reports and leases more than they compute: three files at once are what keeps two cores busy. Everywhere else a
- * file has a core to itself.
+ * Whole sites wait for intervals, reports and leases more than they compute: three files at once are what keeps two cores busy. Everywhere else a file has
+ * a core to itself, and so have those sites whose figures are judged by the clock.
  */
-const waiting = [
-  'test/product/{quickstart,resync,unprotect,disk-changes,scan,kill,on-demand}.test.ts',
-  'test/faults/{storage,order}.test.ts',
-  'test/deploy/*.test.ts',
-];
+const waiting = ['test/{product,faults,deploy}/*.test.ts', 'test/control/on-postgres.test.ts'];
+const timed = ['test/product/bench.test.ts', 'test/faults/{partitions,pressure,guest}.test.ts'];
 
 /**
  * Tests run from the TypeScript sources; those that start whole roles start the compiled tree (`dist/`), because worker
@@ -23,13 +20,13 @@ export default defineConfig({
     teardownTimeout: 10_000,
     sequence: { sequencer: LongestFirst },
     projects: [
-      { extends: true, test: { name: 'waiting', include: waiting, maxWorkers: 3, sequence: { groupOrder: 0 } } },
+      { extends: true, test: { name: 'waiting', include: waiting, exclude: timed, maxWorkers: 3, sequence: { groupOrder: 0 } } },
       {
         extends: true,
         test: {
           name: 'computing',
-          include: ['test/**/*.test.ts'],
-          exclude: waiting,
+          include: ['test/!(product|faults|deploy)/**/*.test.ts', 'test/*.test.ts', ...timed],
+          exclude: ['test/control/on-postgres.test.ts'],
           maxWorkers: 2,
           sequence: { groupOrder: 1 },
         },

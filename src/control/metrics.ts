@@ -60,8 +60,15 @@ const machines: readonly (readonly [SeriesDeclaration<'machine'>, OfMachine])[] 
   ],
   [
     ofMachine(
+      'rpo_actual_seconds',
+      'Age of the newest point that is committed for all disks of the machine, as status judges it. Absent while there is none.',
+    ),
+    ({ rpoActualSeconds }) => rpoActualSeconds ?? undefined,
+  ],
+  [
+    ofMachine(
       'newest_point_cut_timestamp_seconds',
-      'Cut time of the newest point that is committed for all disks of the machine, as the target said last: the RPO is its age.',
+      'Cut time of the newest point that is committed for all disks of the machine, as the target said last.',
     ),
     ({ newestCommittedMs }) => seconds(newestCommittedMs),
   ],

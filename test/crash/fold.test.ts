@@ -73,7 +73,7 @@ test('a machine that folds', async () => {
 test('a machine of which the n-th operation fails while it folds: nothing is lost, and the next fold goes on', async () => {
   let refusals = 0;
   let n = 1;
-  for (; ; n += soak ? 1 : 3) {
+  for (; ; n += soak ? 1 : 5) {
     const run = new MachineRun();
     for (const deed of before) await deed(run);
     const failed = failAt(run.files, n);

@@ -154,7 +154,7 @@ describe('killed at each step', () => {
         expect(cancelled.stderr).toMatch(/^$|is not failed over/);
         expect(await scene.failovers()).toEqual([]);
       },
-      soak ? 1 : 2,
+      soak ? 1 : 3,
     );
     expect(steps).toBeGreaterThan(12);
   });
@@ -175,7 +175,7 @@ describe('killed at each step', () => {
         expect(next.generation).toBeGreaterThan(generation);
         generation = next.generation;
       },
-      soak ? 1 : 2,
+      soak ? 1 : 3,
     );
     expect(steps).toBeGreaterThan(5);
   });
@@ -197,7 +197,7 @@ describe('killed at each step', () => {
         expect(['running', 'committed']).toContain(state);
         expect((await contentOf(await only())).subarray(4096, 8192).equals(Buffer.alloc(4096, 0x77))).toBe(true);
       },
-      soak ? 1 : 2,
+      soak ? 1 : 3,
     );
     expect(steps).toBeGreaterThan(0);
     expect(await only()).toMatchObject({ state: 'committed', served: true });
