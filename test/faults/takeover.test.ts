@@ -1,7 +1,8 @@
 /**
  * Machines move between process servers under a writer that never stops: killed, moved by command, and stopped for longer than a lease and woken up
- * again while another has the machine. Every point is whole afterwards: nothing a stale owner sent was taken. Both stories run at once, each on a site of
- * its own: most of the time they wait for a lease to end.
+ * again while another has the machine. Every point is whole afterwards. That is the work of three things: owners that stop in time by their own clock, a
+ * session that ends another one, and the target's fence, which is tried alone in `target/fencing*.test.ts`, as it never has to hold by itself here. Both
+ * stories run at once, each on a site of its own: most of the time they wait for a lease to end.
  *
  * TIDEMARK_TEST_SOAK=1 stops and wakes 50 times.
  */
