@@ -9,7 +9,7 @@
  *  1. A write during the read was marked in *current* at its issue, so the block is in the log again and a leaf of the middle of a write does no harm.
  *  2. What was hashed is made durable every `checkpointBytes` or `checkpointMs`, and at the end of the session: it is not hashed again.
  *  3. At most `width` pieces of `surveyPieceBytes` are under way, and a stretch more while somebody is `behind`; their leaves are all the memory this takes.
- *  4. Pieces are judged in ascending order, none behind one that could not be read. `behind` is told between two of them: nothing is judged or made
+ *  4. Pieces are judged in ascending order, none behind one that could not be read or judged. `behind` is told between two of them: nothing is judged or made
  *     durable meanwhile.
  */
 import { fullMask } from '../disk/page-mask.ts';
@@ -148,14 +148,15 @@ class Survey {
     const [piece] = this.#underWay;
     if (!piece) return;
     const { disk, counters } = this.#context;
-    const hashed = await piece.leaves; // One that fails stays the oldest: 4.
-    this.#underWay.shift();
+    const hashed = await piece.leaves;
     const blocks = blocksIn(piece.runs);
     let at = 0;
     for (const run of piece.runs) {
       this.#judge(run, hashed.subarray(at, at + run.count * leafBytes));
       at += run.count * leafBytes;
     }
+    // One that failed, at its reading or here, stays the oldest: 4.
+    this.#underWay.shift();
     this.#doneTo = piece.end;
     this.#unsavedBytes += blocks * disk.capture.geometry.blockSize;
     disk.progressed(blocks * disk.capture.geometry.blockSize);
