@@ -54,8 +54,6 @@ export class Backlog {
   readonly #flights = new Flights();
   #waitingBytes = 0;
   #writing: Kept | null = null;
-  /** Unread on disk and not to be sent: its sending or its answer overtook its writing, and then the connection broke. Indices. */
-  readonly #over = new Set<number>();
   /** The target may have batches that were not sent to it on this connection. */
   #isSecondTime = false;
   /** All up to this POINT is known to be committed. */
@@ -197,7 +195,7 @@ export class Backlog {
     return null;
   }
 
-  async #readOne(log: SpoolLog): Promise<Kept | null> {
+  async #readOne(log: SpoolLog): Promise<Kept> {
     let slab: ArrayBuffer | null = null;
     const memory = (bytes: number): Uint8Array => {
       slab = this.#options.slabs.take(frameAt + bytes);
@@ -205,10 +203,7 @@ export class Backlog {
     };
     const entry = entryOfDisk(await log.read(memory), slab);
     if (this.#ended) throw this.#ended;
-    if (!entry.place || !this.#over.has(entry.place.index)) return this.#claim(entry);
-    this.#release(entry);
-    this.#trim();
-    return null;
+    return this.#claim(entry);
   }
 
   #claim(entry: Kept): Kept {
@@ -286,12 +281,10 @@ export class Backlog {
     this.#flying = [];
     const again = this.#sent.filter(({ answered }) => !answered);
     for (const entry of again) [entry.claimed, entry.sentAtMs] = [false, 0];
-    // Of one that is being written: when that is done, it is on disk and unread, also when it needs no second sending (invariant 3).
+    // One that is being written is on disk and unread when that is done; unless its answer, or its sending, was first and nothing before it is unread: then
+    // the target may have it in a point already. (Where something is, a point with it can not be; to send it twice costs nothing.)
     const writing = this.#writing;
-    if (writing?.claimed === true) {
-      writing.claimed = false;
-      writing.answered ||= !this.#isKept(writing);
-    }
+    if (writing) writing.claimed &&= this.unreadBytes === 0 && (writing.answered || !this.#isKept(writing));
     this.#unsent = [...again, ...this.#unsent];
     this.#sent = [];
     this.changed.notify();
@@ -316,7 +309,7 @@ export class Backlog {
       if (entry.claimed) {
         this.#log?.skip();
         if (this.#sent[0] === entry) this.#flying.push(entry);
-      } else if (entry.answered) this.#over.add(place.index);
+      }
       entry.place = place;
       if (entry.kind === 'point') this.#options.points.spooled(entry.cutTimeMs);
       if (this.#sent[0] === entry) this.#sent.shift();
@@ -380,7 +373,6 @@ export class Backlog {
 
   #trim(): void {
     this.#log?.trim(this.#flying[0]?.place ?? null);
-    if (this.isDiskEmpty) this.#over.clear();
     this.changed.notify();
   }
 }
