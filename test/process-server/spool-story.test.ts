@@ -2,6 +2,9 @@
  * Stories of one machine and its spool under tiny limits, by the clock of the test: a target whose answers are late or lost, that goes, comes back and hears
  * nothing; agents that leave; process servers that are restarted; disks that are slow or refuse. Whatever the story, the target finds nothing to object to,
  * COMMITTED is only told of points it has, and in the end all drains, the agent goes on, and its whole window is back.
+ *
+ * TIDEMARK_TEST_SLOW_DISK=1 lets every second file operation take up to 12 ms of real time. Open: of 300 such stories with restarts about one finds a layer on
+ * disk whose first batches are neither there nor at the target (`batch 2 of layer … instead of 1`); the target refuses it, and the source sends it again.
  */
 import { randomBytes } from 'node:crypto';
 import { afterEach, expect, it, vi } from 'vitest';
@@ -33,6 +36,7 @@ const soak = process.env['TIDEMARK_TEST_SOAK'] === '1';
 const seed = Number(process.env['TIDEMARK_TEST_SEED'] ?? (soak ? Date.now() % 2 ** 31 : 540));
 const stories = Number(process.env['TIDEMARK_TEST_RUNS'] ?? (soak ? 200 : 6));
 const steps = 50;
+const slowDisk = process.env['TIDEMARK_TEST_SLOW_DISK'] === '1';
 const blockSize = 16_384;
 const disks = [0, 1];
 
@@ -205,6 +209,10 @@ function world(): { readonly here: Here; readonly target: LateTarget; readonly m
 
 type World = ReturnType<typeof world>;
 
+function lag(): Promise<void> | undefined {
+  return slowDisk && Math.random() < 0.5 ? systemClock.sleep(Math.random() * 12) : undefined;
+}
+
 /** One thing that happens; says what. */
 async function step({ here, target, machine }: World, roll: (below: number) => number): Promise<string> {
   const what = roll(20);
@@ -233,8 +241,8 @@ async function step({ here, target, machine }: World, roll: (below: number) => n
   if (what === 15) {
     const slow = roll(3);
     here.files.trouble = (operation) => {
-      if (operation !== 'write' || slow === 0) return undefined;
-      return slow === 1 ? here.clock.sleep(roll(400)) : roll(3) === 0 ? Promise.reject(new Error('EIO')) : undefined;
+      if (operation !== 'write' || slow === 0) return lag();
+      return slow === 1 ? here.clock.sleep(roll(400)) : roll(3) === 0 ? Promise.reject(new Error('EIO')) : lag();
     };
     return `disk ${slow}`;
   }
@@ -260,6 +268,7 @@ async function story(from: number): Promise<string[]> {
   const roll = dice(from);
   const made = world();
   const { here, target, machine } = made;
+  here.files.trouble = lag;
   const said: string[] = [];
   for (let each = 0; each < steps; each += 1) {
     said.push(await step(made, roll));
