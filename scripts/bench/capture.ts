@@ -220,15 +220,21 @@ async function startPeers(directory: string, image: string, absent: readonly str
 function figuresOf(speeds: Speeds, each: FioCase): CaptureCase {
   const [ours, on] = [speeds.of('ours', each), speeds.of('on', each)];
   if (!ours) throw new Error(`${each.name} was not measured`);
-  const [qemuNbd, nbdkit, untracked] = (['qemuNbd', 'nbdkit', 'untracked'] as const).map((key) => speeds.of(key, each));
-  const toOurs = (speed: Speed | null | undefined): SpeedRatio | null => (speed ? ratioOf(ours, speed) : null);
+  const others = {
+    qemuNbd: speeds.of('qemuNbd', each),
+    nbdkit: speeds.of('nbdkit', each),
+    untracked: speeds.of('untracked', each),
+  };
+  const toOurs = (speed: Speed | null): SpeedRatio | null => speed && ratioOf(ours, speed);
   return {
     name: each.name,
     ours,
-    qemuNbd: qemuNbd ?? null,
-    nbdkit: nbdkit ?? null,
-    untracked: untracked ?? null,
-    ratios: { qemuNbd: toOurs(qemuNbd), nbdkit: toOurs(nbdkit), untracked: toOurs(untracked) },
+    ...others,
+    ratios: {
+      qemuNbd: toOurs(others.qemuNbd),
+      nbdkit: toOurs(others.nbdkit),
+      untracked: toOurs(others.untracked),
+    },
     replicationOn: on && { ...on, toOff: ratioOf(on, ours) },
   };
 }

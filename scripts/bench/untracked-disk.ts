@@ -6,18 +6,14 @@
  */
 import { fileURLToPath } from 'node:url';
 import { openImage, readWhole } from '../../src/capture/image.ts';
-import { QuickReads } from '../../src/capture/quick-reads.ts';
+import { clientReadBytesMax, QuickReads } from '../../src/capture/quick-reads.ts';
 import { QuickWrites } from '../../src/capture/quick-writes.ts';
 import { systemClock as clock } from '../../src/kit/clock.ts';
 import { Problem } from '../../src/kit/problem.ts';
-import { KiB } from '../../src/kit/sizes.ts';
 import { limits } from '../../src/limits.ts';
 import type { Backend } from '../../src/nbd/backend.ts';
 import { serveNbd } from '../../src/nbd/server.ts';
 import { posixFiles as files } from '../../src/posix/files.ts';
-
-/** As the splitter's. */
-const clientReadBytesMax = 64 * KiB;
 
 /** This program. */
 export const untrackedDiskPath = fileURLToPath(import.meta.url);

@@ -8,8 +8,8 @@
  *  3. A leaf is laid over the working leaves when its batch goes out, never before: what was packed and not sent is not at the target.
  *  4. Leaves of no point (initial replication, comparison): what was read and laid is made durable every `checkpointBytes` or `checkpointMs`, and
  *     the log forgets it, sent or not: the comparison of the next session tells. So nothing is read or sent twice after days of sending.
- *  5. Ahead of the rounds (`resync-stretches.ts`) it is told which blocks, and what the target has of each. Their leaves are laid as any, and made durable
- *     by who told: until a batch goes out, the leaf is that of the source.
+ *  5. Ahead of the rounds (`resync-stretches.ts`) it is told which blocks, and what the target has of each. Their leaves are laid like all others, and
+ *     made durable by who told: until a batch goes out, the leaf is that of the source.
  *  6. Blocks side by side are read in one piece of at most `pieceBytes` and `pieceBlocks`. Reads run ahead of hashing by at most `readAhead` pieces, sends behind it
  *     by the builders of the pool; memory is bounded by both.
  */

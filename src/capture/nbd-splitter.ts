@@ -17,7 +17,6 @@
 import type { Clock } from '../kit/clock.ts';
 import { invariant } from '../kit/invariant.ts';
 import { Problem } from '../kit/problem.ts';
-import { KiB } from '../kit/sizes.ts';
 import { limits } from '../limits.ts';
 import { Serial } from '../kit/serial.ts';
 import type { Geometry } from '../disk/geometry.ts';
@@ -31,7 +30,7 @@ import { backendProblem, readBlocksOf, readWhole, zeroRange } from './image.ts';
 import { ImageSyncs } from './image-syncs.ts';
 import { regionOfBlock, type LogLayout } from './log-layout.ts';
 import { OldPages } from './old-pages.ts';
-import { QuickReads } from './quick-reads.ts';
+import { clientReadBytesMax, QuickReads } from './quick-reads.ts';
 import { QuickWrites } from './quick-writes.ts';
 import { WriteGate } from './write-gate.ts';
 
@@ -40,7 +39,6 @@ type Issue = (at: number, length: number) => Promise<void>;
 
 /** A request's piece spans at most this many regions. */
 const pieceRegionsMax = 16;
-const clientReadBytesMax = 64 * KiB;
 
 export interface SplitterParts {
   readonly name: string;

@@ -7,9 +7,12 @@
  *
  * Invariant: after n misses in a row the next 2ⁿ − 1 reads, at most `passedMax`, are handed over unasked. A hit ends that.
  */
+import { KiB } from '../kit/sizes.ts';
 import type { File } from '../posix/files.ts';
 
 const passedMax = 63;
+/** For what a client reads. */
+export const clientReadBytesMax = 64 * KiB;
 
 export class QuickReads {
   readonly #image: File;

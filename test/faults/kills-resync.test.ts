@@ -15,6 +15,8 @@ import { kill, partiesOf, shuffled, start, type Victim } from './victims.ts';
 
 const resyncs = process.env['TIDEMARK_TEST_SOAK'] === '1' ? 10 : 1;
 const killsPerResync = 6;
+/** On a busy machine a kill can come so late that the resync is over: then it was the last. */
+const killsInsideMin = 3;
 
 const filledBytes = 56 * MiB;
 /** What the writer goes on writing to. */
@@ -61,12 +63,16 @@ async function ordeal(scene: Scene, dice: Dice, tally: Tally): Promise<void> {
       tally.sentBytes += bytes;
       expect(await scene.imageFault()).toBeNull();
     }
-    // It fell into the resync, and every point there was is there.
-    expect((await scene.points()).map(identityOf), `after the death of ${party.join(' and ')}`).toEqual(before);
+    // Every point there was is there; one more only when the resync was over before the kill.
+    const points = (await scene.points()).map(identityOf);
+    expect(points.slice(0, before.length), `after the death of ${party.join(' and ')}`).toEqual(before);
+    const over = points.length > before.length;
+    if (over) expect(round).toBeGreaterThanOrEqual(killsInsideMin);
     for (const victim of shuffled(party, dice)) {
       await systemClock.sleep(dice.between(0, 100));
       await start(scene, victim, ceiling);
     }
+    if (over) return;
   }
 }
 

@@ -26,6 +26,12 @@ async function fill(site: Here, sending: Sending): Promise<void> {
   expect(site.server.spoolReport().level).toBe('throttling');
 }
 
+/** The agent goes, and what it left drains. */
+async function leave(site: Here, { agent }: Sending): Promise<void> {
+  agent.connection.close(1000, 'bye');
+  await site.until(() => site.server.spoolReport().machines[0]?.draining === true, 'drains');
+}
+
 async function drained(site: Here): Promise<void> {
   await site.until(() => site.server.spoolReport().machines.length === 0, 'drained', 100, 60_000);
   await site.server.settled();
@@ -38,8 +44,7 @@ describe('a drain', () => {
     const sending = await site.agent().open();
     site.target.goAway();
     await fill(site, sending);
-    sending.agent.connection.close(1000, 'bye');
-    await site.until(() => site.server.spoolReport().machines[0]?.draining === true, 'drains');
+    await leave(site, sending);
     site.target.away = false;
     await drained(site);
     expect(site.target.faults).toEqual([]);
@@ -54,8 +59,7 @@ describe('a drain', () => {
     await site.until(() => site.target.points.length === 1, 'it has the point');
     site.target.goAway();
     await site.spooled(5);
-    sending.agent.connection.close(1000, 'bye');
-    await site.until(() => site.server.spoolReport().machines[0]?.draining === true, 'drains');
+    await leave(site, sending);
     site.target.mute = new Set();
     site.target.away = false;
     await drained(site);
@@ -69,8 +73,7 @@ describe('a drain', () => {
     site.target.goAway();
     await sending.whole(2);
     await site.spooled(2);
-    sending.agent.connection.close(1000, 'bye');
-    await site.until(() => site.server.spoolReport().machines[0]?.draining === true, 'drains');
+    await leave(site, sending);
     const { connections: before } = site.target;
     site.target.mute = new Set([frameType.opened, frameType.leaves]);
     site.target.away = false;
@@ -110,8 +113,7 @@ describe('a drain', () => {
     await site.clock.pass(2_000);
     await systemClock.sleep(5);
     site.target.mute = new Set();
-    sending.agent.connection.close(1000, 'bye');
-    await site.until(() => site.server.spoolReport().machines[0]?.draining === true, 'drains');
+    await leave(site, sending);
     site.target.away = false;
     await drained(site);
     expect(site.target.points).toHaveLength(1);
@@ -126,8 +128,7 @@ describe('a drain', () => {
     site.files.trouble = (operation) => (operation === 'write' ? Promise.reject(new Error('EIO')) : undefined);
     await sending.whole(1);
     await site.clock.pass(2_000);
-    sending.agent.connection.close(1000, 'bye');
-    await site.until(() => site.server.spoolReport().machines[0]?.draining === true, 'drains');
+    await leave(site, sending);
     site.target.away = false;
     await drained(site);
     expect(site.target.faults).toEqual([]);
