@@ -54,6 +54,8 @@ export class Backlog {
   readonly #flights = new Flights();
   #waitingBytes = 0;
   #writing: Kept | null = null;
+  /** Of what is being read: neither unread nor flying for a while. */
+  #reading: Place | null = null;
   /** The target may have batches that were not sent to it on this connection. */
   #isSecondTime = false;
   /** All up to this POINT is known to be committed. */
@@ -201,9 +203,14 @@ export class Backlog {
       slab = this.#options.slabs.take(frameAt + bytes);
       return new Uint8Array(slab, frameAt, bytes);
     };
-    const entry = entryOfDisk(await log.read(memory), slab);
-    if (this.#ended) throw this.#ended;
-    return this.#claim(entry);
+    this.#reading = log.next;
+    try {
+      const entry = this.#claim(entryOfDisk(await log.read(memory), slab));
+      if (this.#ended) throw this.#ended;
+      return entry;
+    } finally {
+      this.#reading = null;
+    }
   }
 
   #claim(entry: Kept): Kept {
@@ -372,7 +379,7 @@ export class Backlog {
   }
 
   #trim(): void {
-    this.#log?.trim(this.#flying[0]?.place ?? null);
+    this.#log?.trim(this.#flying[0]?.place ?? this.#reading);
     this.changed.notify();
   }
 }

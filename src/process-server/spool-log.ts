@@ -152,6 +152,14 @@ export class SpoolLog {
     return this.#unreadBytes;
   }
 
+  /** Where what is read next begins; null: nothing is unread. */
+  get next(): Place | null {
+    const { file, index } = this.#cursor ?? { file: null, index: -1 };
+    if (this.#cursor && file && index < file.end) return this.#cursor;
+    const next = file ? this.#files[this.#files.indexOf(file) + 1] : this.#files[0];
+    return next ? { file: next, at: next.headerBytes, index: next.first, before: next.before } : null;
+  }
+
   /** On disk, answered or not. */
   get bytes(): number {
     return this.#files.reduce((sum, { bytes }) => sum + bytes, 0);
@@ -209,7 +217,7 @@ export class SpoolLog {
 
   /** The entry at the cursor, which goes on behind it. @param memory for a frame of so many bytes. @throws Problem `layer-unknown`: it is lost. */
   async read(memory: (bytes: number) => Uint8Array): Promise<ReadEntry> {
-    const place = this.#position();
+    const place = this.next;
     if (!place) throw lost('nothing is there');
     try {
       const handle = await this.#readable(place.file);
@@ -250,11 +258,11 @@ export class SpoolLog {
 
   /** All that was read is answered but what is at or behind `oldest`; null: all of it. */
   trim(oldest: Place | null): void {
-    const index = oldest?.index ?? (this.#unreadBytes > 0 ? (this.#position()?.index ?? 0) : this.#end);
+    const index = oldest?.index ?? (this.#unreadBytes > 0 ? (this.next?.index ?? 0) : this.#end);
     while (this.#files[0] && this.#files[0].end <= index) {
       const file = this.#files[0];
+      if (this.#appending && file === this.#files.at(-1)) return; // It is written to, or being given up.
       if (this.#writer?.file === file) {
-        if (this.#appending) return;
         this.#removing = Promise.all([this.#removing, this.#writer.handle.close().catch(() => undefined)]);
         this.#writer = null;
       }
@@ -283,13 +291,6 @@ export class SpoolLog {
   async drop(): Promise<void> {
     await this.close();
     await this.#options.files.removeTree(this.#options.directory).catch(() => undefined);
-  }
-
-  #position(): Place | null {
-    const { file, index } = this.#cursor ?? { file: null, index: -1 };
-    if (this.#cursor && file && index < file.end) return this.#cursor;
-    const next = file ? this.#files[this.#files.indexOf(file) + 1] : this.#files[0];
-    return next ? { file: next, at: next.headerBytes, index: next.first, before: next.before } : null;
   }
 
   async #writable(): Promise<{ readonly file: SpoolFile; readonly handle: File }> {

@@ -121,6 +121,29 @@ describe('a log', () => {
     expect(room.used).toBe(0);
   });
 
+  it('gives a file up once, whatever is trimmed meanwhile', async () => {
+    const [files, room] = [new MortalFiles(posixFiles), new Room()];
+    const log = logOf(room, files);
+    let writes = 0;
+    const refuse = async (): Promise<void> => {
+      // Nothing is on disk, so all that is there may go, at any moment.
+      void (async () => {
+        for (let turn = 0; turn < 100; turn += 1) log.trim(await null);
+      })();
+      await Promise.reject(new Error('EIO'));
+    };
+    files.trouble = (operation) => {
+      if (operation === 'write') writes += 1;
+      return operation === 'write' && writes === 2 ? refuse() : undefined;
+    };
+    await expect(log.append(sealed(1, 0), 4096, layer(1))).rejects.toThrow('EIO');
+    expect(room.used).toBe(0);
+    expect(names()).toEqual([]);
+    expect(await log.append(sealed(1, 0), 4096, layer(1))).not.toBeNull();
+    await log.drop();
+    expect(room.used).toBe(0);
+  });
+
   it('reads again from where it is told, with the layers of there', async () => {
     const log = logOf(new Room());
     const frames = await fill(log, 3);

@@ -229,6 +229,41 @@ describe('an agent that goes', () => {
       expect(existsSync(`${site.directory}/m1`)).toBe(false);
     }
   });
+
+  it('and the process server with it, while one frame is read and another written: the next start has both', async () => {
+    // A frame that ends its file is among them.
+    for (const reads of [1, 3, 5, 7, 9, 11, 13]) {
+      const site = here();
+      const sending = await site.agent().open();
+      site.target.goAway();
+      await sending.whole();
+      await sending.whole();
+      await site.spooled(4);
+      const [read, write] = [Promise.withResolvers<undefined>(), Promise.withResolvers<undefined>()];
+      let [begun, writes] = [0, 0];
+      site.files.trouble = (operation) => {
+        if (operation === 'write') writes += 1;
+        if (operation === 'read') begun += 1;
+        return operation === 'write' ? write.promise : operation === 'read' && begun > reads ? read.promise : undefined;
+      };
+      sending.cycle();
+      sending.batch(0);
+      await site.until(() => writes > 0, 'a write is under way');
+      site.target.away = false;
+      await site.until(() => begun > reads, `read ${reads} is under way`);
+      const restarted = site.restart();
+      site.files.trouble = () => undefined;
+      read.resolve(undefined);
+      await systemClock.sleep(5);
+      write.resolve(undefined);
+      await restarted;
+      await site.until(() => site.server.spoolReport().machines.length > 0, 'found again');
+      await site.until(() => site.used === 0 && site.server.spoolReport().machines.length === 0, 'drained');
+      expect(site.target.faults, `${reads} reads`).toEqual([]);
+      expect(site.target.stored, `${reads} reads`).toEqual(sending.sent.slice(0, 4));
+      expect(site.target.points).toHaveLength(2);
+    }
+  });
 });
 
 describe('a spool', () => {
