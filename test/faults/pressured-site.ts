@@ -1,5 +1,5 @@
 /** Many machines, two process servers as processes, one target on a disk that can be slow: all that `pressure.test.ts` is about, with its readings. */
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { globSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { systemClock } from '../../src/kit/clock.ts';
@@ -125,10 +125,9 @@ export class PressuredSite {
     return this.#dir(`spool-${name}`);
   }
 
-  /** Below a spool. */
+  /** Below a spool; its server may take directories away meanwhile. */
   spoolFiles(name: ServerName): string[] {
-    const all = readdirSync(this.spoolOf(name), { recursive: true, withFileTypes: true });
-    return all.filter((entry) => entry.isFile()).map((entry) => entry.name);
+    return globSync('**/*.spool', { cwd: this.spoolOf(name) });
   }
 
   /** Waits until `what` holds. @throws with how the machines are after `ms`. */
