@@ -6,12 +6,12 @@ import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
 /** Worth a line is what takes ten seconds or more. */
 const long = [
+  'faults/kills',
   'product/bench',
   'faults/storage',
   'product/damage',
   'product/boot',
   'faults/pressure',
-  'faults/kills',
   'product/quickstart',
   'faults/partitions',
   'product/resync',

@@ -20,6 +20,7 @@ import { fioCases, quickFioCases, runFio, type FioCase, type Speed } from './cap
 import { makeContent, warm } from './content.ts';
 import { writeSteadily } from './dirty-writer.ts';
 import { median, rounded } from './figures.ts';
+import { operator } from './operator.ts';
 import type { Run } from './section.ts';
 import { until } from './until.ts';
 import { untrackedDiskPath } from './untracked-disk.ts';
@@ -250,6 +251,7 @@ async function withSite(run: Run, plan: Plan, image: string, absent: readonly st
     disks,
     intervalSeconds: hourSeconds,
     compression: 'lz4',
+    run: operator,
   });
   const peers = await startPeers(directory, image, absent);
   const speeds = new Speeds();

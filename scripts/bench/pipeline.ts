@@ -18,6 +18,7 @@ import { makeRealContent, warm } from './content.ts';
 import type { Transfer } from './contender.ts';
 import { median, rounded } from './figures.ts';
 import { loggedMs } from './agent-log.ts';
+import { operator } from './operator.ts';
 import { peerNames, peersOf, type AbsentPeer } from './peers.ts';
 import type { Run } from './section.ts';
 import { until } from './until.ts';
@@ -89,7 +90,7 @@ class Pipeline {
 
   constructor(directory: string, image: string) {
     const disks = [{ name: disk, image }];
-    this.#site = new Site({ directory, machine, disks, intervalSeconds: 3600, compression: 'lz4' });
+    this.#site = new Site({ directory, machine, disks, intervalSeconds: 3600, compression: 'lz4', run: operator });
     this.#image = image;
   }
 

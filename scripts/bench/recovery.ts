@@ -19,6 +19,7 @@ import { median, rounded } from './figures.ts';
 import { blockBytes, changeBlocks, chooseBlocks, makeContent, warm } from './content.ts';
 import { addIdlePoints, makeLargeStore, type LargeStore } from './large-store.ts';
 import { measureBoot, measureRebuild, type RebuildFigures } from './recovery-store.ts';
+import { operator } from './operator.ts';
 import type { Run } from './section.ts';
 import { measureStoreWork, storeWorkLines, type StoreWorkFigures } from './store-work.ts';
 import { until, waitMsMax } from './until.ts';
@@ -71,8 +72,7 @@ const extents = {
   },
   quick: { turns: 1, randomReadSeconds: 0.3, points: 100, largeBytes: TiB / 64, manyPoints: 200, sizeMax: 32 * MiB },
 } as const;
-/** Between two looks that start a program each. */
-const commandPollMs = 200;
+const provenPollMs = 100;
 
 type Extent = (typeof extents)['whole' | 'quick'];
 
@@ -146,11 +146,12 @@ async function replicate({ directory, size, seed, say }: Run, original: string):
   const image = path.join(directory, 'disk.raw');
   await copyFile(original, image);
   const disks = [{ name: disk, image }];
-  const site = new Site({ directory, machine, disks, intervalSeconds: 3600, compression: 'lz4', reporting: true });
+  const how = { intervalSeconds: 3600, compression: 'lz4', reporting: true, run: operator } as const;
+  const site = new Site({ directory, machine, disks, ...how });
   try {
     await site.enrollAll();
     const what = ['--disk', disk, '--cpus', '1', '--memory', '64M'];
-    await commandOk(tidemark, ['protect', machine, ...what, ...site.operator]);
+    await commandOk(operator, ['protect', machine, ...what, ...site.operator]);
     await site.startTarget();
     await site.startProcessServer();
     for (let point = 1; point <= 3; point += 1) {
@@ -161,11 +162,11 @@ async function replicate({ directory, size, seed, say }: Run, original: string):
       await until(
         `point ${point}`,
         async () => {
-          const text = await commandOk(tidemark, ['points', machine, '--data', site.targetData, '--json']);
+          const text = await commandOk(operator, ['points', machine, '--data', site.targetData, '--json']);
           const { points } = JSON.parse(text) as { points: { provenMs: number | null }[] };
           return points.length >= point && points.every(({ provenMs }) => provenMs !== null);
         },
-        commandPollMs,
+        provenPollMs,
       );
       await site.role('agent').stop();
     }

@@ -16,6 +16,7 @@ import { commandOk, tidemark } from '../demo/process.ts';
 import { Site } from '../demo/site.ts';
 import { blockBytes, changeBlocks, chooseBlocks, copyBlocks, makeContent, warm } from './content.ts';
 import { rounded } from './figures.ts';
+import { operator } from './operator.ts';
 import { rsyncVersion, rsyncWays, runRsync, type PeerRun } from './rsync.ts';
 import { until, waitMsMax } from './until.ts';
 
@@ -63,6 +64,7 @@ export interface ResyncResult extends OurRun {
 const machine = 'bench';
 const disk = 'disk0';
 const share = 0.01;
+const provenPollMs = 100;
 const roles = ['agent', 'process-server', 'target'] as const;
 
 interface Listed {
@@ -75,12 +77,12 @@ async function untilProven(site: Site, points: number): Promise<number> {
   await until(
     `proof of ${points} points`,
     async () => {
-      const text = await commandOk(tidemark, ['points', machine, '--data', site.targetData, '--json']);
+      const text = await commandOk(operator, ['points', machine, '--data', site.targetData, '--json']);
       const listed = (JSON.parse(text) as Listed).points;
       newest = listed.at(-1)?.point ?? 0;
       return listed.length >= points && listed.every(({ provenMs }) => provenMs !== null);
     },
-    500,
+    provenPollMs,
   );
   return newest;
 }
@@ -216,7 +218,7 @@ export async function measureResync({ directory, size, seed, say }: ResyncOption
   say(`making a disk of ${Math.round(size / 1024 ** 2)} MiB`);
   await makeContent(image, size, seed);
   const disks = [{ name: disk, image }];
-  const site = new Site({ directory, machine, disks, intervalSeconds: 3600, compression: 'lz4' });
+  const site = new Site({ directory, machine, disks, intervalSeconds: 3600, compression: 'lz4', run: operator });
   try {
     say('replicating it for the first time');
     await replicate(site);

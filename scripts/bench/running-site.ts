@@ -6,6 +6,7 @@ import { systemClock } from '../../src/kit/clock.ts';
 import { connectNbd, type NbdClient } from '../../src/nbd/client.ts';
 import { Site, type SiteDisk, type SiteOptions } from '../demo/site.ts';
 import { loggedPoints, type LoggedPoint } from './agent-log.ts';
+import { operator } from './operator.ts';
 import { until } from './until.ts';
 
 const calmPollMs = 250;
@@ -25,7 +26,8 @@ export class RunningSite {
     disks: readonly SiteDisk[],
     places: NonNullable<SiteOptions['places']> = {},
   ): Promise<RunningSite> {
-    const site = new Site({ directory, machine: 'bench', disks, intervalSeconds: 1, compression: 'lz4', places });
+    const how = { intervalSeconds: 1, compression: 'lz4', places, run: operator } as const;
+    const site = new Site({ directory, machine: 'bench', disks, ...how });
     try {
       await site.enrollAll();
       await site.startTarget();

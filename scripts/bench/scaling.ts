@@ -21,6 +21,7 @@ import { rounded } from './figures.ts';
 import { agentGroupPath, type GroupPlan, type PlannedAgent } from './agent-group.ts';
 import { disturbances, loggedPoints, type LoggedPoint } from './agent-log.ts';
 import { blockBytes, makeRealContent, warm } from './content.ts';
+import { operator } from './operator.ts';
 import type { Run } from './section.ts';
 import { modelledSyncMs, slowSync } from './slow-sync.ts';
 import { until } from './until.ts';
@@ -239,7 +240,8 @@ export async function measureScaling({ directory, size, quick, say }: Run): Prom
   await requireSpace(directory, bytes * 4);
   const content = path.join(directory, 'content.raw');
   await makeRealContent(content, bytes);
-  const options = { directory, machine: machineName(0), disks: [], intervalSeconds: 3600, compression: 'lz4' } as const;
+  const how = { intervalSeconds: 3600, compression: 'lz4', run: operator } as const;
+  const options = { directory, machine: machineName(0), disks: [], ...how };
   const enrolled = new Site(options);
   try {
     await enrolled.startControl();

@@ -5,7 +5,7 @@ import type { Scene } from '../product/scene.ts';
 export type Victim = 'agent' | 'process-server' | 'target';
 
 /** Alone, or two at once. */
-export const parties: readonly (readonly Victim[])[] = [
+const parties: readonly (readonly Victim[])[] = [
   ['agent'],
   ['process-server'],
   ['target'],

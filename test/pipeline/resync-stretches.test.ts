@@ -186,6 +186,7 @@ test(
       }
       await over(site);
       await site.remove();
+      sites.splice(sites.indexOf(site), 1);
     };
     await fc.assert(fc.asyncProperty(story, told), {
       seed,

@@ -3,8 +3,7 @@
  * nothing; agents that leave; process servers that are restarted; disks that are slow or refuse. Whatever the story, the target finds nothing to object to,
  * COMMITTED is only told of points it has, and in the end all drains, the agent goes on, and its whole window is back.
  *
- * TIDEMARK_TEST_SLOW_DISK=1 lets every second file operation take up to 12 ms of real time. Open: of 300 such stories with restarts about one finds a layer on
- * disk whose first batches are neither there nor at the target (`batch 2 of layer … instead of 1`); the target refuses it, and the source sends it again.
+ * TIDEMARK_TEST_SLOW_DISK=1 lets every second file operation take up to 12 ms of real time: that finds what goes wrong between an operation and its end.
  */
 import { randomBytes } from 'node:crypto';
 import { afterEach, expect, it, vi } from 'vitest';
