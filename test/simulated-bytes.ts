@@ -59,15 +59,22 @@ export class SparseBytes {
   /** Fills `into`; returns the bytes there were. */
   read(into: Uint8Array, position: number): number {
     const length = Math.max(0, Math.min(into.byteLength, this.size - position));
+    // Most of a disk is holes.
+    into.fill(0, 0, length);
     for (let done = 0; done < length;) {
       const at = position + done;
       const within = at % pageBytes;
       const bytes = Math.min(length - done, pageBytes - within);
-      const page = this.#pages.get(Math.floor(at / pageBytes)) ?? noPage;
-      into.set(page.subarray(within, within + bytes), done);
+      const page = this.#pages.get(Math.floor(at / pageBytes));
+      if (page) into.set(bytes === pageBytes ? page : page.subarray(within, within + bytes), done);
       done += bytes;
     }
     return length;
+  }
+
+  /** Fills all of `into`, with zeros behind the end, and answers it. */
+  padded(into: Buffer, position: number): Buffer {
+    return into.fill(0, this.read(into, position));
   }
 
   write(bytes: Uint8Array, position: number): void {

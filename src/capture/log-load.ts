@@ -122,7 +122,7 @@ async function readChunks(
   const hot = new Set(activity.regions);
   const { first, count } = activity.rewriting;
   const masks = new Uint16Array(layout.blocksPerRegion);
-  const perWindow = Math.max(1, Math.floor(windowBytes / layout.chunkBytes));
+  const perWindow = Math.min(layout.regionCount, Math.max(1, Math.floor(windowBytes / layout.chunkBytes)));
   const window = Buffer.alloc(perWindow * layout.chunkBytes);
   const rewrite: number[] = [];
   for (let from = 0; from < layout.regionCount; from += perWindow) {

@@ -310,8 +310,8 @@ export class LeafFile {
   /** Nodes over the whole committed file. */
   async #hashFile(geometry: Geometry): Promise<MerkleNodes> {
     const nodes = new MerkleNodes(geometry, this.#hashes);
-    const step = Buffer.allocUnsafe(chunksPerRead * chunkBytes);
     const count = nodeCountOf(geometry);
+    const step = Buffer.allocUnsafe(Math.min(chunksPerRead, count) * chunkBytes);
     for (let first = 0; first < count; first += chunksPerRead) {
       const got = await this.#file.read(step, first * chunkBytes);
       step.fill(0, got);

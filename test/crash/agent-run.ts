@@ -25,9 +25,9 @@ import type { Logger } from '../../src/observe/logger.ts';
 import type { Files } from '../../src/posix/files.ts';
 import { batchRecords } from '../../src/wire/batch.ts';
 import { frameHeaderBytes } from '../../src/wire/frame.ts';
-import { SparseBytes } from '../simulated-bytes.ts';
-import { SimulatedFiles } from '../simulated-files.ts';
-import { imagePath, openCapture } from './log-source.ts';
+import type { SparseBytes } from '../simulated-bytes.ts';
+import type { SimulatedFiles } from '../simulated-files.ts';
+import { imagePath, newDisk, openCapture } from './log-source.ts';
 import { Replica } from './replica.ts';
 
 const directory = '/state';
@@ -40,6 +40,7 @@ const stillClock: Clock = { ...systemClock, monotonicMs: () => 0, after: () => (
 const cutAll = makeCutAll(stillClock);
 const builders = new BuilderPool();
 const zeroBlock = Buffer.alloc(blockSize);
+const looked = Buffer.alloc(blockSize);
 const quiet = (): void => undefined;
 const logger: Logger = { debug: quiet, info: quiet, warn: quiet, error: quiet, child: () => logger };
 
@@ -67,7 +68,7 @@ function endless(): Ending {
 }
 
 export class AgentRun {
-  files = new SimulatedFiles(['/images', directory]);
+  files: SimulatedFiles;
   /** Between the agent and its disk. */
   door: (files: Files) => Files = (files) => files;
   replica = new Replica(blockSize);
@@ -81,17 +82,14 @@ export class AgentRun {
   /** Found so at the last start: it stays the reason of the resync until the state file knows of its point. */
   #leavesLostBefore = false;
 
-  constructor() {
-    const image = new SparseBytes();
-    image.resize(imageBytes);
-    for (let at = 1000; at < imageBytes; at += 1_000_001) image.write(Buffer.alloc(5000, 200 + (at % 17)), at);
-    this.files.plant(imagePath, image);
+  /** Default: a disk that was never protected. */
+  constructor(files = newDisk(imageBytes, 1_000_001)) {
+    this.files = files;
   }
 
   /** On what a crash left. */
   static after(files: SimulatedFiles, model: AgentModel): AgentRun {
-    const run = new AgentRun();
-    run.files = files;
+    const run = new AgentRun(files);
     run.replica = model.replica.copy();
     run.#contents = new Map(model.contents);
     run.#fill = 100;
@@ -130,7 +128,9 @@ export class AgentRun {
       const { blockSize } = capture.geometry;
       for (let at = 0; at < into.byteLength; at += blockSize) {
         const block = into.subarray(at, at + blockSize);
-        if (!isZero(block)) this.#contents.set(hexOf(leafOf(this.disk.leafKey, block)), Buffer.from(block));
+        if (isZero(block)) continue;
+        const leaf = hexOf(leafOf(this.disk.leafKey, block));
+        if (!this.#contents.has(leaf)) this.#contents.set(leaf, Buffer.from(block));
       }
     };
     this.#inSession = false;
@@ -272,7 +272,6 @@ export class AgentRun {
     const { disk, capture } = this;
     const image = this.files.content(imagePath);
     const { knownPoint, leaves } = disk;
-    const bytes = Buffer.alloc(blockSize);
     const { blockCount } = capture.geometry;
     const committed = leaves.committedLeavesOf(0, blockCount);
     for (let block = 0; block < blockCount; block += 1) {
@@ -282,9 +281,7 @@ export class AgentRun {
         throw new Error(`block ${block}: the leaf is not that of point ${knownPoint}`);
       const mask = capture.currentMask(block);
       if (mask === fullMask) continue;
-      bytes.fill(0);
-      image.read(bytes, block * blockSize);
-      const differing = maskOfDifference(bytes, this.#contentOf(leaf));
+      const differing = maskOfDifference(image.padded(looked, block * blockSize), this.#contentOf(leaf));
       if ((differing & ~mask) !== 0)
         throw new Error(
           `block ${block} differs from its leaf in the pages ${differing.toString(2)}, marked are ${mask.toString(2)}`,
@@ -305,11 +302,8 @@ export class AgentRun {
   /** Nobody writes: the newest point is the disk. */
   expectReplicated(): void {
     const image = this.files.content(imagePath);
-    const bytes = Buffer.alloc(blockSize);
     for (let block = 0; block < this.capture.geometry.blockCount; block += 1) {
-      bytes.fill(0);
-      image.read(bytes, block * blockSize);
-      if (!bytes.equals(this.replica.bytesOf(block) ?? zeroBlock))
+      if (!image.padded(looked, block * blockSize).equals(this.replica.bytesOf(block) ?? zeroBlock))
         throw new Error(`block ${block} of the point is not the disk's`);
     }
   }

@@ -30,6 +30,16 @@ function randomOf(dice: Dice): Random {
   };
 }
 
+/** A disk that was never protected, with some content every `stepBytes`. */
+export function newDisk(size: number, stepBytes: number): SimulatedFiles {
+  const image = new SparseBytes();
+  image.resize(size);
+  for (let at = 1000; at < size; at += stepBytes) image.write(Buffer.alloc(5000, 200 + (at % 17)), at);
+  const files = new SimulatedFiles(['/images', state]);
+  files.plant(imagePath, image);
+  return files;
+}
+
 export function openCapture(files: SimulatedFiles, more: Partial<NbdCaptureOptions> = {}): Promise<NbdCapture> {
   return openNbdCapture({
     files,
@@ -60,7 +70,7 @@ export interface SourceModel {
 }
 
 export class Source {
-  files = new SimulatedFiles(['/images', state]);
+  files = newDisk(imageBytes, 3_000_001);
   /** Between the capture and its disk. */
   door: (files: Files) => Files = (files) => files;
   readonly #hotRegionsMax: number;
@@ -72,11 +82,7 @@ export class Source {
   #fill = 0;
 
   constructor(hotRegionsMax = 1) {
-    const image = new SparseBytes();
-    image.resize(imageBytes);
-    for (let at = 1000; at < imageBytes; at += 3_000_001) image.write(Buffer.alloc(5000, at % 251), at);
-    this.files.plant(imagePath, image);
-    this.#flushed = image.copy();
+    this.#flushed = this.files.content(imagePath).copy();
     // The target has nothing yet.
     this.#replica = new SparseBytes();
     this.#replica.resize(imageBytes);
