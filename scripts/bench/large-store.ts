@@ -12,7 +12,7 @@ import { encodeRecord, type PointsEntry } from '../../src/store/points-record.ts
 import { readPoints } from '../../src/store/points-log.ts';
 import { posixFiles as files } from '../../src/posix/files.ts';
 import { blockBytes } from './content.ts';
-import { beginLayer, commitPoint, sealedBatch, withStore } from './made-store.ts';
+import { beginLayer, commitPoint, hastyFiles, sealedBatch, withStore } from './made-store.ts';
 
 export interface LargeStore {
   readonly data: string;
@@ -45,10 +45,15 @@ async function makePoint(store: MachineStore, size: number, epoch: number, numbe
 /** Makes it in `directory`, which takes half a minute for 10,000 points. */
 export async function makeLargeStore(directory: string, points: number, size: number): Promise<LargeStore> {
   const data = path.join(directory, 'large');
-  await withStore(data, machine, async (store) => {
-    const epoch = await store.acquireEpoch('bench');
-    for (let number = 0; number < points; number += 1) await makePoint(store, size, epoch, number);
-  });
+  await withStore(
+    data,
+    machine,
+    async (store) => {
+      const epoch = await store.acquireEpoch('bench');
+      for (let number = 0; number < points; number += 1) await makePoint(store, size, epoch, number);
+    },
+    hastyFiles,
+  );
   return { data, machine, disk };
 }
 

@@ -5,7 +5,7 @@ import { deriveLayerKey } from '../../src/kernels/keys.ts';
 import { sealRecord } from '../../src/kernels/seal.ts';
 import { systemClock as clock } from '../../src/kit/clock.ts';
 import { systemRandom as random } from '../../src/kit/random.ts';
-import { posixFiles as files } from '../../src/posix/files.ts';
+import { posixFiles, type Files } from '../../src/posix/files.ts';
 import type { DiskStore } from '../../src/store/disk-store.ts';
 import { openDataDirectory } from '../../src/store/machine-directory.ts';
 import { openMachineStore } from '../../src/store/machine-open.ts';
@@ -15,11 +15,19 @@ import { sealedHeaderBytes, sealedRowBytes, writeSealedHeader, writeSealedRow } 
 import { seqOf } from '../../src/wire/seq.ts';
 import { blockBytes } from './content.ts';
 
+/** Nothing waits for the disk: for a store that is only made, and whose making is not measured. */
+export const hastyFiles: Files = {
+  ...posixFiles,
+  open: async (...how) => Object.assign(await posixFiles.open(...how), { datasync: () => Promise.resolve() }),
+  syncDirectory: () => Promise.resolve(),
+};
+
 /** Opens the machine's store in `directory`, which is made if it is missing, and closes it after `work` like a target that is stopped. */
 export async function withStore<T>(
   directory: string,
   machine: string,
   work: (store: MachineStore) => Promise<T>,
+  files: Files = posixFiles,
 ): Promise<T> {
   const identity = { pid: process.pid, role: 'bench', since: '' };
   await files.makeDirectory(directory);

@@ -154,20 +154,14 @@ async function replicate({ directory, size, seed, say }: Run, original: string):
     await commandOk(operator, ['protect', machine, ...what, ...site.operator]);
     await site.startTarget();
     await site.startProcessServer();
+    const proven = async (): Promise<number> =>
+      (await site.metric('target', 'tidemark_target_points_proven_total')) ?? 0;
     for (let point = 1; point <= 3; point += 1) {
       say(`replicating point ${point}`);
       if (point > 1) await changeBlocks(image, chooseBlocks(size, 0.1, seed + point), seed + point);
       // Changed behind the agent's back, so it compares the disk with its replica.
       await site.startAgent();
-      await until(
-        `point ${point}`,
-        async () => {
-          const text = await commandOk(operator, ['points', machine, '--data', site.targetData, '--json']);
-          const { points } = JSON.parse(text) as { points: { provenMs: number | null }[] };
-          return points.length >= point && points.every(({ provenMs }) => provenMs !== null);
-        },
-        provenPollMs,
-      );
+      await until(`the proof of point ${point}`, async () => (await proven()) >= point, provenPollMs);
       await site.role('agent').stop();
     }
     await site.role('process-server').stop();

@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { captureLines, measureCapture } from '../../scripts/bench/capture.ts';
 import { makeContent } from '../../scripts/bench/content.ts';
 import { hasChildren } from '../../scripts/bench/cpu.ts';
@@ -28,47 +28,159 @@ interface Ran {
   readonly stderr: string;
 }
 
-function bench(words: readonly string[], environment: Readonly<Record<string, string>> = {}): Promise<Ran> {
-  return new Promise((resolve) => {
-    const options = { timeout: benchMsMax - 5_000, env: { ...process.env, ...environment } };
-    const child = execFile(process.execPath, [script, ...words], options, (_, stdout, stderr) => {
-      resolve({ code: child.exitCode ?? 255, stdout, stderr });
+/** With a directory of its own for temporary files, which must be empty afterwards. */
+async function bench(words: readonly string[]): Promise<Ran> {
+  const directory = await mkdtemp(path.join(tmpdir(), 'tidemark-test-'));
+  try {
+    const ran = await new Promise<Ran>((resolve) => {
+      const options = { timeout: benchMsMax - 5_000, env: { ...process.env, TMPDIR: directory } };
+      const child = execFile(process.execPath, [script, ...words], options, (_, stdout, stderr) => {
+        resolve({ code: child.exitCode ?? 255, stdout, stderr });
+      });
     });
-  });
+    expect(await readdir(directory), ran.stderr).toEqual([]);
+    return ran;
+  } finally {
+    await rm(directory, { recursive: true });
+  }
 }
 
-const left = async (): Promise<string[]> =>
-  (await readdir(tmpdir())).filter((name) => name.startsWith('tidemark-bench-'));
+/** Two at a time: each waits as long as it computes. */
+const beside = { timeout: benchMsMax, concurrent: true };
 
-it.skipIf(!requireTool('rsync'))(
-  'measures a resync beside its peer, in one JSON object, and leaves nothing behind',
-  { timeout: benchMsMax },
-  async () => {
-    const before = await left();
-    const { code, stdout, stderr } = await bench(['--only', 'resync', '--size', '8M', '--seed', '7', '--json']);
+describe('recovery beside many agents', () => {
+  it.skipIf(!requireTool('nbdcopy') || !requireTool('fio'))(
+    'measures recovery, in one JSON object, and leaves nothing behind',
+    beside,
+    async () => {
+      const { code, stdout, stderr } = await bench(['--only', 'recovery', '--size', '8M', '--quick', '--json']);
+      expect(code, stderr).toBe(0);
+      const { recovery } = JSON.parse(stdout) as { recovery: RecoveryResult };
+      expect(recovery.disk).toEqual({ bytes: 8 * 1024 ** 2, points: 3, pointRead: 1 });
+      expect(recovery.firstBlock.turns).toHaveLength(2);
+      expect(recovery.manyPoints).toMatchObject({ points: 200 });
+      for (const seconds of [recovery.firstBlockSeconds, recovery.manyPoints.firstBlockSeconds])
+        expect(seconds).toBeGreaterThan(0.05);
+      // At least one segment was given back, and less than that moved.
+      expect(recovery.fold.bytesRemoved).toBeGreaterThan(200e6);
+      expect(recovery.fold.bytesMoved).toBeLessThan(recovery.fold.bytesRemoved);
+      expect(recovery.scrubbedBytes).toBeGreaterThan(300e6);
+      for (const figure of [recovery.foldMBps, recovery.foldIngestRatio, recovery.ingestMBps, recovery.scrubGBps])
+        expect(figure).toBeGreaterThan(0);
+      expect(recovery.read.randomRead.iops).toBeGreaterThan(0);
+    },
+  );
+
+  it(
+    'measures many agents, each with its own point, within the memory the process server may have',
+    beside,
+    async () => {
+      const { code, stdout, stderr } = await bench(['--only', 'scaling', '--quick', '--size', '8M', '--json']);
+      expect(code, stderr).toBe(0);
+      const { scaling } = JSON.parse(stdout) as { scaling: ScalingResult };
+      expect(scaling).toMatchObject([
+        { agents: 1, syncMs: 0, bytes: 8 * 1024 ** 2, firstToLast: 1 },
+        { agents: 64, syncMs: 0, bytes: 8 * 1024 ** 2 },
+        { agents: 64, syncMs: 10, skipped: 'the quick form leaves it out' },
+      ]);
+      for (const row of scaling) {
+        if ('skipped' in row) continue;
+        expect(row.mbps).toBeGreaterThan(0);
+        for (const cost of Object.values(row.cpuSecondsPerGB)) expect(cost).toBeGreaterThan(0);
+        expect(row.rssMiB).toBeGreaterThan(32);
+        expect(row.rssMiB).toBeLessThanOrEqual(row.rssMiBGoal);
+      }
+    },
+  );
+});
+
+describe('a resync beside steady writes', () => {
+  it.skipIf(!requireTool('rsync'))(
+    'measures a resync beside its peer, in one JSON object, and leaves nothing behind',
+    beside,
+    async () => {
+      const { code, stdout, stderr } = await bench(['--only', 'resync', '--size', '8M', '--seed', '7', '--json']);
+      expect(code, stderr).toBe(0);
+      const { machine, resync } = JSON.parse(stdout) as { machine: object; resync: ResyncResult };
+      expect(machine).toMatchObject({ cores: expect.any(Number) as number, node: process.version });
+      expect(resync.disk).toEqual({ bytes: 8 * 1024 ** 2, blocksChanged: 1, seed: 7 });
+      // The source was truly read, and one block travelled, once.
+      expect(resync.blocksHashed).toBeGreaterThanOrEqual(128);
+      expect(resync.identical.blocksHashed).toBeGreaterThanOrEqual(128);
+      expect(resync.payloadBytesSent).toBe(65_536);
+      expect(resync.identical.payloadBytesSent).toBe(0);
+      expect(resync.identical.checksumsCompared).toBeGreaterThanOrEqual(1);
+      expect(resync.checksumsCompared).toBe(1 + 128);
+      expect(resync.bytesOnWire).toBeGreaterThan(65_536);
+      expect(resync.identical.bytesOnWire).toBeLessThan(32_768);
+      if (resync.peers === 'absent') throw new Error('rsync was not found');
+      for (const { changed, identical } of resync.peers) {
+        expect(changed.bytesOnWire).toBeGreaterThan(65_536);
+        expect(identical.bytesOnWire).toBeLessThan(65_536);
+      }
+      const best = Math.min(...resync.peers.map(({ changed }) => changed.seconds));
+      expect(resync.ratio).toBeCloseTo(best / resync.seconds, 1);
+    },
+  );
+
+  it.skipIf(!requireTool('strace'))('measures the lag of every write of a steady rate', beside, async () => {
+    const { code, stdout, stderr } = await bench(['--only', 'lag', '--quick', '--size', '8M', '--json']);
     expect(code, stderr).toBe(0);
-    const { machine, resync } = JSON.parse(stdout) as { machine: object; resync: ResyncResult };
-    expect(machine).toMatchObject({ cores: expect.any(Number) as number, node: process.version });
-    expect(resync.disk).toEqual({ bytes: 8 * 1024 ** 2, blocksChanged: 1, seed: 7 });
-    // The source was truly read, and one block travelled, once.
-    expect(resync.blocksHashed).toBeGreaterThanOrEqual(128);
-    expect(resync.identical.blocksHashed).toBeGreaterThanOrEqual(128);
-    expect(resync.payloadBytesSent).toBe(65_536);
-    expect(resync.identical.payloadBytesSent).toBe(0);
-    expect(resync.identical.checksumsCompared).toBeGreaterThanOrEqual(1);
-    expect(resync.checksumsCompared).toBe(1 + 128);
-    expect(resync.bytesOnWire).toBeGreaterThan(65_536);
-    expect(resync.identical.bytesOnWire).toBeLessThan(32_768);
-    if (resync.peers === 'absent') throw new Error('rsync was not found');
-    for (const { changed, identical } of resync.peers) {
-      expect(changed.bytesOnWire).toBeGreaterThan(65_536);
-      expect(identical.bytesOnWire).toBeLessThan(65_536);
+    const { lag } = JSON.parse(stdout) as { lag: LagResult };
+    expect(lag).toMatchObject({ syncMs: 10, syncSkipped: null, intervalSeconds: 1 });
+    expect(lag.rates.slice(0, 2)).toMatchObject([
+      { mbps: 20, disks: 1 },
+      { mbps: 54, disks: 3 },
+    ]);
+    for (const { mbps, mbpsTaken, seconds, writes, p50Ms, p99Ms, maxMs, points } of lag.rates) {
+      expect(writes * 32_768).toBeLessThanOrEqual(mbps * 1e6 * seconds);
+      expect(mbpsTaken).toBeLessThanOrEqual(mbps);
+      expect(points).toBeGreaterThan(0);
+      // A point is several syncs of 10 ms away, and nobody is told before.
+      expect(p50Ms).toBeGreaterThan(20);
+      expect(p99Ms).toBeGreaterThanOrEqual(p50Ms);
+      expect(maxMs).toBeGreaterThanOrEqual(p99Ms);
     }
-    const best = Math.min(...resync.peers.map(({ changed }) => changed.seconds));
-    expect(resync.ratio).toBeCloseTo(best / resync.seconds, 1);
-    expect(await left()).toEqual(before);
-  },
-);
+  });
+});
+
+describe('a first replication beside small writes', () => {
+  it.skipIf(!requireTool('rsync', 'qemu-nbd', 'qemu-img', 'nbdcopy', 'lz4', 'zstd', 'openssl'))(
+    'measures the first replication of a disk beside its peers and its kernels, and leaves nothing behind',
+    beside,
+    async () => {
+      const { code, stdout, stderr } = await bench(['--only', 'pipeline', '--quick', '--size', '32M', '--json']);
+      expect(code, stderr).toBe(0);
+      const { pipeline, kernels, peers, absentPeers, ratios } = JSON.parse(stdout) as PipelineFigures;
+      expect(pipeline).toMatchObject({ bytes: 32 * 1024 ** 2, large: null });
+      expect(pipeline.turns).toHaveLength(1);
+      const { agent, processServer, target, machine } = pipeline.cpuSecondsPerGB;
+      expect(Math.min(agent, processServer, target, pipeline.mbps)).toBeGreaterThan(0);
+      expect(machine).toBeCloseTo(agent + processServer + target, 1);
+      expect(pipeline.kernelSumSecondsPerGB).toBe(kernels.sumSecondsPerGB);
+      expect(ratios.efficiency).toBeCloseTo(kernels.sumSecondsPerGB / processServer, 1);
+      expect([peers.map(({ name }) => name), absentPeers]).toEqual([Object.values(peerNames), []]);
+      const [rsync] = peers;
+      expect(ratios.toPeers['rsync']).toBeCloseTo(pipeline.mbps / (rsync?.mbps ?? 0), 1);
+    },
+  );
+
+  it('measures small writes, each as a record of its own', beside, async () => {
+    const { code, stdout, stderr } = await bench(['--only', 'smallWrites', '--quick', '--size', '8M', '--json']);
+    expect(code, stderr).toBe(0);
+    const [random, sequential] = (JSON.parse(stdout) as { smallWrites: SmallWritesRow[] }).smallWrites;
+    if (!random || !sequential) throw new Error('not all was measured');
+    expect(random).toMatchObject({ writes: 128, records: 128, bytesDirtied: 128 * 4096 });
+    // Random bytes do not shrink, and what frames them must stay small.
+    for (const ratio of Object.values(random.wireRatio)) {
+      expect(ratio).toBeGreaterThan(1);
+      expect(ratio).toBeLessThan(1.2);
+    }
+    expect(sequential).toMatchObject({ writes: 512, bytesDirtied: 8 * 1024 ** 2 });
+    expect(sequential.records).toBeGreaterThanOrEqual(128);
+    expect(sequential.wireRatio.processServerToTarget).toBeLessThan(sequential.wireRatio.agentToProcessServer);
+  });
+});
 
 it.skipIf(!requireTool('rsync', 'qemu-nbd', 'qemu-img', 'nbdcopy', 'lz4', 'zstd', 'openssl'))(
   'moves an image by what users would pick instead, twice each, checked, and leaves nothing behind',
@@ -138,30 +250,6 @@ it.skipIf(!requireTool('fio', 'qemu-nbd', 'nbdkit'))(
   },
 );
 
-it.skipIf(!requireTool('nbdcopy') || !requireTool('fio'))(
-  'measures recovery, in one JSON object, and leaves nothing behind',
-  { timeout: benchMsMax },
-  async () => {
-    const before = await left();
-    const { code, stdout, stderr } = await bench(['--only', 'recovery', '--size', '8M', '--quick', '--json']);
-    expect(code, stderr).toBe(0);
-    const { recovery } = JSON.parse(stdout) as { recovery: RecoveryResult };
-    expect(recovery.disk).toEqual({ bytes: 8 * 1024 ** 2, points: 3, pointRead: 1 });
-    expect(recovery.firstBlock.turns).toHaveLength(2);
-    expect(recovery.manyPoints).toMatchObject({ points: 200 });
-    for (const seconds of [recovery.firstBlockSeconds, recovery.manyPoints.firstBlockSeconds])
-      expect(seconds).toBeGreaterThan(0.05);
-    // At least one segment was given back, and less than that moved.
-    expect(recovery.fold.bytesRemoved).toBeGreaterThan(200e6);
-    expect(recovery.fold.bytesMoved).toBeLessThan(recovery.fold.bytesRemoved);
-    expect(recovery.scrubbedBytes).toBeGreaterThan(300e6);
-    for (const figure of [recovery.foldMBps, recovery.foldIngestRatio, recovery.ingestMBps, recovery.scrubGBps])
-      expect(figure).toBeGreaterThan(0);
-    expect(recovery.read.randomRead.iops).toBeGreaterThan(0);
-    expect(await left()).toEqual(before);
-  },
-);
-
 it('says what there is, for a name that is none and a size that is none', async () => {
   const other = await bench(['--only', 'teleport']);
   expect(other).toMatchObject({ code: 2, stdout: '' });
@@ -194,46 +282,6 @@ it.skipIf(!requireTool('strace'))(
   },
 );
 
-it(
-  'measures many agents, each with its own point, within the memory the process server may have',
-  { timeout: benchMsMax },
-  async () => {
-    const before = await left();
-    const { code, stdout, stderr } = await bench(['--only', 'scaling', '--quick', '--size', '8M', '--json']);
-    expect(code, stderr).toBe(0);
-    const { scaling } = JSON.parse(stdout) as { scaling: ScalingResult };
-    expect(scaling).toMatchObject([
-      { agents: 1, syncMs: 0, bytes: 8 * 1024 ** 2, firstToLast: 1 },
-      { agents: 64, syncMs: 0, bytes: 8 * 1024 ** 2 },
-      { agents: 64, syncMs: 10, skipped: 'the quick form leaves it out' },
-    ]);
-    for (const row of scaling) {
-      if ('skipped' in row) continue;
-      expect(row.mbps).toBeGreaterThan(0);
-      for (const cost of Object.values(row.cpuSecondsPerGB)) expect(cost).toBeGreaterThan(0);
-      expect(row.rssMiB).toBeGreaterThan(32);
-      expect(row.rssMiB).toBeLessThanOrEqual(row.rssMiBGoal);
-    }
-    expect(await left()).toEqual(before);
-  },
-);
-
-it('measures small writes, each as a record of its own', { timeout: benchMsMax }, async () => {
-  const { code, stdout, stderr } = await bench(['--only', 'smallWrites', '--quick', '--size', '8M', '--json']);
-  expect(code, stderr).toBe(0);
-  const [random, sequential] = (JSON.parse(stdout) as { smallWrites: SmallWritesRow[] }).smallWrites;
-  if (!random || !sequential) throw new Error('not all was measured');
-  expect(random).toMatchObject({ writes: 128, records: 128, bytesDirtied: 128 * 4096 });
-  // Random bytes do not shrink, and what frames them must stay small.
-  for (const ratio of Object.values(random.wireRatio)) {
-    expect(ratio).toBeGreaterThan(1);
-    expect(ratio).toBeLessThan(1.2);
-  }
-  expect(sequential).toMatchObject({ writes: 512, bytesDirtied: 8 * 1024 ** 2 });
-  expect(sequential.records).toBeGreaterThanOrEqual(128);
-  expect(sequential.wireRatio.processServerToTarget).toBeLessThan(sequential.wireRatio.agentToProcessServer);
-});
-
 it('counts the lag of a write to the first point that has it', () => {
   const point = (atMs: number, writes: readonly number[]) => ({ atMs, cutTimeMs: 0, writes });
   const points = [point(1000, [9, 2]), point(2000, [9, 3]), point(3000, [9, 7])];
@@ -242,52 +290,6 @@ it('counts the lag of a write to the first point that has it', () => {
   expect(lagsOf(points, 1, 2, [1500, 1600])).toEqual([500, 1400]);
   expect(() => lagsOf(points, 1, 6, [2500, 2600])).toThrow('no point has');
 });
-
-it.skipIf(!requireTool('strace'))(
-  'measures the lag of every write of a steady rate',
-  { timeout: benchMsMax },
-  async () => {
-    const { code, stdout, stderr } = await bench(['--only', 'lag', '--quick', '--size', '8M', '--json']);
-    expect(code, stderr).toBe(0);
-    const { lag } = JSON.parse(stdout) as { lag: LagResult };
-    expect(lag).toMatchObject({ syncMs: 10, syncSkipped: null, intervalSeconds: 1 });
-    expect(lag.rates.slice(0, 2)).toMatchObject([
-      { mbps: 20, disks: 1 },
-      { mbps: 54, disks: 3 },
-    ]);
-    for (const { mbps, mbpsTaken, seconds, writes, p50Ms, p99Ms, maxMs, points } of lag.rates) {
-      expect(writes * 32_768).toBeLessThanOrEqual(mbps * 1e6 * seconds);
-      expect(mbpsTaken).toBeLessThanOrEqual(mbps);
-      expect(points).toBeGreaterThan(0);
-      // A point is several syncs of 10 ms away, and nobody is told before.
-      expect(p50Ms).toBeGreaterThan(20);
-      expect(p99Ms).toBeGreaterThanOrEqual(p50Ms);
-      expect(maxMs).toBeGreaterThanOrEqual(p99Ms);
-    }
-  },
-);
-
-it.skipIf(!requireTool('rsync', 'qemu-nbd', 'qemu-img', 'nbdcopy', 'lz4', 'zstd', 'openssl'))(
-  'measures the first replication of a disk beside its peers and its kernels, and leaves nothing behind',
-  { timeout: benchMsMax },
-  async () => {
-    const before = await left();
-    const { code, stdout, stderr } = await bench(['--only', 'pipeline', '--quick', '--size', '32M', '--json']);
-    expect(code, stderr).toBe(0);
-    const { pipeline, kernels, peers, absentPeers, ratios } = JSON.parse(stdout) as PipelineFigures;
-    expect(pipeline).toMatchObject({ bytes: 32 * 1024 ** 2, large: null });
-    expect(pipeline.turns).toHaveLength(1);
-    const { agent, processServer, target, machine } = pipeline.cpuSecondsPerGB;
-    expect(Math.min(agent, processServer, target, pipeline.mbps)).toBeGreaterThan(0);
-    expect(machine).toBeCloseTo(agent + processServer + target, 1);
-    expect(pipeline.kernelSumSecondsPerGB).toBe(kernels.sumSecondsPerGB);
-    expect(ratios.efficiency).toBeCloseTo(kernels.sumSecondsPerGB / processServer, 1);
-    expect([peers.map(({ name }) => name), absentPeers]).toEqual([Object.values(peerNames), []]);
-    const [rsync] = peers;
-    expect(ratios.toPeers['rsync']).toBeCloseTo(pipeline.mbps / (rsync?.mbps ?? 0), 1);
-    expect(await left()).toEqual(before);
-  },
-);
 
 it('takes the middle of its turns, and the mean of the two in the middle', () => {
   expect(median([30, 1, 2])).toBe(2);
