@@ -24,10 +24,11 @@ export class DiskModel {
   readonly image: string;
   #lives: Life[];
 
-  constructor(name: string, image: string) {
+  /** `base`: what is in the image; it stays as it is. */
+  constructor(name: string, image: string, base: Buffer = readFileSync(image)) {
     this.name = name;
     this.image = image;
-    this.#lives = [{ base: readFileSync(image), changes: [] }];
+    this.#lives = [{ base, changes: [] }];
   }
 
   get #life(): Life {
@@ -64,11 +65,13 @@ export class DiskModel {
     };
   }
 
-  /** The disk after the first `count` changes of a life. */
+  /** The disk after the first `count` changes of a life; to be looked at only. */
   at(life: number, count: number): Buffer {
     const { base, changes } = this.#lives[life] ?? this.#life;
+    const made = changes.slice(0, count);
+    if (made.length === 0) return base;
     const bytes = Buffer.from(base);
-    for (const change of changes.slice(0, count)) {
+    for (const change of made) {
       if (change.bytes) bytes.set(change.bytes, change.offset);
       else bytes.fill(0, change.offset, change.offset + change.length);
     }
@@ -93,8 +96,10 @@ export class DiskModel {
     const found = readFileSync(this.image);
     for (const { ended, offset, length } of this.#life.changes)
       if (!ended) found.copy(expected, offset, offset, offset + length);
-    const grown = Buffer.concat([expected, Buffer.alloc(Math.max(0, found.byteLength - expected.byteLength))]);
-    if (!grown.equals(found)) throw new Error(`image of ${this.name} differs from the model at its own restart`);
-    this.#lives.push({ base: found, changes: [] });
+    const grown = Buffer.alloc(Math.max(0, found.byteLength - expected.byteLength));
+    const size = expected.byteLength;
+    if (!found.subarray(0, size).equals(expected) || !found.subarray(size).equals(grown))
+      throw new Error(`image of ${this.name} differs from the model at its own restart`);
+    this.#lives.push({ base: grown.byteLength > 0 ? found : expected, changes: [] });
   }
 }
