@@ -46,7 +46,7 @@ const owners = [
   },
   {
     modules: ['node:worker_threads', 'piscina'],
-    only: ['src/process-server/', 'src/agent/hash-', 'src/recovery/read-'],
+    only: ['src/kit/thread-pool.ts', 'src/process-server/', 'src/agent/hash-', 'src/recovery/read-'],
     say: 'threads belong to the process server, to the hashing of the agent, and to the reading of points',
   },
   {

@@ -4,11 +4,11 @@
  * A capture without a `source`, and one whose file can not be opened twice, is read through the capture instead.
  */
 import { fileURLToPath } from 'node:url';
-import { Piscina } from 'piscina';
 import type { CaptureDisk } from '../capture/contract.ts';
 import { limits } from '../limits.ts';
 import type { BlockHasher, Run } from './hash-blocks.ts';
 import { Problem } from '../kit/problem.ts';
+import { ThreadPool } from '../kit/thread-pool.ts';
 import type { HashFailure, HashTask } from './hash-runs.ts';
 
 /** Beside this file, with its extension: `.ts` when sources run, `.js` when the compiled tree runs. */
@@ -20,20 +20,19 @@ function workerPath(): string {
 export class HashPool implements BlockHasher {
   readonly width: number;
   readonly #inline: BlockHasher;
-  readonly #piscina: Piscina<HashTask, ArrayBuffer | HashFailure>;
+  readonly #pool: ThreadPool<HashTask, ArrayBuffer | HashFailure>;
 
   /** @param options.inline for captures without a source. */
   constructor(options: { threads: number; inline: BlockHasher }) {
     // One more than threads, so that none waits for this one.
     this.width = options.threads + 1;
     this.#inline = options.inline;
-    this.#piscina = new Piscina<HashTask, ArrayBuffer | HashFailure>({
+    this.#pool = new ThreadPool<HashTask, ArrayBuffer | HashFailure>({
       filename: workerPath(),
       minThreads: 0,
       maxThreads: options.threads,
       maxQueue: limits.disk.perMachineMax * this.width,
       idleTimeout: limits.agent.hashThreadIdleMs,
-      atomics: 'async',
     });
   }
 
@@ -43,7 +42,7 @@ export class HashPool implements BlockHasher {
     const { size, blockSize } = geometry;
     // A copy of its own: a view would be posted with all the memory behind it.
     const task = { ...source, size, blockSize, leafKey: Uint8Array.from(leafKey), runs: Uint32Array.from(flat(runs)) };
-    const outcome = await this.#piscina.run(task);
+    const outcome = await this.#pool.run(task);
     if (outcome instanceof ArrayBuffer) return new Uint8Array(outcome);
     throw new Problem(outcome.code, `disk ${capture.name} can not be read and hashed: ${outcome.message}`, {
       remedy: 'look at the disk; if its file was replaced, restart the agent',
@@ -51,9 +50,9 @@ export class HashPool implements BlockHasher {
     });
   }
 
-  /** Ends the threads; what is under way is refused. Idempotent. */
+  /** Ends the threads; what they have is finished before. Idempotent. */
   async close(): Promise<void> {
-    await this.#piscina.destroy();
+    await this.#pool.end();
   }
 }
 

@@ -6,9 +6,9 @@
  *  2. A running task is never aborted: that would kill its thread. A session that ends just forgets the outcome.
  */
 import { fileURLToPath } from 'node:url';
-import { Piscina } from 'piscina';
 import { Credit } from '../kit/credit.ts';
 import { Problem } from '../kit/problem.ts';
+import { ThreadPool } from '../kit/thread-pool.ts';
 import { limits } from '../limits.ts';
 import type { CompareOutcome, CompareTask } from './compare-checksums.ts';
 import type { SealOutcome, SealTask } from './seal-batch.ts';
@@ -37,18 +37,16 @@ interface Tasks {
 
 export class SealPool implements Sealer {
   readonly #slots = new Credit(limits.processServer.poolQueueTasksMax);
-  readonly #piscina: Piscina<SealTask | CompareTask, unknown>;
+  readonly #pool: ThreadPool<SealTask | CompareTask, unknown>;
   #pending = 0;
 
   /** @param options.threads worker threads, all started at once; one per core is right. */
   constructor(options: { threads: number }) {
-    this.#piscina = new Piscina<SealTask | CompareTask, unknown>({
+    this.#pool = new ThreadPool<SealTask | CompareTask, unknown>({
       filename: workerPath(),
       minThreads: options.threads,
       maxThreads: options.threads,
       maxQueue: limits.processServer.poolQueueTasksMax,
-      // The default (`sync`) lets a worker block its event loop between tasks; memory then peaks four times as high.
-      atomics: 'async',
     });
   }
 
@@ -62,7 +60,7 @@ export class SealPool implements Sealer {
   }
 
   get threads(): number {
-    return this.#piscina.threads.length;
+    return this.#pool.threads;
   }
 
   seal(task: SealTask): Promise<SealOutcome> {
@@ -82,7 +80,7 @@ export class SealPool implements Sealer {
     try {
       await this.#slots.take(1);
       try {
-        return (await this.#piscina.run(task, { name, transferList })) as Tasks[Name]['outcome'];
+        return (await this.#pool.run(task, { name, transferList })) as Tasks[Name]['outcome'];
       } finally {
         this.#slots.give(1);
       }
@@ -91,9 +89,9 @@ export class SealPool implements Sealer {
     }
   }
 
-  /** Ends the threads; tasks that still wait are refused. Idempotent. */
+  /** Ends the threads; what they have is finished before, tasks that still wait are refused. Idempotent. */
   async close(): Promise<void> {
     this.#slots.end(new Problem('shutting-down', 'the process server is shutting down', { retryable: true }));
-    await this.#piscina.destroy();
+    await this.#pool.end();
   }
 }

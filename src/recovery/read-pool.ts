@@ -8,9 +8,9 @@
  *  3. A running task is never aborted: that would kill its thread. Who is not interested any more forgets the outcome.
  */
 import { fileURLToPath } from 'node:url';
-import { Piscina } from 'piscina';
 import { Credit } from '../kit/credit.ts';
 import { Problem } from '../kit/problem.ts';
+import { ThreadPool } from '../kit/thread-pool.ts';
 import { limits } from '../limits.ts';
 import type { RebuildTask } from '../store/rebuild-run.ts';
 import type { RebuiltRun } from './read-worker.ts';
@@ -42,20 +42,19 @@ function workerPath(): string {
 
 export class ReadPool implements RunReader {
   readonly #credit = new Credit(runsInFlightBytes);
-  readonly #piscina: Piscina<RebuildTask, RebuiltRun>;
+  readonly #pool: ThreadPool<RebuildTask, RebuiltRun>;
   readonly #spare = new SpareMemory(runBytes, runsInFlightBytes / runBytes);
   #closed = false;
 
   /** @param options.threads worker threads at most; one per core is right. */
   constructor(options: { readonly threads: number }) {
-    this.#piscina = new Piscina<RebuildTask, RebuiltRun>({
+    this.#pool = new ThreadPool<RebuildTask, RebuiltRun>({
       filename: workerPath(),
       minThreads: 0,
       maxThreads: options.threads,
       concurrentTasksPerWorker: tasksPerThread,
       maxQueue: runsInFlightBytes / limits.disk.blockBytesMin,
       idleTimeout: limits.recovery.readThreadIdleMs,
-      atomics: 'async',
     });
   }
 
@@ -68,8 +67,8 @@ export class ReadPool implements RunReader {
     await this.#credit.take(bytes);
     try {
       const spare = bytes === runBytes ? this.#spare.take() : undefined;
-      if (!spare) return await this.#piscina.run(task);
-      return await this.#piscina.run({ ...task, into: spare }, { transferList: [spare] });
+      if (!spare) return await this.#pool.run(task);
+      return await this.#pool.run({ ...task, into: spare }, { transferList: [spare] });
     } catch (error) {
       throw this.#closed ? ended() : error;
     } finally {
@@ -81,11 +80,11 @@ export class ReadPool implements RunReader {
     this.#spare.give(bytes);
   }
 
-  /** Ends the threads; what is under way is refused `shutting-down`. Idempotent. */
+  /** Ends the threads; what they have is finished before, what waits for its turn is refused `shutting-down`. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;
     this.#spare.clear();
     this.#credit.end(ended());
-    await this.#piscina.destroy();
+    await this.#pool.end();
   }
 }
