@@ -12,7 +12,7 @@ import { encodeRecord, type PointsEntry } from '../../src/store/points-record.ts
 import { readPoints } from '../../src/store/points-log.ts';
 import { posixFiles as files } from '../../src/posix/files.ts';
 import { blockBytes } from './content.ts';
-import { beginLayer, commitPoint, hastyFiles, sealedBatch, withStore } from './made-store.ts';
+import { beginLayer, commitPoint, hastyFiles, sealedBatch, syncTree, withStore } from './made-store.ts';
 
 export interface LargeStore {
   readonly data: string;
@@ -54,6 +54,7 @@ export async function makeLargeStore(directory: string, points: number, size: nu
     },
     hastyFiles,
   );
+  await syncTree(data);
   return { data, machine, disk };
 }
 

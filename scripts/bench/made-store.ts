@@ -1,4 +1,5 @@
 /** A target's directory made in this process by the store's own code, without network and without a process server: for more than a benchmark can replicate. */
+import { open, readdir } from 'node:fs/promises';
 import * as path from 'node:path';
 import { digest, leafOf } from '../../src/kernels/hash.ts';
 import { deriveLayerKey } from '../../src/kernels/keys.ts';
@@ -21,6 +22,16 @@ export const hastyFiles: Files = {
   open: async (...how) => Object.assign(await posixFiles.open(...how), { datasync: () => Promise.resolve() }),
   syncDirectory: () => Promise.resolve(),
 };
+
+/** What `hastyFiles` left to the disk is there, and nothing that is measured waits for it. */
+export async function syncTree(directory: string): Promise<void> {
+  for (const entry of await readdir(directory, { recursive: true, withFileTypes: true })) {
+    if (!entry.isFile()) continue;
+    const file = await open(path.join(entry.parentPath, entry.name));
+    await file.sync();
+    await file.close();
+  }
+}
 
 /** Opens the machine's store in `directory`, which is made if it is missing, and closes it after `work` like a target that is stopped. */
 export async function withStore<T>(
