@@ -80,7 +80,8 @@ async function underFaults(faults: readonly string[], code: string): Promise<{ p
     ${code}
     await file.close();`;
   // Calls are counted by thread: with one thread there is a first and a second.
-  const one = ['-E', 'UV_THREADPOOL_SIZE=1'];
+  // And only the program's own count.
+  const one = ['-E', 'UV_THREADPOOL_SIZE=1', '-E', 'NODE_DISABLE_COMPILE_CACHE=1'];
   const traced = [
     '-e',
     'trace=fdatasync,pwrite64,pwritev,ftruncate',

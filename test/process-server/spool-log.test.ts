@@ -128,7 +128,7 @@ describe('a log', () => {
     const refuse = async (): Promise<void> => {
       // Nothing is on disk, so all that is there may go, at any moment.
       void (async () => {
-        for (let turn = 0; turn < 100; turn += 1) log.trim(await null);
+        for (let turn = 0; turn < 100; turn += 1) log.trim(await Promise.resolve(null));
       })();
       await Promise.reject(new Error('EIO'));
     };
