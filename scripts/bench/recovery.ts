@@ -5,7 +5,7 @@
  * The point that is read was replicated by the product and its disk was written a second and third time since, so that it is not the newest one and
  * its blocks lie in many layers. What comes out is compared with the disk as it was.
  */
-import { copyFile, rm, stat } from 'node:fs/promises';
+import { copyFile, rm } from 'node:fs/promises';
 import * as path from 'node:path';
 import { systemClock } from '../../src/kit/clock.ts';
 import { MiB } from '../../src/kit/sizes.ts';
@@ -206,9 +206,10 @@ function peerWay(name: string, format: string, file: string): Way {
     name,
     async serve(socket) {
       const server = new Server('qemu-nbd', ['-r', '-f', format, '-k', socket, '-t', '-e', '8', '-x', disk, file]);
+      // The socket is there before anybody listens.
       await until(name, () =>
-        stat(socket).then(
-          () => true,
+        connectNbd({ unixPath: socket }, { exportName: disk, clock: systemClock }).then(
+          (client) => client.close().then(() => true),
           () => false,
         ),
       );
