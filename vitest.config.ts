@@ -8,9 +8,6 @@ import { LongestFirst } from './test/longest-first.ts';
 const waiting = ['test/{product,faults,deploy}/*.test.ts', 'test/control/on-postgres.test.ts'];
 const alone = ['test/product/{bench,boot,damage}.test.ts', 'test/faults/{guest,partitions,pressure}.test.ts'];
 
-/** A whole site of real processes may meet a machine that stood still: it may try once more, which the last lines of `scripts/test` tell. */
-const secondTries = 1;
-
 /**
  * Tests run from the TypeScript sources; those that start whole roles start the compiled tree (`dist/`), because worker
  * paths and the command line are part of the product. `npm run build` comes first in `scripts/test`.
@@ -25,24 +22,13 @@ export default defineConfig({
     projects: [
       {
         extends: true,
-        test: {
-          name: 'waiting',
-          include: waiting,
-          exclude: alone,
-          maxWorkers: 3,
-          retry: secondTries,
-          sequence: { groupOrder: 0 },
-        },
-      },
-      {
-        extends: true,
-        test: { name: 'alone', include: alone, maxWorkers: 2, retry: secondTries, sequence: { groupOrder: 1 } },
+        test: { name: 'waiting', include: waiting, exclude: alone, maxWorkers: 3, sequence: { groupOrder: 0 } },
       },
       {
         extends: true,
         test: {
           name: 'computing',
-          include: ['test/!(product|faults|deploy)/**/*.test.ts', 'test/*.test.ts'],
+          include: ['test/!(product|faults|deploy)/**/*.test.ts', 'test/*.test.ts', ...alone],
           exclude: ['test/control/on-postgres.test.ts'],
           maxWorkers: 2,
           sequence: { groupOrder: 1 },

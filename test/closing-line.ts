@@ -11,13 +11,7 @@ export default class ClosingLine implements Reporter {
     const count = { passed: 0, failed: unhandled.length, skipped: 0, pending: 0 };
     for (const module of modules) {
       count.failed += module.errors().length;
-      for (const test of module.children.allTests()) {
-        count[test.result().state] += 1;
-        if ((test.diagnostic()?.retryCount ?? 0) === 0) continue;
-        // What went wrong the first time is to be looked into, whatever came of it.
-        const why = test.result().errors?.map(({ message }) => message) ?? [];
-        process.stdout.write(`${[`tried twice: ${test.fullName}`, ...why].join('\n')}\n`);
-      }
+      for (const test of module.children.allTests()) count[test.result().state] += 1;
     }
     if (count.skipped > 0) process.stdout.write(`${count.skipped} skipped\n`);
     // A test that never ran because the run was cut short is not a pass.

@@ -28,10 +28,12 @@ const fairFactor = 3;
 /** Whose tries failed for a minute waits for one: that is the schedule, and no intervention. */
 const recoveryMs = 100_000;
 /**
- * What the process of a process server may have at its worst moment beside its budget and what it had before the first agent (the program, not compiled here,
- * and its two workers: some 135 MiB): slabs at rest, 128 connections with TLS, the heap.
+ * All that the process of a process server may have beside its budget, at its worst moment. For the product's budget that is 150 MiB, which the bench's
+ * scaling section holds it to; that budget is half a gigabyte, and 64 busy agents leave much of it free. This one is so small that it is nearly all granted
+ * and used, and what stands beside it shows whole: some 135 MiB before the first agent (the program, not compiled here, and its two workers), slabs at
+ * rest, 128 connections with TLS, the heap.
  */
-const residentBytesBeside = 150 * MiB;
+const residentBytesBeside = 280 * MiB;
 
 const cutSince = (machines: Iterable<PressuredMachine>, sinceMs: number): boolean =>
   [...machines].every(({ newestCutMs }) => newestCutMs > sinceMs);
@@ -78,7 +80,7 @@ function expectWithinBudget(site: PressuredSite, name: ServerName): void {
   expect(figures.grantedBytesPeak).toBeLessThanOrEqual(figures.grantedLimitBytes);
   expect(figures.inFlightBytesPeak).toBeLessThanOrEqual(figures.grantedBytesPeak);
   expect(figures.spoolBytesPeak).toBeLessThanOrEqual(spoolBytesMax);
-  expect(figures.residentBytesPeak - figures.residentBytesIdle).toBeLessThan(budget.totalBytes + residentBytesBeside);
+  expect(figures.residentBytesPeak).toBeLessThan(budget.totalBytes + residentBytesBeside);
   expect(log.filter((line) => line.includes('"level":"error"'))).toEqual([]);
 }
 
